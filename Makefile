@@ -1,0 +1,51 @@
+# The two commands of the README are `make demo` and `make test`. Both need Python 3.11+ and nothing else:
+# the first call makes .venv from constraints.txt, later calls find it there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PEERS := $(VENV)/.ready-peers
+
+.PHONY: demo test lint types unit test-slow test-peers test-all bench clean
+
+demo: $(READY)
+	$(BIN)/stepwell compare --out stepwell-demo
+
+test: lint types unit
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/python -m pytest -q -m "not peers and not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m "slow and not peers"
+
+test-peers: $(PEERS)
+	$(BIN)/python -m pytest -q -m peers
+
+test-all: test test-slow test-peers
+
+bench: $(PEERS)
+	$(BIN)/python -m bench step
+	$(BIN)/python -m bench memory
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("stepwell needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,sweep]"
+	@touch $@
+
+$(PEERS): $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,sweep,peers]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

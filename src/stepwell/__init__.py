@@ -1,0 +1,1 @@
+"""stepwell: the part of deep-learning training that moves the weights."""

@@ -1,0 +1,247 @@
+"""A number that records what is done to it: the tracer.
+
+A rule that is run on `Expression`s leaves behind the graph of its own arithmetic, from which the fused engine writes
+a kernel. The graph knows nothing of the language that it will be written in.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from typing import Any, Never
+
+from stepwell.algebra.kinds import register
+from stepwell.algebra.plain import PLAIN
+
+
+class Level(enum.IntEnum):
+    """How often a number must be worked out."""
+
+    CONSTANT = 0  # once, while tracing
+    SCALAR = 1  # once a launch: made of hyper-parameters and the step alone
+    TENSOR = 2  # once a tensor: made of a reduction over it
+    ELEMENT = 3  # once an element
+
+
+class Expression:
+    """A node of the graph: an operation, its arguments, and the level at which it has to be worked out."""
+
+    __slots__ = ("arguments", "graph", "index", "level", "operation", "truth", "value")
+
+    def __init__(
+        self, graph: Graph, operation: str, arguments: tuple[Expression, ...], value: Any, level: Level, truth: bool
+    ) -> None:
+        self.graph = graph
+        self.operation = operation
+        self.arguments = arguments
+        self.value = value
+        self.level = level
+        self.truth = truth
+        self.index = len(graph.nodes)  # arguments are made before what is made of them: a topological order
+
+    def __repr__(self) -> str:
+        if self.operation in ("constant", "symbol", "load"):
+            return str(self.value)
+        return f"{self.operation}({', '.join(map(repr, self.arguments))})"
+
+    # The operators of the algebra.
+    def __add__(self, other: Any) -> Any:
+        return self.graph.apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self.graph.apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return self.graph.apply("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self.graph.apply("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return self.graph.apply("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self.graph.apply("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.graph.apply("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self.graph.apply("div", other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        return self.graph.apply("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return self.graph.apply("pow", other, self)
+
+    def __neg__(self) -> Any:
+        return self.graph.apply("neg", self)
+
+    def __lt__(self, other: Any) -> Any:
+        return self.graph.apply("lt", self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return self.graph.apply("le", self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.graph.apply("gt", self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self.graph.apply("ge", self, other)
+
+    def __eq__(self, other: object) -> Any:
+        return self.graph.apply("eq", self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.graph.apply("ne", self, other)
+
+    def __hash__(self) -> int:
+        return self.index
+
+    # What a number that is not there yet cannot do.
+    def __bool__(self) -> bool:
+        if self.truth:
+            return True
+        raise TypeError(
+            f"a rule may not branch on the number {self!r}: its value is known only when the kernel runs; "
+            "use where(condition, x, y), or make it a flag (bool) of the rule"
+        )
+
+    def _refuse(self, what: str) -> Never:
+        raise TypeError(f"a rule may not turn {self!r} into {what}; use the functions of stepwell.algebra")
+
+    def __float__(self) -> float:
+        self._refuse("a Python float")
+
+    def __int__(self) -> int:
+        self._refuse("a Python int")
+
+    def __index__(self) -> int:
+        self._refuse("an index")
+
+    def __iter__(self) -> Iterator[Any]:
+        self._refuse("a sequence")
+
+    def __len__(self) -> int:
+        self._refuse("a sequence")
+
+
+_FOLDED: dict[str, Callable[..., Any]] = {
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y,
+    "pow": lambda x, y: x**y,
+    "neg": lambda x: -x,
+    "lt": lambda x, y: x < y,
+    "le": lambda x, y: x <= y,
+    "gt": lambda x, y: x > y,
+    "ge": lambda x, y: x >= y,
+    "eq": lambda x, y: x == y,
+    "ne": lambda x, y: x != y,
+    **{name: getattr(PLAIN, name) for name in ("sqrt", "absolute", "sign", "exp", "log", "cos", "floor")},
+    **{name: getattr(PLAIN, name) for name in ("minimum", "maximum", "where")},
+}
+
+
+class Graph:
+    """The arithmetic of one rule. Equal subexpressions are one node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Expression] = []
+        self._known: dict[tuple[Any, ...], Expression] = {}
+
+    def load(self, array: str) -> Expression:
+        """One element of the array called `array`."""
+        return self._node("load", (), array, Level.ELEMENT)
+
+    def symbol(self, name: str, *, truth: bool = False) -> Expression:
+        """A number known before the launch. `truth`: it is known not to be zero, so a rule may ask `if h.momentum`."""
+        return self._node("symbol", (), name, Level.SCALAR, truth=truth)
+
+    def apply(self, operation: str, *arguments: Any) -> Any:
+        """The node for an operation; worked out at once where every argument is a constant."""
+        nodes = tuple(a if isinstance(a, Expression) else self._constant(a) for a in arguments)
+        if all(node.level is Level.CONSTANT for node in nodes) and operation in _FOLDED:
+            return self._constant(_FOLDED[operation](*(node.value for node in nodes)))
+        return self._node(operation, nodes, None, max(node.level for node in nodes))
+
+    def reduce(self, operation: str, argument: Any) -> Any:
+        """The node for a reduction over all elements of a tensor."""
+        node = argument if isinstance(argument, Expression) else self._constant(argument)
+        if node.level < Level.ELEMENT:
+            node = self._node("spread", (node,), None, Level.ELEMENT)
+        return self._node(operation, (node,), None, Level.TENSOR)
+
+    def number_of_elements(self) -> Expression:
+        """How many elements the tensor has."""
+        return self._node("count", (), None, Level.TENSOR)
+
+    def _constant(self, value: Any) -> Expression:
+        if not isinstance(value, (bool, int, float)):
+            raise TypeError(f"a rule's arithmetic takes numbers, not {type(value).__name__} ({value!r})")
+        return self._node("constant", (), value if isinstance(value, bool) else float(value), Level.CONSTANT)
+
+    def _node(
+        self, operation: str, arguments: tuple[Expression, ...], value: Any, level: Level, *, truth: bool = False
+    ) -> Expression:
+        # repr tells -0.0 from 0.0 and nan from itself, which equality does not.
+        key = (operation, tuple(a.index for a in arguments), repr(value))
+        if key not in self._known:
+            node = Expression(self, operation, arguments, value, level, truth)
+            self.nodes.append(node)
+            self._known[key] = node
+        return self._known[key]
+
+
+class Tracing:
+    """The algebra on `Expression`s."""
+
+    def sqrt(self, x: Expression) -> Any:
+        return x.graph.apply("sqrt", x)
+
+    def absolute(self, x: Expression) -> Any:
+        return x.graph.apply("absolute", x)
+
+    def sign(self, x: Expression) -> Any:
+        return x.graph.apply("sign", x)
+
+    def exp(self, x: Expression) -> Any:
+        return x.graph.apply("exp", x)
+
+    def log(self, x: Expression) -> Any:
+        return x.graph.apply("log", x)
+
+    def cos(self, x: Expression) -> Any:
+        return x.graph.apply("cos", x)
+
+    def floor(self, x: Expression) -> Any:
+        return x.graph.apply("floor", x)
+
+    def minimum(self, x: Any, y: Any) -> Any:
+        return _graph_of(x, y).apply("minimum", x, y)
+
+    def maximum(self, x: Any, y: Any) -> Any:
+        return _graph_of(x, y).apply("maximum", x, y)
+
+    def where(self, condition: Any, x: Any, y: Any) -> Any:
+        if isinstance(condition, bool):
+            return x if condition else y
+        return _graph_of(condition, x, y).apply("where", condition, x, y)
+
+    def lerp(self, x: Any, y: Any, weight: Any) -> Any:
+        return x + weight * (y - x)
+
+    def total(self, x: Expression) -> Any:
+        return x.graph.reduce("total", x)
+
+    def mean(self, x: Expression) -> Any:
+        return x.graph.reduce("total", x) / x.graph.number_of_elements()
+
+
+def _graph_of(*numbers: Any) -> Graph:
+    return next(number.graph for number in numbers if isinstance(number, Expression))
+
+
+register(Expression, Tracing())

@@ -1,0 +1,186 @@
+"""The default task: a small byte-level GPT that learns the Python source of the interpreter it runs on.
+
+Every Python installation carries about 11 MB of real text: the source of its standard library. It needs no download
+and no licence question, and it is text that a reader of the report knows. Files, not passages, are held out for
+validation, so no sentence of the validation text was ever seen in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stepwell.compare.task import Task, TaskError
+
+CONTEXT = 128
+SEQUENCES = 8  # a batch is 8 × 128 = 1,024 bytes
+VALIDATION_SEQUENCES = 64
+LEAST_BYTES = 1_000_000
+# Tests are left out: some installations ship them and some do not, and they would be two thirds of the text.
+LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
+
+
+class ByteGPT(nn.Module):
+    """A pre-norm transformer decoder over bytes (Radford et al. 2019) with rotary positions (Su et al. 2021).
+
+    The initialisation is width-aware, because the rate that a baseline may use depends on it. Each hidden matrix has standard
+    deviation 1/√fan_in, so that activations keep their size at any width; the two matrices of a block that write into the
+    residual stream are divided by √(2·layers), so that the stream does not grow with depth; the head starts at zero, so
+    that the first loss is exactly ln 256 and no step is spent on undoing confident random guesses.
+
+    Args:
+        width: size of the residual stream.
+        layers: number of blocks; each has 12·width² weights.
+        heads: attention heads; must divide `width` into even parts.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __init__(self, *, width: int = 128, layers: int = 5, heads: int = 4, context: int = CONTEXT) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(256, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.RMSNorm(width)
+        self.head = nn.Linear(width, 256, bias=False)
+        cosine, sine = rotary_angles(width // heads, context)
+        self.register_buffer("cosine", cosine, persistent=False)
+        self.register_buffer("sine", sine, persistent=False)
+        self._initialise(layers)
+
+    def _initialise(self, layers: int) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.zeros_(self.head.weight)
+        for name, parameter in self.blocks.named_parameters():
+            if parameter.ndim == 2:
+                depth = math.sqrt(2 * layers) if name.endswith(("mix.weight", "contract.weight")) else 1.0
+                nn.init.normal_(parameter, std=1 / (math.sqrt(parameter.shape[1]) * depth))
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Logits (batch, time, 256) of the byte that follows each byte of `text` (batch, time)."""
+        time = text.shape[1]
+        x = self.embedding(text)
+        for block in self.blocks:
+            x = block(x, self.cosine[:time], self.sine[:time])
+        return torch.as_tensor(self.head(self.norm(x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.RMSNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.mix = nn.Linear(width, width, bias=False)
+        self.mlp_norm = nn.RMSNorm(width)
+        self.expand = nn.Linear(width, 4 * width, bias=False)
+        self.contract = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        y = self.attention_norm(x)
+        query = rotate(self._split(self.query(y)), cosine, sine)
+        key = rotate(self._split(self.key(y)), cosine, sine)
+        attended = F.scaled_dot_product_attention(query, key, self._split(self.value(y)), is_causal=True)
+        x = x + self.mix(attended.transpose(1, 2).flatten(2))
+        return torch.as_tensor(x + self.contract(F.gelu(self.expand(self.mlp_norm(x)))))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(batch, time, width) → (batch, heads, time, width / heads)."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def rotary_angles(width: int, context: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of time · 10000^(−2i/width), each (context, width / 2)."""
+    frequency = 10_000.0 ** (-torch.arange(0, width, 2) / width)
+    angle = torch.outer(torch.arange(context), frequency)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turns the pairs (x[i], x[i + width/2]) of each head by the angle of their time."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+
+
+def task(seed: int) -> Task:
+    """The default task of `stepwell compare`; `seed` draws the weights and the batches."""
+    train, held_out = read_corpus(Path(sysconfig.get_paths()["stdlib"]))
+    starts = torch.linspace(0, len(held_out) - CONTEXT - 1, VALIDATION_SEQUENCES).long()
+    validation = crops(held_out, starts)
+
+    def batch(step: int) -> Tensor:
+        # A generator of its own for every step: the batch depends on the seed and the step and on nothing else.
+        generator = torch.Generator().manual_seed((seed << 32) + step)
+        return crops(train, torch.randint(len(train) - CONTEXT, (SEQUENCES,), generator=generator))
+
+    def loss(model: nn.Module, text: Tensor) -> Tensor:
+        return F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+
+    model = ByteGPT()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return Task(
+        name="bytegpt",
+        about=(
+            f"A byte-level GPT with {count:,} parameters learns the Python source of its interpreter's standard "
+            f"library: {len(train) / 1e6:.1f} MB of text, without tests, in batches of {SEQUENCES} × {CONTEXT} bytes. "
+            f"Validation: {VALIDATION_SEQUENCES} passages of {CONTEXT} bytes from files held out whole. "
+            "Loss is in nats a byte."
+        ),
+        model=ByteGPT,
+        batch=batch,
+        loss=loss,
+        validate=lambda trained: float(loss(trained, validation)),
+        steps=350,
+    )
+
+
+def crops(text: Tensor, starts: Tensor) -> Tensor:
+    """Passages of CONTEXT + 1 bytes (inputs and the byte after each), shape (len(starts), CONTEXT + 1)."""
+    return text[starts[:, None] + torch.arange(CONTEXT + 1)].long()
+
+
+def read_corpus(folder: Path) -> tuple[Tensor, Tensor]:
+    """The training and validation bytes of the Python files under `folder`.
+
+    Raises:
+        TaskError: if the folder or a file cannot be read, or holds too little text to learn from.
+    """
+    kept: dict[bool, list[bytes]] = {True: [], False: []}
+    for name, path in python_files(folder):
+        try:
+            kept[is_held_out(name)].append(path.read_bytes())
+        except OSError as error:
+            raise TaskError(f"task 'bytegpt' cannot read {path}: {error.strerror}") from error
+    held_out, train = (b"\n".join(kept[part]) for part in (True, False))
+    if min(len(train), 20 * len(held_out)) < LEAST_BYTES:
+        raise TaskError(
+            f"task 'bytegpt' needs at least {LEAST_BYTES:,} bytes of Python source in {folder}, "
+            f"found {len(train) + len(held_out):,}; give a task of your own with --task module:function"
+        )
+    return as_tensor(train), as_tensor(held_out)
+
+
+def python_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Relative name and path of each Python file, in the same order on every machine."""
+    named = ((path.relative_to(folder), path) for path in folder.rglob("*.py"))
+    yield from sorted((name.as_posix(), path) for name, path in named if LEFT_OUT.isdisjoint(name.parts))
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a file serves validation: about one in twenty, by its name alone."""
+    return hashlib.sha256(name.encode()).digest()[0] < 256 // 20
+
+
+def as_tensor(text: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)

@@ -1,0 +1,117 @@
+"""Hyper-parameters: what values a rule's field may take, and the errors that say so.
+
+A field's annotation carries its range: `betas: tuple[Fraction, Fraction] = (0.9, 0.999)`. Numbers are symbols to the
+tracer, flags (`bool`, `Literal`, `None`) are plain Python, and a `Switch` is a number whose zero is a flag: a rule may
+ask `if h.momentum`, and keeps no slot for a momentum that is off.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import torch
+
+from stepwell.naming import nearest
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`, either end left out where it is open."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    whole: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        above = number > self.low if self.open_low else number >= self.low
+        below = number < self.high if self.open_high else number <= self.high
+        return above and below and (not self.whole or float(number).is_integer())
+
+    def __str__(self) -> str:
+        kind = "a whole number " if self.whole else ""
+        if self.high == math.inf and self.low == -math.inf:
+            return f"{kind or 'a '}finite number".replace("number finite", "finite")
+        if self.high == math.inf:
+            return f"{kind}{'above' if self.open_low else 'at least'} {self.low:g}"
+        return f"{kind}in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+class Switch:
+    """Marks a number whose zero switches a part of the rule off."""
+
+
+NonNegative = Annotated[float, Range(low=0)]
+Positive = Annotated[float, Range(low=0, open_low=True)]
+Fraction = Annotated[float, Range(low=0, high=1, open_high=True)]
+OpenFraction = Annotated[float, Range(low=0, high=1, open_low=True, open_high=True)]
+Whole = Annotated[float, Range(low=0, whole=True)]
+Count = Annotated[int, Range(low=1, whole=True)]
+
+
+def is_switch(annotation: Any) -> bool:
+    """Whether the field's zero is a flag."""
+    return any(isinstance(mark, Switch) for mark in getattr(annotation, "__metadata__", ()))
+
+
+def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
+    """The value as the rule will see it. Raises ValueError or TypeError in one line that names field, value and range.
+
+    `where` ends the sentence, for example `" (group 'norms')"`.
+    """
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        base, *marks = get_args(annotation)
+        limits = next((mark for mark in marks if isinstance(mark, Range)), Range())
+        return _number(name, value, limits, base is int, where)
+    if annotation is bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}{where}")
+        return value
+    if annotation in (int, float):
+        return _number(name, value, Range(), annotation is int, where)
+    if origin is tuple:
+        return _tuple(name, value, get_args(annotation), where)
+    if origin is Literal:
+        choices = get_args(annotation)
+        if value not in choices:
+            known = ", ".join(map(repr, choices))
+            hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+            raise ValueError(f"{name} must be one of {known}, got {value!r}{hint}{where}")
+        return value
+    if origin in (Union, types.UnionType):
+        options = get_args(annotation)
+        if value is None and type(None) in options:
+            return None
+        return validated(name, value, next(option for option in options if option is not type(None)), where)
+    return value
+
+
+def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or whole:
+            raise TypeError(f"{name} must be {limits}, got a tensor of shape {tuple(value.shape)}{where}")
+        number = float(value)
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number {limits}, got {value!r} of type {type(value).__name__}{where}")
+    else:
+        number = float(value)
+    if whole and not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}{where}")
+    if not math.isfinite(number) or number not in limits:
+        raise ValueError(f"{name} must be {limits}, got {value!r}{where}")
+    return value
+
+
+def _tuple(name: str, value: Any, annotations: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, (tuple, list)) or len(value) != len(annotations):
+        raise ValueError(f"{name} must be {len(annotations)} numbers, got {value!r}{where}")
+    return tuple(
+        validated(f"{name}[{index}]", element, annotation, where)
+        for index, (element, annotation) in enumerate(zip(value, annotations, strict=True))
+    )

@@ -1,0 +1,134 @@
+"""A rule: one optimizer's update, written once, in the notation of its paper, as a pure function of numbers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal, Self, get_type_hints
+
+from stepwell.naming import nearest
+from stepwell.rules.hyper import NonNegative, is_switch, validated
+from stepwell.rules.registry import enter
+
+Decay = Literal["coupled", "decoupled"]
+AnyDecay = Literal["coupled", "decoupled", "inside"]
+ActsOn = Literal["elements", "tensors", "matrices"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor (or, where `scalar`, one number) of optimizer state for each parameter.
+
+    `start` says what stands in it before the first update: zeros, or a copy of the weights.
+    """
+
+    name: str
+    start: Literal["zeros", "weights"] = "zeros"
+    scalar: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One optimizer's update.
+
+    Subclass it as a frozen dataclass. The fields are the hyper-parameters with the paper's defaults, `slots` names the
+    optimizer state, and `direction` says where to go; the base class applies weight decay and the learning rate once
+    for all rules. A rule that must, gives the whole `update` instead. See `docs/what-is-a-number.md`.
+
+    Args:
+        lr: learning rate, per step.
+        weight_decay: weight decay λ, at least 0.
+        decay: "coupled" adds λ·p to the gradient (L2 regularisation); "decoupled" shrinks the weights by lr·λ
+            (Loshchilov & Hutter 2019, arXiv:1711.05101); "inside" leaves it to the rule's own `direction`.
+        maximize: go up the gradient instead of down.
+    """
+
+    lr: NonNegative = 1e-3
+    weight_decay: NonNegative = 0.0
+    decay: AnyDecay = "decoupled"
+    maximize: bool = False
+
+    acts_on: ClassVar[ActsOn] = "elements"
+
+    @property
+    def slots(self) -> tuple[str | Slot, ...]:
+        """The optimizer state for each parameter. A plain class attribute will do, unless a flag decides."""
+        return ()
+
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not abstract:
+            enter(cls)
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        if cls.__dict__.get("__annotations__") and "__dataclass_fields__" not in cls.__dict__:
+            raise TypeError(f"decorate {cls.__name__} with @dataclass(frozen=True, kw_only=True): it has fields of its own")
+        cls.check_names(given)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name, annotation in hyper_parameters(type(self)).items():
+            object.__setattr__(self, name, validated(name, getattr(self, name), annotation))
+
+    def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Where one step of length `lr` goes, and the new values of the slots.
+
+        Args:
+            p: the weights, before the step.
+            g: their gradient (with coupled decay already added).
+            s: the slots by name, and `s.step`, the number of this update: 1 at the first.
+            h: the hyper-parameters by name.
+        """
+        raise TypeError(f"{type(self).__name__} defines neither direction() nor update()")
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """The weights after the step, and the new values of the slots."""
+        if h.decay == "coupled":
+            g = g + h.weight_decay * p
+        direction, slots = self.direction(p, g, s, h)
+        if h.decay == "decoupled":
+            p = p * (1 - h.lr * h.weight_decay)
+        return p - h.lr * direction, slots
+
+    @classmethod
+    def check_names(cls, names: Any, where: str = "") -> None:
+        """Raise TypeError for a name that is not a hyper-parameter of this rule."""
+        known = hyper_parameters(cls)
+        for name in names:
+            if name not in known:
+                raise TypeError(f"unknown hyper-parameter {name!r} for {cls.__name__}{nearest(name, known)}{where}")
+
+    def slot_list(self) -> tuple[Slot, ...]:
+        """The slots, each as a `Slot`."""
+        return tuple(slot if isinstance(slot, Slot) else Slot(slot) for slot in self.slots)
+
+    def values(self) -> dict[str, Any]:
+        """The hyper-parameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@functools.cache
+def hyper_parameters(rule: type[Rule]) -> dict[str, Any]:
+    """The names and annotations of a rule's fields, in the order of its signature: the class that declares `lr` leads."""
+    hints = get_type_hints(rule, include_extras=True)
+    every = {field.name for field in fields(rule)}
+    leader = next(ancestor for ancestor in rule.__mro__ if "lr" in ancestor.__dict__.get("__annotations__", {}))
+    ordered: dict[str, Any] = {}
+    for ancestor in (leader, *rule.__mro__):
+        for name in ancestor.__dict__.get("__annotations__", {}):
+            if name in every:
+                ordered.setdefault(name, hints[name])
+    return ordered
+
+
+@functools.cache
+def switches(rule: type[Rule]) -> frozenset[str]:
+    """The hyper-parameters of a rule whose zero is a flag."""
+    return frozenset(name for name, annotation in hyper_parameters(rule).items() if is_switch(annotation))
+
+
+def namespace(values: Mapping[str, Any]) -> SimpleNamespace:
+    """What a rule gets as `h` or `s`: names as attributes."""
+    return SimpleNamespace(**values)
