@@ -89,7 +89,9 @@ def _look_up(number_type: type) -> Kind:
             return _KINDS[number_type]
     root = number_type.__module__.partition(".")[0]
     if root not in _ON_DEMAND:
-        raise TypeError(f"stepwell.algebra does not know numbers of type {number_type.__module__}.{number_type.__name__}")
+        raise TypeError(
+            f"stepwell.algebra does not know numbers of type {number_type.__module__}.{number_type.__name__}"
+        )
     provide: Callable[[str], Kind] = importlib.import_module(_ON_DEMAND[root]).kind_for
     _KINDS[number_type] = provide(root)
     return _KINDS[number_type]

@@ -170,9 +170,11 @@ class Graph:
     def reduce(self, operation: str, argument: Any) -> Any:
         """The node for a reduction over all elements of a tensor."""
         node = argument if isinstance(argument, Expression) else self._constant(argument)
-        if node.level < Level.ELEMENT:
-            node = self._node("spread", (node,), None, Level.ELEMENT)
-        return self._node(operation, (node,), None, Level.TENSOR)
+        return self._node(operation, (self.spread(node),), None, Level.TENSOR)
+
+    def spread(self, node: Expression) -> Expression:
+        """The same number at every element."""
+        return node if node.level is Level.ELEMENT else self._node("spread", (node,), None, Level.ELEMENT)
 
     def number_of_elements(self) -> Expression:
         """How many elements the tensor has."""

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stepwell.compare.task import Task, TaskError
 
@@ -30,10 +30,11 @@ LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packa
 class ByteGPT(nn.Module):
     """A pre-norm transformer decoder over bytes (Radford et al. 2019) with rotary positions (Su et al. 2021).
 
-    The initialisation is width-aware, because the rate that a baseline may use depends on it. Each hidden matrix has standard
-    deviation 1/√fan_in, so that activations keep their size at any width; the two matrices of a block that write into the
-    residual stream are divided by √(2·layers), so that the stream does not grow with depth; the head starts at zero, so
-    that the first loss is exactly ln 256 and no step is spent on undoing confident random guesses.
+    The initialisation is width-aware, because it decides how good the baseline can be. Each matrix, the head among
+    them, has standard deviation 1/√fan_in, so that activations keep their size at any width; the embedding has 1, so
+    that the residual stream starts at the size that every later layer is written for; the two matrices of a block that
+    write into the stream are divided by √(2·layers), so that it does not grow with depth (Radford et al. 2019). With an
+    embedding of 0.02 and a head of zeros instead, AdamW at the best of four rates ended 0.5 nats higher.
 
     Args:
         width: size of the residual stream.
@@ -56,12 +57,11 @@ class ByteGPT(nn.Module):
         self._initialise(layers)
 
     def _initialise(self, layers: int) -> None:
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        nn.init.zeros_(self.head.weight)
-        for name, parameter in self.blocks.named_parameters():
-            if parameter.ndim == 2:
-                depth = math.sqrt(2 * layers) if name.endswith(("mix.weight", "contract.weight")) else 1.0
-                nn.init.normal_(parameter, std=1 / (math.sqrt(parameter.shape[1]) * depth))
+        nn.init.normal_(self.embedding.weight, std=1.0)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                depth = math.sqrt(2 * layers) if name.endswith(("mix", "contract")) else 1.0
+                nn.init.normal_(module.weight, std=1 / (math.sqrt(module.in_features) * depth))
 
     def forward(self, text: Tensor) -> Tensor:
         """Logits (batch, time, 256) of the byte that follows each byte of `text` (batch, time)."""
@@ -91,13 +91,14 @@ class Block(nn.Module):
         y = self.attention_norm(x)
         query = rotate(self._split(self.query(y)), cosine, sine)
         key = rotate(self._split(self.key(y)), cosine, sine)
-        attended = F.scaled_dot_product_attention(query, key, self._split(self.value(y)), is_causal=True)
+        attended = functional.scaled_dot_product_attention(query, key, self._split(self.value(y)), is_causal=True)
         x = x + self.mix(attended.transpose(1, 2).flatten(2))
-        return torch.as_tensor(x + self.contract(F.gelu(self.expand(self.mlp_norm(x)))))
+        return torch.as_tensor(x + self.contract(functional.gelu(self.expand(self.mlp_norm(x)))))
 
     def _split(self, x: Tensor) -> Tensor:
         """(batch, time, width) → (batch, heads, time, width / heads)."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        batch, time, width = x.shape
+        return x.view(batch, time, self.heads, width // self.heads).transpose(1, 2)
 
 
 def rotary_angles(width: int, context: int) -> tuple[Tensor, Tensor]:
@@ -125,7 +126,7 @@ def task(seed: int) -> Task:
         return crops(train, torch.randint(len(train) - CONTEXT, (SEQUENCES,), generator=generator))
 
     def loss(model: nn.Module, text: Tensor) -> Tensor:
-        return F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+        return functional.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
 
     model = ByteGPT()
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,8 @@ class Task:
                 steps=300,
             )
 
-    torch's random numbers are seeded before the model is made and again before every step, from the seed and the step, so
-    every recipe starts from the same weights and sees the same batches and the same dropout.
+    torch's random numbers are seeded before the model is made and again before every step, from the seed and the step,
+    so every recipe starts from the same weights and sees the same batches and the same dropout.
 
     Args:
         model: makes the model, on the device that it shall train on.
@@ -97,7 +97,7 @@ def load_task(spec: str, seed: int) -> Task:
         found = function(seed)
     if not isinstance(found, Task):
         raise TaskError(f"task {spec!r} must return a stepwell.compare.Task, got {type(found).__name__}")
-    return found
+    return found if found.name else replace(found, name=spec)
 
 
 def find_function(spec: str) -> Callable[[int], object]:
@@ -143,9 +143,10 @@ def blame(what: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's type and message on one line, with the file and line that raised it."""
+    """The error's type and message on one line, with the last line of the user's own code that led to it."""
     message = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {message}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {message} ({Path(frame.filename).name}:{frame.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path.cwd())] or frames
+    return f"{type(error).__name__}: {message} ({Path(own[-1].filename).name}:{own[-1].lineno})"

@@ -59,6 +59,22 @@ def is_switch(annotation: Any) -> bool:
     return any(isinstance(mark, Switch) for mark in getattr(annotation, "__metadata__", ()))
 
 
+def may_be_flag(annotation: Any) -> bool:
+    """Whether a value of this field can be a flag."""
+    if get_origin(annotation) is Annotated and get_args(annotation)[0] is float:
+        return is_switch(annotation)
+    return annotation is not float and get_origin(annotation) is not tuple
+
+
+def is_flag(annotation: Any, value: Any) -> bool:
+    """Whether a value is plain Python to a rule: a flag, a name, None, a count (annotated `int`), a switch that is off."""
+    if value is None or isinstance(value, (bool, str)):
+        return True
+    if is_switch(annotation):
+        return not value
+    return annotation is int or int in get_args(annotation)[:1]
+
+
 def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
     """The value as the rule will see it. Raises ValueError or TypeError in one line that names field, value and range.
 

@@ -22,7 +22,9 @@ def rule_class(name: str) -> type[Rule]:
     try:
         return _RULES[_folded(name)]
     except KeyError:
-        raise ValueError(f"unknown rule {name!r}{nearest(name, rule_names())}; known are {', '.join(rule_names())}") from None
+        raise ValueError(
+            f"unknown rule {name!r}{nearest(name, rule_names())}; known are {', '.join(rule_names())}"
+        ) from None
 
 
 def rule_names() -> list[str]:

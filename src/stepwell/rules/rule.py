@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from stepwell.naming import nearest
-from stepwell.rules.hyper import NonNegative, is_switch, validated
+from stepwell.rules.hyper import NonNegative, is_flag, is_switch, may_be_flag, validated
 from stepwell.rules.registry import enter
 
 Decay = Literal["coupled", "decoupled"]
@@ -64,7 +64,9 @@ class Rule:
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
         if cls.__dict__.get("__annotations__") and "__dataclass_fields__" not in cls.__dict__:
-            raise TypeError(f"decorate {cls.__name__} with @dataclass(frozen=True, kw_only=True): it has fields of its own")
+            raise TypeError(
+                f"decorate {cls.__name__} with @dataclass(frozen=True, kw_only=True): it has fields of its own"
+            )
         cls.check_names(given)
         return super().__new__(cls)
 
@@ -100,13 +102,27 @@ class Rule:
             if name not in known:
                 raise TypeError(f"unknown hyper-parameter {name!r} for {cls.__name__}{nearest(name, known)}{where}")
 
+    def check_slots(self, returned: Mapping[str, Any]) -> None:
+        """Raise TypeError for a returned slot that is not declared."""
+        known = [slot.name for slot in self.slot_list()]
+        for name in returned:
+            if name not in known:
+                raise TypeError(
+                    f"{type(self).__name__} returns the slot {name!r}, which its `slots` do not declare{nearest(name, known)}"
+                )
+
     def slot_list(self) -> tuple[Slot, ...]:
         """The slots, each as a `Slot`."""
         return tuple(slot if isinstance(slot, Slot) else Slot(slot) for slot in self.slots)
 
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """The names of the hyper-parameters."""
+        return tuple(hyper_parameters(cls))
+
     def values(self) -> dict[str, Any]:
         """The hyper-parameters by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in self.field_names()}
 
 
 @functools.cache
@@ -127,6 +143,18 @@ def hyper_parameters(rule: type[Rule]) -> dict[str, Any]:
 def switches(rule: type[Rule]) -> frozenset[str]:
     """The hyper-parameters of a rule whose zero is a flag."""
     return frozenset(name for name, annotation in hyper_parameters(rule).items() if is_switch(annotation))
+
+
+@functools.cache
+def _may_be_flags(rule: type[Rule]) -> tuple[tuple[str, Any], ...]:
+    known = hyper_parameters(rule).items()
+    return tuple((name, annotation) for name, annotation in known if may_be_flag(annotation))
+
+
+def flags(rule: type[Rule], values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The values that are plain Python to the rule, and so decide its arithmetic: flags, choices, None, counts
+    (annotated `int`), and switches that are off. All others are numbers that the tracer keeps as symbols."""
+    return tuple([(name, values[name]) for name, kind in _may_be_flags(rule) if is_flag(kind, values[name])])
 
 
 def namespace(values: Mapping[str, Any]) -> SimpleNamespace:

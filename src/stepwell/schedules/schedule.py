@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from stepwell.algebra import maximum
+from stepwell.naming import nearest
 
 Length = int | float
 """Steps (an int), or a share of the horizon (a float strictly between 0 and 1)."""
@@ -30,6 +31,14 @@ class Schedule:
     functions of `stepwell.algebra`, and a `resolve` if it has lengths that may be shares of a horizon.
     """
 
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                takes = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise TypeError(f"unknown argument {name!r} for {cls.__name__}; {takes}{nearest(name, known)}")
+        return super().__new__(cls)
+
     def __call__(self, step: Any) -> Any:
         """The factor at `step`. Raises ValueError where the horizon is needed and not known."""
         return self._resolved.factor(maximum(step, 0))
@@ -43,6 +52,7 @@ class Schedule:
 
         A schedule that has a horizon of its own keeps it; `horizon` is for one that has none. Shares are rounded to
         the nearest step: neither 0.29 · 100 = 28.999… nor 0.07 · 100 = 7.000…1, as floats have it, moves a boundary.
+        (The Trainer of transformers rounds its `warmup_ratio` up: there a warm-up can be one step longer.)
 
         Args:
             horizon: total optimizer steps, at least 1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,54 +21,57 @@ class Sequence(Schedule):
     horizon: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "at", tuple(check_length(f"at[{i}]", start, least=1) for i, start in enumerate(self.at)))
+        at = tuple(check_length(f"at[{index}]", start, least=1) for index, start in enumerate(self.at))
+        object.__setattr__(self, "at", at)
         object.__setattr__(self, "horizon", check_horizon(self.horizon))
         if len(self.pieces) < 2:
             raise ValueError(f"a sequence needs at least 2 schedules, got {len(self.pieces)}")
         for index, piece in enumerate(self.pieces):
             if not isinstance(piece, Schedule):
-                raise TypeError(f"piece {index} of a sequence must be a schedule, got {piece!r}")
+                raise TypeError(f"schedule {index} of a sequence must be a Schedule, got {piece!r}")
         if len(self.at) != len(self.pieces) - 1:
             raise ValueError(
                 f"at says where each schedule after the first starts: {len(self.pieces)} schedules need "
                 f"{len(self.pieces) - 1}, got {len(self.at)}"
             )
-        self._check_order(self.at, self.horizon)
+        if self.horizon is not None or all(isinstance(start, int) for start in self.at):
+            self._starts(self.horizon)
 
     def resolve(self, horizon: int | None = None) -> Self:
-        horizon = self.horizon or check_horizon(horizon)
-        at = tuple(in_steps(start, horizon, self) for start in self.at)
-        self._check_order(at, horizon)
-        starts = (0, *at)
-        ends = (*at, horizon)
+        horizon = check_horizon(horizon) if self.horizon is None else self.horizon
+        starts = self._starts(horizon)
+        ends = (*starts[1:], horizon)
         pieces = tuple(
             self._resolve_piece(index, None if end is None else end - start)
             for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         )
         # All lengths are steps now: the horizon decides nothing any more, and the resolved schedule does not name it.
-        return type(self)(pieces=pieces, at=at)
+        return type(self)(pieces=pieces, at=starts[1:])
+
+    def factor(self, step: Any) -> Any:
+        if isinstance(step, int):  # one step needs one piece only
+            index = bisect_right(self.at, step)
+            return self.pieces[index](step - self.at[index - 1] if index else step)
+        value = self.pieces[0](step)
+        for start, piece in zip(self.at, self.pieces[1:], strict=True):
+            value = where(step < start, value, piece(step - start))
+        return value
+
+    def _starts(self, horizon: int | None) -> tuple[int, ...]:
+        """The step at which each schedule starts."""
+        starts = (0, *(in_steps(start, horizon, self) for start in self.at))
+        if any(after <= before for before, after in pairwise(starts)):
+            steps = ", ".join(map(str, starts[1:]))
+            raise ValueError(f"at must ascend from at least step 1, got {list(self.at)}, which is at {steps}")
+        if horizon is not None and starts[-1] >= horizon:
+            raise ValueError(f"at must be less than the horizon of {horizon} steps, got {list(self.at)}")
+        return starts
 
     def _resolve_piece(self, index: int, length: int | None) -> Schedule:
         try:
             return self.pieces[index].resolve(length)
         except ValueError as error:
-            raise ValueError(f"piece {index} of {self!r}: {error}") from None
-
-    def _check_order(self, at: tuple[Length, ...], horizon: int | None) -> None:
-        for index, (before, start) in enumerate(pairwise((0, *at))):
-            comparable = isinstance(before, float) == isinstance(start, float) or before == 0
-            if comparable and start <= before:
-                raise ValueError(
-                    f"at[{index}] must be after the start of the schedule before it, step or share {before}, got {start}"
-                )
-            if horizon is not None and start >= horizon:
-                raise ValueError(f"at[{index}] must be less than the horizon of {horizon} steps, got {start}")
-
-    def factor(self, step: Any) -> Any:
-        value = self.pieces[0](step)
-        for start, piece in zip(self.at, self.pieces[1:], strict=True):
-            value = where(step < start, value, piece(step - start))
-        return value
+            raise ValueError(f"schedule {index} of {self!r}: {error}") from None
 
     def __repr__(self) -> str:
         horizon = "" if self.horizon is None else f", horizon={self.horizon}"

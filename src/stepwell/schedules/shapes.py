@@ -77,11 +77,12 @@ class Decay(Schedule):
 
     def factor(self, step: Any) -> Any:
         assert self.horizon is not None
-        # What remains of the decay, rather than what has passed: it is exactly 1 and 0 at the two ends, so the end is
-        # met to the bit, also where the warm-up fills the horizon and nothing is left to decay over.
+        # What remains of the decay, rather than what has passed: it is exactly 1 and 0 at the two ends, so both are met
+        # to the bit, also where the warm-up fills the horizon and nothing is left to decay over.
         left = self.horizon - minimum(step, self.horizon)
         remaining = left / max(self.horizon - self.warmup, 1)
-        return warmed_up(step, self.warmup, self.end + (1 - self.end) * self.shape(remaining))
+        above = self.shape(remaining)
+        return warmed_up(step, self.warmup, above + (1 - above) * self.end)
 
     def shape(self, remaining: Any) -> Any:
         """How much of the way from `end` up to 1 is left, where `remaining` goes from 1 to 0: 1 at 1, and 0 at 0."""

@@ -1,0 +1,5 @@
+"""The command line: `stepwell`."""
+
+from stepwell.cli.app import main
+
+__all__ = ["main"]

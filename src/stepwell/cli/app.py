@@ -1,0 +1,70 @@
+"""The program: its commands, its exit codes, and how it speaks of an error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from stepwell.cli.compare import HELP, compare
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="stepwell",
+    help="Optimizers, schedules and parameter groups for deep learning: compared, with proof.",
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(help=HELP)(compare)
+
+
+@app.callback(invoke_without_command=True)
+def stepwell(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        from stepwell.compare.experiment import versions
+
+        typer.echo(f"stepwell {versions()['stepwell']}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        context.get_help()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program and ends the process: 0 for done, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
+    try:
+        code = app(args=arguments, prog_name="stepwell", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stepwell: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        message = bad_input(error)
+        if message is None:
+            raise
+        print(f"stepwell: {message}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    sys.exit(code or 0)
+
+
+def bad_input(error: Exception) -> str | None:
+    """The one line for an error that its user can mend, or None for one that is ours."""
+    from stepwell.cli.arguments import InputError
+    from stepwell.compare.recipes import RecipeError
+    from stepwell.compare.task import TaskError
+
+    if isinstance(error, InputError | RecipeError | TaskError):
+        return str(error)
+    # typer's usage errors; their class is click's or typer's own, depending on typer's version.
+    written = getattr(error, "format_message", None)
+    if written is None:
+        return None
+    message = " ".join(str(written()).split())
+    return message[:1].lower() + message[1:].rstrip(".")

@@ -1,0 +1,66 @@
+"""What the command line takes, and what it says of a value that it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """An argument that cannot be used. The message is one line: the argument, the value, and what is allowed."""
+
+
+def whole_number(name: str, text: str, *, low: int, high: int | None = None) -> int:
+    """The number that `text` writes."""
+    allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+    try:
+        number = int(text)
+    except ValueError:
+        number = None
+    if number is None or number < low or (high is not None and number > high):
+        raise InputError(f"{name} must be a whole number {allowed}, got {text!r}")
+    return number
+
+
+def listed(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name for part in text.split(",") if (name := part.strip().casefold())]
+
+
+@contextmanager
+def output_directory(path: Path) -> Iterator[Path]:
+    """The directory, made if need be and proven writable; one that was made and stayed empty is removed again."""
+    made = [] if path.exists() else [path, *(parent for parent in path.parents if not parent.exists())]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".stepwell-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        _remove_empty(made)
+        raise InputError(
+            f"--out must be a directory that can be written, got {str(path)!r}: {error.strerror}"
+        ) from error
+    try:
+        yield path
+    finally:
+        _remove_empty(made)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes the file under another name first, so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    for directory in directories:
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()

@@ -1,0 +1,87 @@
+"""The command `stepwell compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# A paragraph is one line: the terminal's width breaks it.
+HELP = "\n\n".join(
+    (
+        "Train one model under several recipes, and see which gets where, and how fast.",
+        "Every recipe starts from the [bold]same weights[/bold], sees the [bold]same batches[/bold] and was tuned with the "
+        "[bold]same number of tries[/bold]. The result is one [bold]report.html[/bold] that opens offline, and its numbers "
+        "in [bold]results.json[/bold]. Ctrl-C writes the report of what there is.",
+        "Without --task, a byte-level GPT of a million weights learns the Python source of your standard library; that "
+        "takes about three minutes on two cores.",
+        "[bold]Recipes[/bold]\n"
+        "  adamw          AdamW, cosine schedule\n"
+        "  lion           Lion, cosine schedule\n"
+        "  muon           Muon for hidden matrices, AdamW elsewhere, cosine schedule\n"
+        "  schedule-free  Schedule-Free AdamW, constant rate after warm-up",
+        "[bold]Examples[/bold]\n"
+        "  stepwell compare\n"
+        "  stepwell compare --recipes adamw,muon --steps 1000 --out muon\n"
+        "  stepwell compare --task lines:fit --sweep",
+    )
+)
+GREATEST_SEED = 2**31 - 2  # a sweep takes the next one
+
+
+def compare(
+    recipes: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Recipes to compare, with commas between; the first is the baseline.",
+        ),
+    ] = "adamw,lion,muon,schedule-free",
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Your own model and data: a function of the seed that returns a stepwell.compare.Task. "
+            "The current directory is importable.",
+        ),
+    ] = "bytegpt",
+    steps: Annotated[
+        str, typer.Option(metavar="INTEGER", help="Steps of each run.", show_default="the task's own")
+    ] = "",
+    seed: Annotated[str, typer.Option(metavar="INTEGER", help="Draws the weights and the batches.")] = "0",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where report.html and results.json are written.")] = Path(
+        "stepwell-compare"
+    ),
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Search learning rate, decay and betas first, with the same number of tries for every recipe, and "
+            "compare at the best found (written to sweep.json). Without it, settings are those of the sweep that comes "
+            "with stepwell.",
+        ),
+    ] = False,
+    tries: Annotated[str, typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.")] = "16",
+) -> int:
+    """Trains one model under several recipes and writes the report; see `HELP`. Returns the exit code."""
+    from stepwell.cli.arguments import listed, output_directory, whole_number
+    from stepwell.compare.recipes import choose_recipes
+    from stepwell.compare.sweep import committed_sweep
+    from stepwell.compare.task import load_task
+
+    chosen = choose_recipes(listed(recipes))
+    drawn = whole_number("--seed", seed, low=0, high=GREATEST_SEED)
+    length = whole_number("--steps", steps, low=1) if steps else None
+    budget = whole_number("--tries", tries, low=1)
+    loaded = load_task(task, drawn)
+
+    from rich.console import Console
+
+    from stepwell.cli.job import Job
+
+    with output_directory(out) as directory:
+        job = Job(
+            console=Console(), recipes=chosen, task=loaded, steps=length or loaded.steps, seed=drawn, out=directory
+        )
+        return job.search(load_task(task, drawn + 1), budget) if sweep else job.compare(committed_sweep())

@@ -1,0 +1,140 @@
+"""One comparison, from the first step to the written files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stepwell.cli.arguments import write_whole
+from stepwell.cli.board import Board
+from stepwell.cli.summary import results_table
+from stepwell.compare.experiment import compare, conditions
+from stepwell.compare.recipes import Recipe, RecipeError
+from stepwell.compare.results import Comparison
+from stepwell.compare.sweep import Sweep, sweep
+from stepwell.compare.task import Task
+from stepwell.compare.training import Run
+from stepwell.report import numbers, render
+from stepwell.report.finding import caution, finding
+
+DONE = 0
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What was asked for: recipes on a task, and where the files go. Its methods return the process's exit code."""
+
+    console: Console
+    recipes: list[Recipe]
+    task: Task
+    steps: int
+    seed: int
+    out: Path
+
+    def compare(self, found: Sweep) -> int:
+        """Trains every recipe at the best settings that the sweep found, and writes the files."""
+        settings = {recipe.name: best_settings(found, recipe) for recipe in self.recipes}
+        self._announce(f"{self.steps:,} steps, seed {self.seed}")
+        with self._board(("step", "loss", "validation", "lr", "time left"), self.steps) as board:
+
+            def watch(run: Run) -> None:
+                result = run.result
+                failed = result.diverged_at is not None
+                cells = (
+                    f"{result.steps}/{self.steps}",
+                    "diverged" if failed else numbers.loss(last(result.train_loss)),
+                    numbers.loss(result.final_loss),
+                    numbers.rate(last(next(iter(result.lr.values()))) or 0.0),
+                    numbers.MISSING if failed else time_left(run, self.steps - result.steps),
+                )
+                board.update(result.recipe, result.steps, cells, failed=failed)
+
+            comparison = compare(
+                self.task,
+                self.recipes,
+                settings,
+                steps=self.steps,
+                seed=self.seed,
+                sweep=asdict(found.of([recipe.name for recipe in self.recipes])),
+                watch=watch,
+            )
+        if comparison.interrupted and not any(run.steps for run in comparison.runs):
+            raise KeyboardInterrupt
+        return self._conclude(comparison)
+
+    def search(self, task: Task, tries: int) -> int:
+        """Searches every recipe's settings on `task`, writes them, and goes on to compare at the best."""
+        self._announce(f"a sweep of {tries} tries for each recipe, {self.steps:,} steps each")
+        with self._board(("try", "loss", "best", "time left"), tries * self.steps) as board:
+
+            def watch(found: Sweep, run: Run) -> None:
+                name, done = run.result.recipe, len(found.tries[run.result.recipe])
+                best = found.best(name)
+                cells = (
+                    f"{done + 1}/{tries}",
+                    numbers.loss(run.result.train_loss[-1]),
+                    numbers.loss(best.loss if best else None),
+                    time_left(run, (tries - done) * self.steps - run.result.steps),
+                )
+                board.update(name, done * self.steps + run.result.steps, cells)
+
+            found = sweep(task, self.recipes, tries=tries, steps=self.steps, seed=self.seed + 1, watch=watch)
+        if found.interrupted and not any(found.tries.values()):
+            raise KeyboardInterrupt
+        write_whole(self.out / "sweep.json", found.to_json())
+        if found.interrupted:
+            comparison = conditions(self.task, steps=self.steps, seed=self.seed, sweep=asdict(found))
+            comparison.interrupted = True
+            return self._conclude(comparison)
+        self.console.print(f"  settings  {self.out / 'sweep.json'}\n", highlight=False, soft_wrap=True)
+        return self.compare(found)
+
+    def _announce(self, what: str) -> None:
+        self.console.print(f"\n[bold]stepwell compare[/bold]  {self.task.name}: {what}\n", highlight=False)
+
+    def _board(self, columns: tuple[str, ...], total: int) -> Board:
+        titles = {recipe.name: recipe.title for recipe in self.recipes}
+        return Board(console=self.console, columns=columns, titles=titles, total=total)
+
+    def _conclude(self, comparison: Comparison) -> int:
+        """Writes the files and says where they are."""
+        write_whole(self.out / "results.json", comparison.to_json())
+        write_whole(self.out / "report.html", render(comparison))
+        say = self.console.print
+        if comparison.runs:
+            say()
+            say(results_table(comparison))
+        say(f"\n{finding(comparison)}", highlight=False)
+        if warning := caution(comparison):
+            say(warning, style="yellow", highlight=False)
+        say(f"\n  report    {self.out / 'report.html'}", highlight=False, soft_wrap=True)
+        say(f"  numbers   {self.out / 'results.json'}", highlight=False, soft_wrap=True)
+        return INTERRUPTED if comparison.interrupted else DONE
+
+
+def best_settings(found: Sweep, recipe: Recipe) -> dict[str, Any]:
+    """The settings of the recipe's best try."""
+    best = found.best(recipe.name)
+    if best is None:
+        count = len(found.tries.get(recipe.name, []))
+        raise RecipeError(
+            f"recipe {recipe.name!r} diverged in all of its {count} tries, so there is nothing to compare"
+        )
+    return best.settings
+
+
+def last(values: list[float]) -> float | None:
+    return values[-1] if values else None
+
+
+def time_left(run: Run, steps: int) -> str:
+    """The time that so many more steps take at the run's speed so far."""
+    seconds = steps * sum(run.result.step_seconds) / run.result.steps
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

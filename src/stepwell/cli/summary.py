@@ -1,0 +1,39 @@
+"""The results table in the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from stepwell.compare.results import Comparison
+from stepwell.report import numbers
+
+
+def results_table(comparison: Comparison) -> Table:
+    """One line for each recipe, the baseline first, the lowest loss in bold."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True)
+    for heading in (
+        "final\nloss",
+        "steps to\nbaseline",
+        "seconds to\nbaseline",
+        "time\na step",
+        "optimizer",
+        "\nstate",
+    ):
+        table.add_column(heading, justify="right", vertical="bottom")
+    rows = comparison.rows
+    lowest = min((row.final_loss for row in rows if row.final_loss is not None), default=None)
+    for index, row in enumerate(rows):
+        best = row.final_loss is not None and row.final_loss == lowest
+        loss = "diverged" if row.status == "diverged" else numbers.loss(row.final_loss)
+        table.add_row(
+            Text(row.title, style="bold" if index == 0 else ""),
+            Text(loss, style="red" if row.status == "diverged" else "bold" if best else ""),
+            numbers.count(row.steps_to_baseline),
+            numbers.seconds(row.seconds_to_baseline),
+            numbers.milliseconds(row.step_milliseconds),
+            numbers.share(row.optimizer_share),
+            numbers.data(row.state_bytes),
+        )
+    return table

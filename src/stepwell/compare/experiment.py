@@ -1,0 +1,103 @@
+"""All recipes on one task: the same weights, the same batches, turn by turn."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from stepwell.compare.recipes import CLIP_NORM, Recipe, Settings
+from stepwell.compare.results import Comparison
+from stepwell.compare.task import Task
+from stepwell.compare.training import Run, make_model
+
+EVALUATIONS = 25
+
+Watch = Callable[[Run], None]
+
+
+def compare(
+    task: Task,
+    recipes: Sequence[Recipe],
+    settings: Mapping[str, Settings],
+    *,
+    steps: int,
+    seed: int,
+    sweep: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> Comparison:
+    """Trains the task's model under each recipe and returns all that was measured.
+
+    The runs take turns: each trains up to the next evaluation, is evaluated, and waits for the others. So a machine
+    that slows down slows all of them, and an interrupt finds all of them equally far. On Ctrl-C (KeyboardInterrupt)
+    what was measured until then is returned, marked as interrupted.
+
+    Args:
+        task: what is trained.
+        recipes: the recipes, the baseline first.
+        settings: the hyper-parameters of each recipe, by its name.
+        steps: steps of each run, at least 1.
+        seed: of the weights and the batches.
+        sweep: the sweep that found the settings, kept with the results.
+        watch: called with the run after each of its steps and evaluations.
+
+    Raises:
+        TaskError: if the task's own functions fail or return the wrong thing.
+        RecipeError: if a recipe cannot train the model.
+    """
+    comparison = conditions(task, steps=steps, seed=seed, sweep=sweep or {})
+    try:
+        weights = {name: value.clone() for name, value in make_model(task, seed).state_dict().items()}
+        for recipe in recipes:
+            # The first step of a recipe may compile a kernel, once per machine. That is no part of training.
+            Run(task, recipe, settings[recipe.name], steps=steps, seed=seed).advance(1)
+        runs = [Run(task, recipe, settings[recipe.name], steps=steps, seed=seed, weights=weights) for recipe in recipes]
+        comparison.runs.extend(run.result for run in runs)
+        for until in evaluation_steps(steps):
+            for run in runs:
+                if not run.ended:
+                    run.advance(until, watch)
+                    run.evaluate()
+                    if watch is not None:
+                        watch(run)
+    except KeyboardInterrupt:
+        comparison.interrupted = True
+    return comparison
+
+
+def conditions(task: Task, *, steps: int, seed: int, sweep: Mapping[str, Any]) -> Comparison:
+    """A comparison before its first run."""
+    return Comparison(
+        task=task.name,
+        about=task.about,
+        seed=seed,
+        steps=steps,
+        clip_norm=CLIP_NORM,
+        versions=versions(),
+        threads=torch.get_num_threads(),
+        sweep=dict(sweep),
+    )
+
+
+def evaluation_steps(steps: int) -> list[int]:
+    """The steps after which runs are evaluated: about 25 of them, evenly spaced, the last included."""
+    count = min(EVALUATIONS, steps)
+    return sorted({round(steps * (turn + 1) / count) for turn in range(count)})
+
+
+def versions() -> dict[str, str]:
+    """The versions that the numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        own = version("stepwell")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        own = "unknown"
+    return {
+        "stepwell": own,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }

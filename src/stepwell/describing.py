@@ -1,0 +1,174 @@
+"""What an optimizer does to which parameters, as a table."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WIDTH = 110
+WIDEST_NAME = 28
+NARROWEST_WHY = 24
+EXAMPLES = 2
+HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
+LEFT_ALIGNED = 2
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One parameter group.
+
+    Attributes:
+        group: its name, or "group 0" and so on where it has none.
+        rule: the rule that updates it; for an optimizer of another package, that optimizer's class.
+        tensors: how many parameters it holds.
+        parameters: how many numbers those hold.
+        lr: its learning rate per step; None where it has none.
+        weight_decay: its weight decay; None where it has none.
+        role: what its parameters are for, where known.
+        why: why they are in this group, where known.
+        names: the names of its parameters, where known.
+    """
+
+    group: str
+    rule: str
+    tensors: int
+    parameters: int
+    lr: float | None
+    weight_decay: float | None
+    role: str = ""
+    why: str = ""
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many tensors, and how many numbers they hold."""
+
+    tensors: int
+    parameters: int
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Count:
+        sizes = [tensor.numel() for tensor in tensors]
+        return cls(len(sizes), sum(sizes))
+
+
+@dataclass(frozen=True)
+class Description:
+    """The groups of an optimizer. `str()` gives the table as plain text.
+
+    Attributes:
+        rows: one for each group.
+        total: all groups together.
+        frozen: what of the model is frozen and in no group, if a model was given.
+        missing: what of the model is not frozen and yet in no group, if a model was given.
+    """
+
+    rows: tuple[GroupRow, ...]
+    total: Count
+    frozen: Count | None = None
+    missing: Count | None = None
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def to_text(self, width: int = WIDTH) -> str:
+        """The table, its last column wrapped to keep the lines within `width` (down to a column of 24 characters)."""
+        lines: list[tuple[tuple[str, ...], str]] = [(HEADINGS, "why")]
+        for row in self.rows:
+            counts = (f"{row.tensors:,}", f"{row.parameters:,}")
+            rates = (_number(row.lr), _number(row.weight_decay))
+            lines.append(((_short(row.group), _short(row.rule), *counts, *rates), _reason(row)))
+        lines.append(_sum("total", self.total, ""))
+        if self.frozen and self.frozen.tensors:
+            lines.append(_sum("frozen", self.frozen, "requires_grad=False: in no group, never changed"))
+        if self.missing and self.missing.tensors:
+            lines.append(_sum("missing", self.missing, "trainable, but in no group: never changed"))
+        widths = [max(len(cells[column]) for cells, _ in lines) for column in range(len(HEADINGS))]
+        margin = sum(widths) + 2 * len(widths)
+        text = []
+        for cells, why in lines:
+            wrapped = _wrap(why, max(NARROWEST_WHY, width - margin)) or [""]
+            aligned = [
+                cell.ljust(size) if column < LEFT_ALIGNED else cell.rjust(size)
+                for column, (cell, size) in enumerate(zip(cells, widths, strict=True))
+            ]
+            text.append("  ".join([*aligned, wrapped[0]]).rstrip())
+            text += [" " * margin + line for line in wrapped[1:]]
+        return "\n".join(text)
+
+
+def describe(optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> Description:
+    """What an optimizer does to which parameters; `print(stepwell.describe(optimizer))` shows the table.
+
+    Args:
+        optimizer: any torch optimizer; stepwell's also say rule, role and reason of each group. The values are those
+            that the groups hold now.
+        model: if given, what of it is frozen, and what is trainable but in no group, is counted too.
+
+    Raises:
+        TypeError: if `optimizer` is no torch optimizer.
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"describe takes a torch optimizer, got {type(optimizer).__name__}")
+    groups = optimizer.param_groups
+    rows = tuple(_row(index, group, type(optimizer).__name__) for index, group in enumerate(groups))
+    held = {id(parameter) for group in groups for parameter in group["params"]}
+    total = Count(sum(row.tensors for row in rows), sum(row.parameters for row in rows))
+    if model is None:
+        return Description(rows, total)
+    outside = [parameter for parameter in model.parameters() if id(parameter) not in held]
+    return Description(
+        rows,
+        total,
+        frozen=Count.of(parameter for parameter in outside if not parameter.requires_grad),
+        missing=Count.of(parameter for parameter in outside if parameter.requires_grad),
+    )
+
+
+def _row(index: int, group: Mapping[str, Any], optimizer: str) -> GroupRow:
+    count = Count.of(group["params"])
+    return GroupRow(
+        group=group.get("name") or f"group {index}",
+        rule=group.get("rule", optimizer),
+        tensors=count.tensors,
+        parameters=count.parameters,
+        lr=_value(group.get("lr")),
+        weight_decay=_value(group.get("weight_decay")),
+        role=group.get("role") or "",
+        why=group.get("why") or "",
+        names=tuple(group.get("param_names") or ()),
+    )
+
+
+def _value(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= WIDEST_NAME else name[: WIDEST_NAME - 1] + "…"
+
+
+def _sum(title: str, count: Count, why: str) -> tuple[tuple[str, ...], str]:
+    return (title, "", f"{count.tensors:,}", f"{count.parameters:,}", "", ""), why
+
+
+def _reason(row: GroupRow) -> str:
+    """Role and reason, and on a line of their own the first names."""
+    examples = ", ".join(row.names[:EXAMPLES])
+    if len(row.names) > EXAMPLES:
+        examples += f" and {len(row.names) - EXAMPLES} more"
+    return "\n".join(part for part in (": ".join(part for part in (row.role, row.why) if part), examples) if part)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, width, break_on_hyphens=False)]

@@ -1,0 +1,1 @@
+"""The engines: each runs any rule, by deciding what a number is."""

@@ -1,0 +1,94 @@
+"""What an engine is given: parameters that share a rule, its flags and all dtypes, and may differ in every number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from stepwell.rules.rule import Rule, namespace
+
+State = dict[str, Any]
+Group = Mapping[str, Any]
+
+
+class Batch:
+    """One launch.
+
+    Args:
+        rule: the rule with its flags; its numbers are not read.
+        weights: the parameters, real and strided, changed in place. They share a dtype and a device.
+        states: for each parameter its slots (tensors of the parameter's shape, changed in place, each slot of one
+            dtype throughout; scalar slots and `step` are numbers).
+        groups: for each parameter its group, which holds the hyper-parameters by name.
+
+    Attributes:
+        gradients: for each parameter its gradient, of the same shape; never changed.
+        gradient_factor: what gradients are multiplied with: unscaling, clipping, the sign of `maximize`.
+    """
+
+    def __init__(self, rule: Rule, weights: list[Tensor], states: list[State], groups: list[Group]) -> None:
+        self.rule = rule
+        self.weights = weights
+        self.states = states
+        self.gradients = weights
+        self.gradient_factor = 1.0
+        slots = rule.slot_list()
+        self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
+        self.scalar_slots = tuple(slot.name for slot in slots if slot.scalar)
+        self.columns = {slot: [state[slot] for state in states] for slot in self.tensor_slots}
+        members: dict[int, tuple[Group, list[int]]] = {}
+        for index, group in enumerate(groups):
+            members.setdefault(id(group), (group, []))[1].append(index)
+        self._members = list(members.values())
+
+    def classes(self) -> list[tuple[Group, dict[str, float], list[int]]]:
+        """The parameters that share every number, so that one value serves them all: their group, their step and
+        scalar slots by name, and their positions."""
+        numbers = ("step", *self.scalar_slots)
+        found: list[tuple[Group, dict[str, float], list[int]]] = []
+        for group, members in self._members:
+            by_value: dict[tuple[float, ...], list[int]] = {}
+            for index in members:
+                state = self.states[index]
+                by_value.setdefault(tuple([state[number] for number in numbers]), []).append(index)
+            for values, same in by_value.items():
+                scalars = dict(zip(numbers, values, strict=True))
+                found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))
+        return found
+
+    def keep(self, members: list[int], new: Mapping[str, float]) -> None:
+        """Put the new values of scalar slots into the members' states."""
+        if new:
+            for index in members:
+                self.states[index].update(new)
+
+
+class Engine(Protocol):
+    """Runs rules."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+    def apply(self, batch: Batch, function: str = "update") -> None:
+        """Work out `rule.function` for every parameter of the batch, in place.
+
+        `function` is "update", or another method of the rule that gives weights: "averaged", "training".
+        """
+
+
+def evaluate(
+    batch: Batch, function: str, p: Any, g: Any, slots: Mapping[str, Any], group: Group, scalars: Mapping[str, float]
+) -> tuple[Any, dict[str, Any], dict[str, float]]:
+    """Run the rule's function on numbers of any kind: the new weights, the new slots, the new scalar slots."""
+    s, h = namespace({**scalars, **slots}), namespace({name: group[name] for name in batch.rule.field_names()})
+    if function != "update":
+        return getattr(batch.rule, function)(p, s, h), {}, {}
+    if scalars["gradient_factor"] != 1.0:
+        g = g * scalars["gradient_factor"]
+    weights, new = batch.rule.update(p, g, s, h)
+    batch.rule.check_slots(new)
+    tensors = {slot: value for slot, value in new.items() if slot in batch.tensor_slots}
+    return weights, tensors, {slot: float(value) for slot, value in new.items() if slot in batch.scalar_slots}

@@ -1,0 +1,73 @@
+"""Which engine runs a batch."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from stepwell.engines.batch import Engine
+from stepwell.engines.foreach import Foreach
+from stepwell.engines.matrices import Matrices
+from stepwell.engines.reference import Reference
+from stepwell.naming import nearest
+from stepwell.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from stepwell.engines.fused.engine import Fused
+
+EngineName = Literal["auto", "reference", "foreach", "fused"]
+ENGINES = ("auto", "reference", "foreach", "fused")
+
+_LOG = logging.getLogger("stepwell")
+REFERENCE, FOREACH, MATRICES = Reference(), Foreach(), Matrices()
+
+
+def check_engine(name: str) -> None:
+    """Raise ValueError for a name that is no engine's."""
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {name!r}{nearest(name, ENGINES)}")
+
+
+def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
+    """The engine for a parameter like `weight` under `rule`. Raises ValueError where the engine asked for cannot."""
+    if name == "reference":
+        return REFERENCE
+    if rule.acts_on == "matrices":
+        return MATRICES
+    if name == "foreach":
+        return FOREACH
+    engine = fused()
+    if engine is not None and engine.serves(weight):
+        return engine
+    if name == "fused":
+        reason = (
+            "Numba is missing"
+            if engine is None
+            else "it serves dense CPU tensors of float64, float32, bfloat16 or float16"
+        )
+        raise ValueError(
+            f"engine='fused' cannot run a {weight.dtype} parameter of shape {tuple(weight.shape)} with strides "
+            f"{weight.stride()} on {weight.device}: {reason}; use engine='auto'"
+        )
+    _say_fallback(weight.device.type, str(weight.dtype), engine is None)
+    return FOREACH
+
+
+@functools.cache
+def fused() -> Fused | None:
+    """The fused engine, or None (said once, with the reason) where Numba cannot be imported."""
+    try:
+        from stepwell.engines.fused.engine import Fused
+    except ImportError as error:
+        _LOG.warning("the fused engine is off, foreach serves instead: %s", error)
+        return None
+    return Fused()
+
+
+@functools.cache
+def _say_fallback(device: str, dtype: str, no_numba: bool) -> None:
+    if not no_numba:
+        _LOG.info("foreach serves %s parameters on %s: the fused engine works on dense CPU tensors", dtype, device)

@@ -1,0 +1,98 @@
+"""What a Numba kernel needs to work on a tensor's memory: arrays over addresses, and 16-bit floats as their bits.
+
+Kernels import this module by name; it is imported only once Numba is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+
+def _pointer(name: str, element: Any) -> Any:
+    """An intrinsic that takes an address (int64) and gives a pointer to `element`."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def pointer(typing_context: Any, address: Any) -> Any:
+        del typing_context, address
+        signature = types.CPointer(element)(types.int64)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return signature, generate
+
+    pointer.__name__ = name
+    return pointer
+
+
+float64_at = _pointer("float64_at", types.float64)
+float32_at = _pointer("float32_at", types.float32)
+uint16_at = _pointer("uint16_at", types.uint16)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _bits(typing_context: Any, number: Any) -> Any:
+    """The bits of a float32."""
+    del typing_context, number
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _from_bits(typing_context: Any, bits: Any) -> Any:
+    """The float32 of these bits."""
+    del typing_context, bits
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def from_bfloat16(bits: Any) -> Any:
+    """float32 from bfloat16: its upper half."""
+    return _from_bits(np.uint32(bits) << np.uint32(16))
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def to_bfloat16(number: Any) -> Any:
+    """bfloat16 from float32, rounded to nearest, ties to even; NaN stays NaN."""
+    bits = _bits(number)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.uint16(rounded) if number == number else np.uint16(0x7FC0)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def from_float16(typing_context: Any, bits: Any) -> Any:
+    """float32 from float16."""
+    del typing_context, bits
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def to_float16(typing_context: Any, number: Any) -> Any:
+    """float16 from float32, rounded to nearest, ties to even."""
+    del typing_context, number
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate

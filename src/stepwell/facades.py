@@ -1,0 +1,75 @@
+"""Optimizers under torch's names: `stepwell.AdamW(params, lr=…)` is `Optimizer(params, rules.AdamW(lr=…))`.
+
+Their signatures are derived from the fields of the rule.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, get_type_hints
+
+from stepwell import rules
+from stepwell.optimizer import Optimizer
+from stepwell.rules.rule import Rule, hyper_parameters
+
+_OPTIONS = ("engine", "clip_norm", "on_nonfinite")
+# Fields of every rule come last and by name only, as torch has `maximize`.
+_BY_NAME = ("decay", "maximize")
+
+
+class _Named(Optimizer):
+    """An optimizer whose rule is known."""
+
+    rule_type: ClassVar[type[Rule]]
+
+    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        positional = [name for name in hyper_parameters(self.rule_type) if name not in _BY_NAME]
+        if len(args) > len(positional):
+            raise TypeError(
+                f"{type(self).__name__} takes at most {len(positional)} hyper-parameters by position, got {len(args)}"
+            )
+        given = dict(zip(positional, args, strict=False))
+        for name in given:
+            if name in kwargs:
+                raise TypeError(f"{type(self).__name__} got {name!r} twice: by position and by name")
+        options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
+        super().__init__(params, self.rule_type(**given, **kwargs), **options)
+
+
+def optimizer_class(rule: type[Rule]) -> type[Optimizer]:
+    """The class of optimizers of one rule, with the signature and the documentation of that rule."""
+    return type(
+        rule.__name__,
+        (_Named,),
+        {"rule_type": rule, "__signature__": _signature(rule), "__doc__": _doc(rule), "__module__": "stepwell"},
+    )
+
+
+def _signature(rule: type[Rule]) -> inspect.Signature:
+    defaults, hints = rule().values(), get_type_hints(rule)
+    fields = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY if name in _BY_NAME else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=defaults[name],
+            annotation=hints[name],
+        )
+        for name in sorted(defaults, key=lambda name: name in _BY_NAME)
+    ]
+    known = inspect.signature(Optimizer.__init__).parameters
+    params = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return inspect.Signature([params, *fields, *(known[name] for name in _OPTIONS)])
+
+
+def _doc(rule: type[Rule]) -> str:
+    return f"{inspect.cleandoc(rule.__doc__ or '')}\n\nThe other arguments, and what it is: `stepwell.Optimizer`."
+
+
+SGD = optimizer_class(rules.SGD)
+Adam = optimizer_class(rules.Adam)
+AdamW = optimizer_class(rules.AdamW)
+Lion = optimizer_class(rules.Lion)
+LAMB = optimizer_class(rules.LAMB)
+Muon = optimizer_class(rules.Muon)
+ScheduleFreeSGD = optimizer_class(rules.ScheduleFreeSGD)
+ScheduleFreeAdamW = optimizer_class(rules.ScheduleFreeAdamW)

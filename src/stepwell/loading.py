@@ -1,0 +1,121 @@
+"""From a state dict, ours or torch's, to an optimizer's state and groups. Nothing is changed before all is checked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepwell.engines.batch import State
+from stepwell.rules.hyper import validated
+from stepwell.rules.registry import rule_class
+from stepwell.rules.rule import Rule, hyper_parameters
+
+# How torch's optimizers run, not what they work out: the engine is chosen where the training runs, never by a file.
+_ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
+
+Loaded = tuple[defaultdict[Tensor, State], list[dict[str, Any]]]
+
+
+def loaded(groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of: Callable[[Tensor], str]) -> Loaded:
+    """The state and the groups that the state dict gives to an optimizer with these groups.
+
+    Parameters are matched by name where both sides have names, else by their order. Raises ValueError where they do
+    not match, where a slot has another shape than its parameter, and where the rules differ.
+    """
+    for key in ("state", "param_groups"):
+        if key not in state_dict:
+            raise ValueError(
+                f"this is no optimizer's state dict: it has no {key!r}, only {sorted(map(str, state_dict))}"
+            )
+    saved_groups = state_dict["param_groups"]
+    if len(groups) != len(saved_groups):
+        raise ValueError(f"the state dict has {len(saved_groups)} parameter groups, this optimizer has {len(groups)}")
+    new_groups = [
+        _group(index, group, saved) for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True))
+    ]
+    state: defaultdict[Tensor, State] = defaultdict(dict)
+    for index, (group, saved, new) in enumerate(zip(groups, saved_groups, new_groups, strict=True)):
+        kind = rule_class(group["rule"])
+        rule = kind(**{name: new[name] for name in kind.field_names()})
+        for parameter, key in _matched(index, group, saved):
+            slots = state_dict["state"].get(key)
+            if slots:
+                state[parameter] = _slots(rule, parameter, slots, name_of(parameter))
+    return state, new_groups
+
+
+def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    where = f" (group {group.get('name', index)!r} of the state dict)"
+    kind = rule_class(group["rule"])
+    if saved.get("rule", kind.__name__) != kind.__name__:
+        raise ValueError(f"the state was saved by {saved['rule']}, the rule here is {kind.__name__}{where}")
+    known = hyper_parameters(kind)
+    new = dict(group)
+    for name, value in saved.items():
+        if name in known:
+            new[name] = validated(name, value, known[name], where)
+        elif name == "decoupled_weight_decay":
+            new["decay"] = validated("decay", "decoupled" if value else "coupled", known["decay"], where)
+        elif "rule" not in saved and name not in _ENGINE_FLAGS and not _is_note(name):
+            kind.check_names([name], where)
+        elif name not in _ENGINE_FLAGS and name not in ("params", "param_names", "rule", "fingerprint"):
+            new[name] = value
+    return new
+
+
+def _is_note(name: str) -> bool:
+    return name in ("params", "param_names", "name", "why", "role", "holds") or name.startswith("initial_")
+
+
+def _matched(index: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[tuple[Tensor, Any]]:
+    """The group's parameters, each with the key of its saved state."""
+    parameters, keys = group["params"], saved["params"]
+    names, saved_names = group.get("param_names"), saved.get("param_names")
+    if names and saved_names:
+        key_of = dict(zip(saved_names, keys, strict=True))
+        missing = [name for name in names if name not in key_of]
+        unexpected = sorted(set(saved_names) - set(names))
+        if missing or unexpected:
+            raise ValueError(
+                f"group {group.get('name', index)!r} of the state dict holds other parameters: missing {_few(missing)}, "
+                f"unexpected {_few(unexpected)}"
+            )
+        return [(parameter, key_of[name]) for name, parameter in zip(names, parameters, strict=True)]
+    if len(parameters) != len(keys):
+        raise ValueError(
+            f"group {group.get('name', index)!r} of the state dict has {len(keys)} parameters, this optimizer's has {len(parameters)}"
+        )
+    return list(zip(parameters, keys, strict=True))
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:3])) or "none"
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -> State:
+    """The saved slots on the parameter's device, in the dtype they were saved in."""
+    known = {slot.name: slot for slot in rule.slot_list()}
+    # torch keeps no step for SGD: what matters to it is that there was one.
+    state: State = {"step": int(saved.get("step", 1))}
+    for slot, value in saved.items():
+        if slot == "step" or value is None:
+            continue
+        if slot not in known:
+            raise ValueError(
+                f"the saved state of {name} has the slot {slot!r}, {type(rule).__name__} has {sorted(known)}"
+            )
+        if known[slot].scalar:
+            state[slot] = float(value)
+        elif not isinstance(value, Tensor) or value.shape != parameter.shape:
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(
+                f"the saved slot {slot!r} of {name} has {found}, the parameter shape {tuple(parameter.shape)}"
+            )
+        else:
+            state[slot] = value.detach().to(parameter.device, copy=True, memory_format=torch.preserve_format)
+    return state

@@ -1,0 +1,325 @@
+"""One torch optimizer for any mix of rules."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from stepwell import averaging
+from stepwell.batching import Bucket, Buckets
+from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
+from stepwell.gradients import clip_factor, squared_norms
+from stepwell.loading import loaded
+from stepwell.naming import nearest
+from stepwell.rules.hyper import Positive, validated
+from stepwell.rules.registry import rule_class
+from stepwell.rules.rule import Rule, hyper_parameters
+
+OnNonfinite = Literal["ignore", "raise", "skip"]
+Parameters = Iterable[Any]
+
+# What a group may hold beside its parameters, its rule and the rule's hyper-parameters.
+NOTES = ("name", "why", "role", "param_names", "holds")
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` that runs any mix of rules in its parameter groups.
+
+    Groups are live: `group["lr"]` and the other hyper-parameters are plain values that the next step reads, and
+    `group["rule"]` is the name of the group's rule.
+
+    Args:
+        params: tensors, `(name, tensor)` pairs, or group dicts, as torch takes them. A group may carry its own `rule`
+            (a `Rule`, or the name of one) and its own values; `name`, `why` and `role` are notes.
+        rule: the rule of the groups that carry none, and the default values of those that carry the same.
+        engine: "auto" takes the fused engine where it serves and foreach elsewhere; "reference", "foreach" and
+            "fused" insist. Matrix rules have an engine of their own under all but "reference".
+        clip_norm: scale the gradients of each step down to this global norm, as `clip_grad_norm_` would, but without
+            changing them; None leaves them.
+        on_nonfinite: what to do about NaN or infinity in gradients. "ignore" goes on, as torch does; "raise" raises
+            FloatingPointError before any weight has changed; "skip" leaves weights, state and counts untouched.
+
+    Attributes:
+        skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
+        gradient_norm: the global norm of the last step's gradients before clipping, where it was worked out.
+    """
+
+    # GradScaler then hands over `grad_scale` and `found_inf` instead of rewriting the gradients.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Parameters,
+        rule: Rule,
+        *,
+        engine: EngineName = "auto",
+        clip_norm: float | None = None,
+        on_nonfinite: OnNonfinite = "ignore",
+    ) -> None:
+        if not isinstance(rule, Rule):
+            raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
+        check_engine(engine)
+        self.clip_norm = validated("clip_norm", clip_norm, Positive | None)
+        self.on_nonfinite: OnNonfinite = validated("on_nonfinite", on_nonfinite, OnNonfinite)
+        self.engine = engine
+        self.rule = rule
+        self.skipped = 0
+        self.gradient_norm: float | None = None
+        self._buckets = Buckets(engine)
+        self._unrecognised: list[tuple[dict[str, Any], list[float]]] = []
+        super().__init__(params, rule.values())
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, also in mid-training. Raises where a key, a value or a parameter is not what it should be."""
+        if not isinstance(param_group, dict) or "params" not in param_group:
+            raise TypeError(f"a parameter group must be a dict with 'params', got {param_group!r}")
+        group = dict(param_group)
+        where = f" (group {group.get('name', len(self.param_groups))!r})"
+        names, group["params"] = _named(group["params"], where)
+        if names or "param_names" in group:
+            group["param_names"] = names or list(group["param_names"])
+        rule = group.get("rule", self.rule)
+        kind = type(rule) if isinstance(rule, Rule) else rule_class(rule)
+        base = rule if isinstance(rule, Rule) else self.rule if type(self.rule) is kind else kind()
+        group["rule"] = kind.__name__
+        known = hyper_parameters(kind)
+        for key in group:
+            if key not in known and key not in ("params", "rule", *NOTES) and not key.startswith("initial_"):
+                hint = nearest(key, [*known, "rule", *NOTES])
+                raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{hint}{where}")
+        for name, value in base.values().items():
+            group[name] = validated(name, group.get(name, value), known[name], where)
+        kind(**{name: group[name] for name in known})  # what holds between hyper-parameters
+        if averaging.has_average(kind.__name__):
+            group.setdefault("holds", "training")
+        self._check_parameters(group, kind, where)
+        self.param_groups.append(group)
+        self._buckets.forget()
+
+    def _check_parameters(self, group: Mapping[str, Any], kind: type[Rule], where: str) -> None:
+        if bool(self.param_groups) and ("param_names" in group) != ("param_names" in self.param_groups[0]):
+            raise ValueError(f"either all parameter groups have names or none{where}")
+        taken = {id(p) for other in self.param_groups for p in other["params"]}
+        for index, p in enumerate(group["params"]):
+            name = repr(group["param_names"][index]) if "param_names" in group else f"number {index}"
+            if id(p) in taken:
+                raise ValueError(f"parameter {name} is in the optimizer twice{where}; list tied weights once")
+            taken.add(id(p))
+            if not p.is_floating_point() and not p.is_complex():
+                raise TypeError(
+                    f"parameter {name} has dtype {p.dtype}; only floating-point numbers can be trained{where}"
+                )
+            if not (p.is_leaf or p.retains_grad):
+                raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
+            if kind.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
+                raise ValueError(
+                    f"{kind.__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape "
+                    f"{tuple(p.shape)} and dtype {p.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
+                    "stepwell.create_optimizer(model, 'muon') does"
+                )
+            if self.engine == "fused" and kind.acts_on != "matrices":
+                engine_for("fused", self.rule, torch.view_as_real(p) if p.is_complex() else p)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One optimizer step. Returns what the closure returns, which is called with gradients enabled."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._recognise()
+        for group in self.param_groups:
+            if group.get("holds") == "averaged":
+                raise RuntimeError("the parameters hold the averaged weights; call optimizer.train() before step()")
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and float(found_inf):
+            self.skipped += 1
+            return loss
+        buckets = self._buckets.collect(self.param_groups, self.state)
+        for bucket in buckets:
+            bucket.take_gradients(self._name_of)
+        factor = self._gradient_factor(buckets)
+        if factor is None:
+            self.skipped += 1
+            return loss
+        for bucket in buckets:
+            for state in bucket.batch.states:
+                state["step"] += 1
+            bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
+            bucket.engine.apply(bucket.batch)
+        return loss
+
+    def _gradient_factor(self, buckets: list[Bucket]) -> float | None:
+        """What to multiply all gradients with: unscaling and clipping. None means that this step is left out."""
+        scale = getattr(self, "grad_scale", None)
+        factor = 1.0 if scale is None else 1.0 / float(scale)
+        if self.clip_norm is None and self.on_nonfinite == "ignore":
+            return factor
+        squares = squared_norms(buckets)
+        self.gradient_norm = math.sqrt(sum(squares.values())) * factor
+        if self.on_nonfinite != "ignore":
+            bad = [
+                p for group in self.param_groups for p in group["params"] if not math.isfinite(squares.get(id(p), 0.0))
+            ]
+            if bad and self.on_nonfinite == "skip":
+                return None
+            if bad:
+                more = f" (and of {len(bad) - 1} more)" if len(bad) > 1 else ""
+                raise FloatingPointError(
+                    f"the gradient of {self._name_of(bad[0])}{more} holds NaN or infinity; no weight has changed"
+                )
+        return factor if self.clip_norm is None else factor * clip_factor(self.gradient_norm, self.clip_norm)
+
+    def _name_of(self, parameter: Tensor) -> str:
+        for index, group in enumerate(self.param_groups):
+            for position, p in enumerate(group["params"]):
+                if p is parameter:
+                    if "param_names" in group:
+                        return f"parameter {group['param_names'][position]!r}"
+                    return f"parameter {position} of group {group.get('name', index)!r}"
+        return "a parameter that is not in the optimizer"
+
+    # Weights to train on, and weights to evaluate on.
+
+    def train(self) -> None:
+        """Put the weights to train on into the parameters, if they hold the averaged ones."""
+        self._hold("training")
+
+    def eval(self) -> None:
+        """Put the averaged weights into the parameters, for rules that keep an average. Nothing happens to others.
+
+        The way back, `train()`, is exact up to rounding and takes no memory; `averaged()` is exact to the bit.
+        """
+        self._hold("averaged")
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this context the parameters hold the averaged weights, for rules that keep an average.
+
+        Afterwards, also after an exception, they hold the very bits they held before; these wait in a copy.
+        """
+        self._recognise()
+        groups = [group for group in self.param_groups if group.get("holds") == "training"]
+        kept = [(p, p.detach().clone()) for group in groups for p in group["params"] if self.state.get(p)]
+        self.eval()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, weights in kept:
+                    p.copy_(weights)
+            for group in groups:
+                group["holds"] = "training"
+
+    @torch.no_grad()
+    def _hold(self, holds: averaging.Holds) -> None:
+        self._recognise()
+        groups = [group for group in self.param_groups if group.get("holds", holds) != holds]
+        for bucket in self._buckets.with_state(groups, self.state):
+            bucket.engine.apply(bucket.batch, holds)
+        for group in groups:
+            group["holds"] = holds
+
+    def _recognise(self) -> None:
+        """After loading: see whether the model's weights are those that the state was saved with."""
+        while self._unrecognised:
+            group, saved = self._unrecognised[0]
+            holds = averaging.recognise(group, self.state, saved, group["holds"])
+            self._unrecognised.pop(0)
+            if holds != group["holds"]:
+                wanted, group["holds"] = group["holds"], holds
+                self._hold(wanted)
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch has it: tensors and plain values only, under torch's slot names."""
+        packed = cast("dict[str, Any]", super().state_dict())
+        for group, saved in zip(self.param_groups, packed["param_groups"], strict=True):
+            if "holds" in group:
+                saved["fingerprint"] = averaging.fingerprint(group)
+        return packed
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Take over a state dict of ours or of the torch optimizer of the same rule. A failed load changes nothing.
+
+        Parameters are matched by name where both sides have names, else in order. Slots keep their dtype. How to run
+        (engine, clipping) stays as it is here.
+        """
+        state_dict = dict(state_dict)
+        hooks: OrderedDict[int, Any] = self._optimizer_load_state_dict_pre_hooks
+        for hook in hooks.values():
+            replaced = hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        state, groups = loaded(self.param_groups, state_dict, self._name_of)
+        self.state = state
+        for group, new in zip(self.param_groups, groups, strict=True):
+            group.update(new)
+        self._unrecognised = [
+            (group, list(saved["fingerprint"]))
+            for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
+            if "holds" in group and saved.get("fingerprint")
+        ]
+        self._buckets.forget()
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        keep = (
+            "defaults",
+            "state",
+            "param_groups",
+            "engine",
+            "clip_norm",
+            "on_nonfinite",
+            "rule",
+            "skipped",
+            "gradient_norm",
+        )
+        return {name: getattr(self, name) for name in keep}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._buckets = Buckets(self.engine)
+        self._unrecognised = []
+
+    def kernel_source(self) -> str:
+        """The source of the fused kernels for this optimizer's rules and the dtypes of its parameters.
+
+        Raises ValueError where no group runs fused.
+        """
+        engine = fused()
+        found: dict[str, str] = {}
+        for group in self.param_groups:
+            kind = rule_class(group["rule"])
+            rule = kind(**{name: group[name] for name in kind.field_names()})
+            for p in group["params"]:
+                weight = torch.view_as_real(p) if p.is_complex() else p
+                if engine is not None and engine_for(self.engine, rule, weight).name == "fused":
+                    found.setdefault(engine.source(rule, weight.dtype), "")
+        if not found:
+            raise ValueError("no parameter of this optimizer runs in the fused engine, so there is no kernel to show")
+        return "\n\n".join(found)
+
+
+def _named(params: Any, where: str) -> tuple[list[str], list[Tensor]]:
+    """The names (none, or one each) and the tensors of a group's `params`."""
+    if isinstance(params, Tensor):
+        params = [params]
+    elif isinstance(params, set):
+        raise TypeError(f"parameters must come in an order, got a set{where}; use a list")
+    entries = list(params)
+    names = [entry[0] for entry in entries if isinstance(entry, tuple)]
+    tensors = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
+    if names and len(names) != len(tensors):
+        raise ValueError(f"either all parameters of a group have names or none{where}")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"an optimizer takes tensors, got a {type(tensor).__name__}{where}")
+    return names, tensors

@@ -1,0 +1,53 @@
+"""The finding of a comparison in one or two plain sentences."""
+
+from __future__ import annotations
+
+from stepwell.compare.results import Comparison, Row
+from stepwell.report import numbers
+
+
+def finding(comparison: Comparison) -> str:
+    """What the comparison found, first of all for the eye: who reached the baseline's final loss, and how soon."""
+    rows = comparison.rows
+    if not rows or all(row.final_loss is None for row in rows):
+        return "Every run diverged." if any(row.status == "diverged" for row in rows) else "No loss was measured."
+    baseline, *others = rows
+    if baseline.final_loss is None:
+        best = _lowest(rows)
+        return f"{baseline.title} diverged; {best.title} ended lowest, at {numbers.loss(best.final_loss)}."
+    if not others:
+        end = numbers.loss(baseline.final_loss)
+        return f"{baseline.title} ended at {end} after {numbers.count(baseline.steps)} steps."
+    reached = [row for row in others if row.steps_to_baseline is not None]
+    if not reached:
+        return f"No recipe reached the final loss of {baseline.title}, {numbers.loss(baseline.final_loss)}."
+    first = min(reached, key=lambda row: row.steps_to_baseline or 0.0)
+    return (
+        f"{first.title} reached the final loss of {baseline.title} in "
+        f"{numbers.share(part(first.steps_to_baseline, baseline.steps_to_baseline))} of its steps and "
+        f"{numbers.share(part(first.seconds_to_baseline, baseline.seconds_to_baseline))} of its seconds."
+    )
+
+
+def caution(comparison: Comparison) -> str:
+    """What the numbers do not say."""
+    rows = comparison.rows
+    parts = [
+        f"{row.title} diverged after {numbers.count(row.steps)} steps." for row in rows if row.status == "diverged"
+    ]
+    if comparison.interrupted:
+        if not rows:
+            return "Interrupted during the sweep: no comparison was run."
+        done = [row.steps for row in rows if row.status != "diverged"] or [row.steps for row in rows]
+        low, high = numbers.count(min(done)), numbers.count(max(done))
+        reach = low if low == high else f"{low} to {high}"
+        parts.append(f"Interrupted after {reach} of {numbers.count(comparison.steps)} steps: schedules had not ended.")
+    return " ".join(parts)
+
+
+def part(value: float | None, whole: float | None) -> float | None:
+    return value / whole if value is not None and whole else None
+
+
+def _lowest(rows: list[Row]) -> Row:
+    return min((row for row in rows if row.final_loss is not None), key=lambda row: row.final_loss or 0.0)

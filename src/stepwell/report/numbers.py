@@ -1,0 +1,68 @@
+"""How the report and the terminal write a number."""
+
+from __future__ import annotations
+
+MISSING = "–"
+
+
+def loss(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:,.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 1 else f"{value * 1e3:.0f} ms"
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 1 else f"{value:.2f} ms"
+
+
+def share(value: float | None) -> str:
+    return MISSING if value is None else f"{value * 100:.0f} %" if value >= 0.0995 else f"{value * 100:.1f} %"
+
+
+def data(bytes_: int | None) -> str:
+    """Bytes in decimal units: 1 MB is 10⁶ bytes."""
+    if bytes_ is None:
+        return MISSING
+    if bytes_ < 1000:
+        return f"{bytes_} B"
+    units = ["TB", "GB", "MB", "kB"]
+    size = bytes_ / 1000
+    while size >= 999.5 and len(units) > 1:
+        size, _ = size / 1000, units.pop()
+    return f"{size:.3g} {units[-1]}"
+
+
+def rate(value: float) -> str:
+    """A learning rate or decay: plain where that is short, otherwise with a power of ten.
+
+    >>> rate(0.02), rate(0.00031)
+    ('0.02', '3.1e-4')
+    """
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def tick(value: float) -> str:
+    """A number beside an axis."""
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.4g}"
+
+
+def setting(value: object) -> str:
+    """A hyper-parameter as it would be written in Python."""
+    if isinstance(value, float):
+        return rate(value)
+    if isinstance(value, list | tuple):
+        return f"({', '.join(setting(one) for one in value)})"
+    return str(value)

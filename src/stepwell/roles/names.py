@@ -1,0 +1,60 @@
+"""The roles themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from torch import nn
+
+Role = Literal[
+    "hidden matrix",
+    "convolution",
+    "embedding",
+    "head",
+    "norm",
+    "bias",
+    "scalar",
+    "custom matrix",
+    "other",
+]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+
+MATRIX_ROLES: frozenset[Role] = frozenset({"hidden matrix", "convolution", "embedding", "head", "custom matrix"})
+"""The roles of weights with at least two dimensions."""
+
+STRONGEST_FIRST: tuple[Role, ...] = (
+    "embedding",
+    "head",
+    "convolution",
+    "hidden matrix",
+    "custom matrix",
+    "norm",
+    "bias",
+    "scalar",
+    "other",
+)
+"""Which role a tied parameter takes: that of the use that forbids most.
+
+A matrix that is looked up in anywhere is an embedding, and never orthogonalised.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterRole:
+    """One parameter of a model and what it is for.
+
+    Attributes:
+        name: its first name, in the order of registration.
+        parameter: the parameter itself.
+        role: one of `ROLES`.
+        why: what the role was read from, such as "weight of Linear".
+        aliases: its other names, where it is tied.
+    """
+
+    name: str
+    parameter: nn.Parameter = field(repr=False)
+    role: Role
+    why: str
+    aliases: tuple[str, ...] = ()

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from stepwell.scheduler import create_scheduler
+from stepwell.schedules import Constant, Cosine, Linear, Schedule
+
+
+def sgd(*rates: float, **options: Any) -> torch.optim.SGD:
+    """An optimizer with one group for each rate."""
+    groups = [{"params": [torch.zeros(2, requires_grad=True)], "lr": rate} for rate in rates or (1.0,)]
+    return torch.optim.SGD(groups, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schedule"),
+    [
+        ({"schedule": "constant"}, Constant()),
+        ({"schedule": "Constant", "warmup": 5}, Constant(warmup=5)),
+        ({"schedule": "LINEAR", "horizon": 50, "warmup": 0.1}, Linear(horizon=50, warmup=5)),
+        ({"schedule": "cosine", "horizon": 50, "end": 0.1}, Cosine(horizon=50, end=0.1)),
+        ({"schedule": Cosine(warmup=0.1), "horizon": 50}, Cosine(horizon=50, warmup=5)),
+        ({"schedule": Cosine(horizon=20), "horizon": 50}, Cosine(horizon=20)),
+    ],
+)
+def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None:
+    scheduler = create_scheduler(sgd(0.5), **arguments)
+    assert scheduler.schedules == {"lr": schedule}
+    assert scheduler.get_last_lr() == [0.5 * schedule(0)]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: create_scheduler(sgd(), "cosin", horizon=10),
+            ValueError,
+            "unknown schedule 'cosin'; there are constant, linear, cosine; did you mean 'cosine'?",
+        ),
+        (
+            lambda: create_scheduler(sgd(), None, horizon=10),
+            ValueError,
+            "unknown schedule None; there are constant, linear, cosine",
+        ),
+        (
+            lambda: create_scheduler(sgd(), "constant", horizon=10, end=0.1),
+            TypeError,
+            "unknown argument 'end' for Constant; it takes warmup",
+        ),
+        (
+            lambda: create_scheduler(sgd(), "cosine", horizon=10, warmpu=3),
+            TypeError,
+            "unknown argument 'warmpu' for Cosine; it takes horizon, warmup, end; did you mean 'warmup'?",
+        ),
+        (
+            lambda: create_scheduler(sgd(), "linear"),
+            ValueError,
+            "Linear() needs a horizon, the total number of optimizer steps: give horizon= to the schedule or to its "
+            "scheduler, or call resolve(horizon)",
+        ),
+        (
+            lambda: create_scheduler(sgd(), Cosine(), horizon=10, warmup=3, end=0.1),
+            TypeError,
+            "Cosine() carries its own arguments: give warmup, end to it, not beside it",
+        ),
+    ],
+)
+def test_create_scheduler_errors(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        make()
