@@ -24,6 +24,8 @@ _gradient_of = attrgetter("grad")
 _dtype_of = attrgetter("dtype")
 _is_contiguous = Tensor.is_contiguous
 _size_of = Tensor.numel
+_layout_of = attrgetter("layout")
+_DENSE = {torch.strided}
 
 
 class Bucket:
@@ -33,35 +35,34 @@ class Bucket:
         self.engine = engine
         self.batch = batch
         self.parameters = parameters
-        self.sizes = list(map(_size_of, parameters))
+        self._sizes = list(map(_size_of, parameters))
         self._dtypes = set(map(_dtype_of, parameters))
+        self._slots = [(slot, list(map(id, self._slot(slot)))) for slot in batch.tensor_slots]
         self._complex = parameters[0].is_complex()
-        self._needs_one_layout = engine.name == "fused"
 
     def still_holds(self) -> bool:
         """Whether weights and slots are the tensors that the batch was made of."""
-        if list(map(_size_of, self.parameters)) != self.sizes or set(map(_dtype_of, self.parameters)) != self._dtypes:
-            return False
-        for slot, column in self.batch.columns.items():
-            current = [state.get(slot) for state in self.batch.states]
-            # Complex slots stand in the column as views of pairs of reals.
-            originals = [tensor._base if self._complex else tensor for tensor in column]
-            if list(map(id, current)) != list(map(id, originals)):
-                return False
-        return True
+        return (
+            list(map(_size_of, self.parameters)) == self._sizes
+            and set(map(_dtype_of, self.parameters)) == self._dtypes
+            and all(list(map(id, self._slot(slot))) == ids for slot, ids in self._slots)
+        )
+
+    def _slot(self, slot: str) -> list[Tensor | None]:
+        return [state.get(slot) for state in self.batch.states]
 
     def take_gradients(self, name_of: Callable[[Tensor], str]) -> None:
         """Put the parameters' gradients into the batch, laid out as their weights are."""
         gradients = list(map(_gradient_of, self.parameters))
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            if gradient.layout is not torch.strided:
-                raise ValueError(
-                    f"the gradient of {name_of(parameter)} is {str(gradient.layout).removeprefix('torch.')}, and only dense "
-                    "gradients are supported; make the layer with sparse=False, or call .to_dense() on the gradient"
-                )
+        if set(map(_layout_of, gradients)) != _DENSE:
+            parameter, layout = next((p, p.grad.layout) for p in self.parameters if p.grad.layout is not torch.strided)
+            raise ValueError(
+                f"the gradient of {name_of(parameter)} is {str(layout).removeprefix('torch.')}, and only dense gradients "
+                "are supported; make the layer with sparse=False, or put gradient.to_dense() in its place"
+            )
         if self._complex:
             gradients = list(map(torch.view_as_real, gradients))
-        if self._needs_one_layout:
+        if self.engine.name == "fused":
             weights = self.batch.weights
             if not (all(map(_is_contiguous, gradients)) and all(map(_is_contiguous, weights))):
                 gradients = [_laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]

@@ -11,9 +11,9 @@ import typer
 HELP = "\n\n".join(
     (
         "Train one model under several recipes, and see which gets where, and how fast.",
-        "Every recipe starts from the [bold]same weights[/bold], sees the [bold]same batches[/bold] and was tuned with the "
-        "[bold]same number of tries[/bold]. The result is one [bold]report.html[/bold] that opens offline, and its numbers "
-        "in [bold]results.json[/bold]. Ctrl-C writes the report of what there is.",
+        "Every recipe starts from the [bold]same weights[/bold], sees the [bold]same batches[/bold] and was tuned with "
+        "the [bold]same number of tries[/bold]. The result is one [bold]report.html[/bold] that opens offline, and its "
+        "numbers in [bold]results.json[/bold]. Ctrl-C writes the report of what there is.",
         "Without --task, a byte-level GPT of a million weights learns the Python source of your standard library; that "
         "takes about three minutes on two cores.",
         "[bold]Recipes[/bold]\n"

@@ -142,7 +142,7 @@ def task(seed: int) -> Task:
         batch=batch,
         loss=loss,
         validate=lambda trained: float(loss(trained, validation)),
-        steps=350,
+        steps=300,
     )
 
 

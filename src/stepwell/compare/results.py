@@ -77,7 +77,8 @@ class Row:
     """One line of the results table. None stands for what was not reached or not measured.
 
     `steps_to_baseline` and `seconds_to_baseline` say when the run first was at the baseline's final loss, interpolated
-    between two evaluations; `step_milliseconds` is the median; `optimizer_share` is a share of the time of all steps.
+    between two evaluations; `step_milliseconds` is the median, and `optimizer_share` the ratio of the medians of
+    optimizer and step, so that neither depends on a moment when the machine was busy elsewhere.
     """
 
     recipe: str
@@ -142,18 +143,18 @@ class Comparison:
 
 
 def _row(run: RunResult, target: float | None) -> Row:
-    step, seconds = first_reach(run.evaluations, target) if target is not None else (None, None)
-    total = sum(run.step_seconds)
+    reached, seconds = first_reach(run.evaluations, target) if target is not None else (None, None)
+    step = statistics.median(run.step_seconds) if run.step_seconds else 0.0
     return Row(
         recipe=run.recipe,
         title=run.title,
         status=run.status,
         steps=run.steps,
         final_loss=run.final_loss,
-        steps_to_baseline=step,
+        steps_to_baseline=reached,
         seconds_to_baseline=seconds,
-        step_milliseconds=statistics.median(run.step_seconds) * 1e3 if run.step_seconds else None,
-        optimizer_share=sum(run.optimizer_seconds) / total if total > 0 else None,
+        step_milliseconds=step * 1e3 if step else None,
+        optimizer_share=statistics.median(run.optimizer_seconds) / step if step else None,
         state_bytes=run.state_bytes,
     )
 

@@ -49,10 +49,13 @@ class Batch:
         numbers = ("step", *self.scalar_slots)
         found: list[tuple[Group, dict[str, float], list[int]]] = []
         for group, members in self._members:
-            by_value: dict[tuple[float, ...], list[int]] = {}
-            for index in members:
-                state = self.states[index]
-                by_value.setdefault(tuple([state[number] for number in numbers]), []).append(index)
+            columns = [[self.states[index][number] for index in members] for number in numbers]
+            if all(column.count(column[0]) == len(column) for column in columns):  # as a rule, all are in step
+                by_value = {tuple([column[0] for column in columns]): members}
+            else:
+                by_value = {}
+                for index, values in zip(members, zip(*columns, strict=True), strict=True):
+                    by_value.setdefault(values, []).append(index)
             for values, same in by_value.items():
                 scalars = dict(zip(numbers, values, strict=True))
                 found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))

@@ -199,8 +199,8 @@ def protocol(comparison: Comparison) -> list[str]:
         f"same random numbers. Seed {comparison.seed}.",
         "The recipes take turns on the same machine, one at a time, from evaluation to evaluation. Seconds count the "
         "steps alone (batch, loss, backward, optimizer, scheduler), without evaluations and the first compilation.",
-        "Time a step is the median; the optimizer’s share is the time inside optimizer.step(), clipping included, over "
-        "that of whole steps.",
+        "Time a step is the median; the optimizer’s share is the median time inside optimizer.step(), clipping "
+        "included, over that of a step.",
         "Steps and seconds to the baseline’s final loss are read off the validation curve at its first crossing, on "
         "the straight line between two evaluations.",
         f"Gradients are clipped to a global norm of {comparison.clip_norm:g} in every recipe. Optimizer state counts "

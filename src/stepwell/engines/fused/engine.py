@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from stepwell.engines.dense import is_dense
 from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program, trace, trace_total
+from stepwell.engines.fused.threads import run_in_threads
 from stepwell.rules.rule import Rule, flags
 
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing.
@@ -108,8 +108,16 @@ class Fused:
             table[row] = np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
         width = len(kernel.program.reductions)
         partials, reduced = np.zeros((len(layout.owners), width)), np.zeros((len(rows), width))
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-        kernel.run(table, layout.owners, layout.starts, layout.lengths, rows, scalars, layout.counts, partials, reduced)
+        chunks, threads = len(layout.owners), min(torch.get_num_threads(), len(layout.owners))
+        parts = (table, layout.owners, layout.starts, layout.lengths, rows, scalars, layout.counts, partials, reduced)
+        addresses = [array.ctypes.data for array in parts]
+        for number, phase in enumerate(kernel.program.phases):
+            frame = np.array([0, number, chunks, len(rows), len(scalars), *addresses], dtype=np.int64)
+            if threads:
+                run_in_threads(kernel.run, frame.ctypes.data, threads)
+            for position in (kernel.program.position(r) for r in phase.reductions):
+                # Chunk by chunk, in their order: the same bits whatever the number of threads.
+                np.add.at(reduced[:, position], layout.owners, partials[:, position])
         return reduced
 
     def _layout(self, tensors: list[Tensor]) -> Layout:

@@ -1,10 +1,12 @@
-"""Kernels: written once, compiled once a machine, and kept in the user's cache folder.
+"""Kernels: written from a program, compiled once a machine, kept in the user's cache folder.
 
-Numba keeps the machine code beside the source, so a later process on the same machine loads it instead of compiling.
+Numba compiles the source to LLVM's language; the machine code made from that is kept beside the source. A later
+process loads the machine code alone, in some milliseconds, without Numba.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -12,17 +14,20 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-import numba
+import llvmlite
+import llvmlite.binding as llvm
 
-from stepwell.engines.fused import memory, numba_writer
+from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.source import HostScalars, host_function
 
 _LOG = logging.getLogger("stepwell")
+# What calls a kernel: void run(int64 *frame). ctypes lets other Python threads go on meanwhile.
+RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class Kernel:
@@ -32,7 +37,8 @@ class Kernel:
         self.program = program
         self.source = numba_writer.write(program, dtypes)
         self.scalars: HostScalars = host_function(program)
-        self.run: Callable[..., None] = _module(program.name, self.source).run
+        self._engine, address = _machine_code(program.name, self.source)
+        self.run = RUN(address)
 
 
 def cache_folder() -> Path:
@@ -49,16 +55,16 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def _kernel_folder() -> Path:
+def _kernel_folder(cache: Path) -> Path:
     """A folder that can be written to; a temporary one, said once, where the cache folder cannot."""
-    folder = cache_folder() / "kernels"
+    folder = cache / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         _LOG.warning(
-            "kernels are compiled anew in each process: %s cannot be written (%s); set STEPWELL_CACHE_DIR",
+            "kernels are compiled anew in each process, for %s cannot be written (%s); set STEPWELL_CACHE_DIR",
             folder,
             error,
         )
@@ -66,28 +72,62 @@ def _kernel_folder() -> Path:
     return folder
 
 
-def _module(name: str, source: str) -> ModuleType:
-    """The source as a module, from a file whose name holds a digest of all that the machine code depends on."""
-    parts = (source, Path(memory.__file__).read_text(encoding="utf-8"), numba.__version__)
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    module_name = f"stepwell_kernel_{name.replace('.', '_')}_{digest}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    path = _kernel_folder() / f"{module_name}.py"
-    if not path.exists():
-        _write_whole(path, source)
-    specification = importlib.util.spec_from_file_location(module_name, path)
+def _machine_code(name: str, source: str) -> tuple[Any, int]:
+    """The execution engine that holds the code, and the address of `run` in it."""
+    memory = Path(__file__).with_name("memory.py").read_text(encoding="utf-8")
+    machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    digest = hashlib.sha256("\0".join((source, memory, machine, llvmlite.__version__)).encode()).hexdigest()[:16]
+    path = _kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}.py"
+    kept = path.with_suffix(".bin")
+    code = _read(kept)
+    if code is None:
+        _write_whole(path, source.encode())
+        code = _compile(path)
+        _write_whole(kept, hashlib.sha256(code).digest() + code)
+    symbol, _, binary = code.partition(b"\n")
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
+    engine.finalize_object()
+    return engine, engine.get_function_address(symbol.decode())
+
+
+def _compile(path: Path) -> bytes:
+    """The name of the kernel's symbol, a newline, and its machine code. This is what needs Numba."""
+    import numba
+
+    specification = importlib.util.spec_from_file_location(f"stepwell_kernel_{path.stem}", path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    sys.modules[module_name] = module
+    sys.modules[specification.name] = module
     specification.loader.exec_module(module)
-    return module
+    signature = numba.types.void(numba.types.CPointer(numba.types.int64))
+    function = numba.cfunc(signature, error_model="numpy")(module.run)
+    code: bytes = _target_machine().emit_object(llvm.parse_assembly(function.inspect_llvm()))
+    return str(function.native_name).encode() + b"\n" + code
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _target_machine() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, reloc="pic")
+
+
+def _read(path: Path) -> bytes | None:
+    """The code that was kept, or None where there is none or it is damaged."""
+    try:
+        whole = path.read_bytes()
+    except OSError:
+        return None
+    checksum, code = whole[:32], whole[32:]
+    return code if hashlib.sha256(code).digest() == checksum else None
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     """Write the file so that another process sees it whole or not at all."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
     Path(temporary).replace(path)

@@ -34,6 +34,19 @@ def _pointer(name: str, element: Any) -> Any:
 float64_at = _pointer("float64_at", types.float64)
 float32_at = _pointer("float32_at", types.float32)
 uint16_at = _pointer("uint16_at", types.uint16)
+int64_at = _pointer("int64_at", types.int64)
+
+
+@intrinsic
+def next_chunk(typing_context: Any, counter: Any) -> Any:
+    """The number of the next chunk that no thread has taken: reads the counter and adds one to it, at once."""
+    del typing_context
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.atomic_rmw("add", arguments[0], ir.IntType(64)(1), "monotonic")
+
+    return types.int64(counter), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

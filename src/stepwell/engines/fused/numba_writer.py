@@ -27,9 +27,10 @@ _BLOCK = 1024
 
 _HEADER = '''"""{name}, for {dtypes}.
 
-Written by stepwell from the trace of the rule. `table` holds the addresses of all tensors, one row an array; a chunk
-is `sizes[i]` elements of tensor `owners[i]` from element `starts[i]` on; `rows` says which row of `scalars` a tensor
-uses.
+Written by stepwell from the trace of the rule. `run` gets the address of a frame: a counter of the chunks taken, the
+phase, the numbers of chunks, tensors and rows of scalars, and addresses. `table` holds the addresses of all tensors, one row an array; a
+chunk is `sizes[i]` elements of tensor `owners[i]` from element `starts[i]` on; `rows` says which row of `scalars` a
+tensor uses.
 """
 
 import math
@@ -42,6 +43,8 @@ from stepwell.engines.fused.memory import (
     float64_at,
     from_bfloat16,
     from_float16,
+    int64_at,
+    next_chunk,
     to_bfloat16,
     to_float16,
     uint16_at,
@@ -53,7 +56,7 @@ FAST = {fast}
 
 
 def write(program: Program, dtypes: Mapping[str, str]) -> str:
-    """The source of a module whose `run` works the program out.
+    """The source of a module whose `run` works one phase of the program out, as `frames.Frame` describes it.
 
     Args:
         program: what to write.
@@ -97,7 +100,7 @@ def _phase(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
         for index, node in enumerate(program.scalars)
         if node.index in used
     ]
-    totals = [_position(program, r) for r in phase.reductions]
+    totals = [program.position(r) for r in phase.reductions]
     body = [f"{name}_ = {_READERS[dtypes[name]].format(f'{name}[i]')}" for name in phase.loads]
     body += writer.lines
     body += [f"{name}[i] = {_WRITERS[dtypes[name]].format(writer.text(e))}" for name, e in phase.stores]
@@ -110,38 +113,55 @@ def _phase(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
 
 
 def _driver(program: Program, dtypes: Mapping[str, str], compute: str) -> str:
+    """One phase over all chunks, by as many threads as call it: each takes the next chunk that nobody has taken."""
+    arrays, scalars, reductions = len(program.arrays), len(program.scalars), max(1, len(program.reductions))
     lines = [
-        '@numba.njit(parallel=True, cache=True, nogil=True, error_model="numpy")',
-        "def run(table, owners, starts, sizes, rows, scalars, counts, partials, reduced):",
+        "def run(address):",
+        "    frame = numba.carray(address, 14)",
+        "    phase, chunks, tensors, classes = frame[1], frame[2], frame[3], frame[4]",
+        f"    table = numba.carray(int64_at(frame[5]), ({arrays}, tensors))",
+        "    owners = numba.carray(int64_at(frame[6]), chunks)",
+        "    starts = numba.carray(int64_at(frame[7]), chunks)",
+        "    sizes = numba.carray(int64_at(frame[8]), chunks)",
+        "    rows = numba.carray(int64_at(frame[9]), tensors)",
+        f"    scalars = numba.carray(float64_at(frame[10]), (classes, {max(1, scalars)}))",
     ]
-    for number, phase in enumerate(program.phases):
+    if program.reductions:
         lines += [
-            "    for chunk in numba.prange(owners.size):",
-            "        owner, start, size = owners[chunk], starts[chunk], sizes[chunk]",
-            "        row = rows[owner]",
-            *(f"        {line}" for line in _per_tensor_lines(program, phase)),
+            "    counts = numba.carray(float64_at(frame[11]), tensors)",
+            f"    partials = numba.carray(float64_at(frame[12]), (chunks, {reductions}))",
+            f"    reduced = numba.carray(float64_at(frame[13]), (tensors, {reductions}))",
+        ]
+    for number, phase in enumerate(program.phases):
+        body = [
+            "owner, start, size = owners[chunk], starts[chunk], sizes[chunk]",
+            "row = rows[owner]",
+            *_per_tensor_lines(program, phase),
         ]
         arguments = [*_arrays(phase), "size", "scalars[row]"]
         arguments += [f"np.{compute}(t{node.index})" for node in _per_tensor_used(phase)]
         call = f"phase{number}({', '.join(arguments)})"
-        if not phase.reductions:
-            lines += [f"        {line}" for line in _views(program, phase, dtypes)]
-            lines.append(f"        {call}")
-            continue
-        totals = [_position(program, r) for r in phase.reductions]
-        # A block is summed in the numbers computed with, which fill a vector; the blocks' sums are added in float64.
-        lines += [f"        sum{t} = 0.0" for t in totals]
+        if phase.reductions:
+            totals = [program.position(r) for r in phase.reductions]
+            # A block is summed in the numbers computed with, which fill a vector; the blocks' sums add up in float64.
+            body += [
+                *(f"sum{t} = 0.0" for t in totals),
+                "end = start + size",
+                f"for start in range(start, end, {_BLOCK}):",
+                f"    size = min({_BLOCK}, end - start)",
+                *(f"    {line}" for line in _views(program, phase, dtypes)),
+                f"    totals = {call}",
+                *(f"    sum{t} += np.float64(totals[{index}])" for index, t in enumerate(totals)),
+                *(f"partials[chunk, {t}] = sum{t}" for t in totals),
+            ]
+        else:
+            body += [*_views(program, phase, dtypes), call]
         lines += [
-            "        end = start + size",
-            f"        for start in range(start, end, {_BLOCK}):",
-            f"            size = min({_BLOCK}, end - start)",
-            *(f"            {line}" for line in _views(program, phase, dtypes)),
-            f"            totals = {call}",
-            *(f"            sum{t} += np.float64(totals[{index}])" for index, t in enumerate(totals)),
-            *(f"        partials[chunk, {t}] = sum{t}" for t in totals),
-            # Chunk by chunk, in their order: the same bits whatever the number of threads.
-            "    for chunk in range(owners.size):",
-            *(f"        reduced[owners[chunk], {t}] += partials[chunk, {t}]" for t in totals),
+            f"    if phase == {number}:",
+            "        chunk = next_chunk(address)",
+            "        while chunk < chunks:",
+            *(f"            {line}" for line in body),
+            "            chunk = next_chunk(address)",
         ]
     return "\n".join(lines) + "\n"
 
@@ -166,7 +186,7 @@ def _per_tensor_lines(program: Program, phase: Phase) -> list[str]:
     """What is worked out once a tensor, in float64."""
     scalars = {node.index: f"scalars[row, {index}]" for index, node in enumerate(program.scalars)}
     leaves = {
-        node.index: "counts[owner]" if node.operation == "count" else f"reduced[owner, {_position(program, node)}]"
+        node.index: "counts[owner]" if node.operation == "count" else f"reduced[owner, {program.position(node)}]"
         for node in phase.per_tensor
         if node.operation in ("count", "total")
     }
@@ -178,10 +198,6 @@ def _per_tensor_lines(program: Program, phase: Phase) -> list[str]:
     writer = Writer(_FUNCTIONS, lambda value: _constant(value, "float64"), leaf, "t")
     writer.write(phase.per_tensor, used)
     return writer.lines + [f"t{node.index} = {leaves[node.index]}" for node in used if node.index in leaves]
-
-
-def _position(program: Program, reduction: Expression) -> int:
-    return [r.index for r in program.reductions].index(reduction.index)
 
 
 def _constant(value: float | bool, compute: str) -> str:

@@ -45,6 +45,10 @@ class Program:
     reductions: tuple[Expression, ...]
     phases: tuple[Phase, ...]
 
+    def position(self, reduction: Expression) -> int:
+        """Which of the reductions this is."""
+        return [known.index for known in self.reductions].index(reduction.index)
+
     def bytes_per_element(self, sizes: Mapping[str, int]) -> int:
         """The bytes that the phases load and store for each element, `sizes` being bytes a number by array."""
         return sum(

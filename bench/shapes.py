@@ -1,0 +1,95 @@
+"""The tensors that are stepped over."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+Shape = tuple[int, ...]
+
+_WIDTH, _LAYERS, _VOCABULARY, _CONTEXT = 768, 12, 50_257, 1_024
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A list of tensors by shape, and what to call it."""
+
+    name: str
+    title: str
+    shapes: tuple[Shape, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers they hold."""
+        return sum(map(math.prod, self.shapes))
+
+
+# The matrices of one layer of GPT-2, as (inputs, outputs): attention in and out, feed-forward in and out.
+_HIDDEN: tuple[Shape, ...] = (
+    (_WIDTH, 3 * _WIDTH),
+    (_WIDTH, _WIDTH),
+    (_WIDTH, 4 * _WIDTH),
+    (4 * _WIDTH, _WIDTH),
+)
+_NORM: tuple[Shape, ...] = ((_WIDTH,), (_WIDTH,))
+_LAYER = (
+    *_NORM,
+    *(shape for matrix in _HIDDEN[:2] for shape in (matrix, matrix[1:])),
+    *_NORM,
+    *(shape for matrix in _HIDDEN[2:] for shape in (matrix, matrix[1:])),
+)
+
+GPT2 = Shapes(
+    "gpt2",
+    "GPT-2 small",
+    ((_VOCABULARY, _WIDTH), (_CONTEXT, _WIDTH), *_LAYER * _LAYERS, *_NORM),
+)
+SMALL = Shapes("small", "300 tensors of 768", ((768,),) * 300)
+SQUARE = Shapes("square", "one matrix of 4096 × 4096", ((4096, 4096),))
+SHAPES = {shapes.name: shapes for shapes in (GPT2, SMALL, SQUARE)}
+
+# Matrices for Muon, the most work first. Where bfloat16 products are slow, fewer and smaller ones have to do.
+HIDDEN = (
+    Shapes("hidden", "the 48 hidden matrices of GPT-2 small", _HIDDEN * _LAYERS),
+    Shapes("hidden", "the 4 hidden matrices of one layer of GPT-2 small", _HIDDEN),
+    Shapes("hidden", "4 matrices of 768 × 768", ((768, 768),) * 4),
+    Shapes("hidden", "4 matrices of 512 × 512", ((512, 512),) * 4),
+    Shapes("hidden", "4 matrices of 256 × 256", ((256, 256),) * 4),
+    Shapes("hidden", "2 matrices of 256 × 256", ((256, 256),) * 2),
+)
+
+
+def newton_schulz_work(shapes: Shapes, steps: int = 5) -> float:
+    """Floating-point operations of the direct Newton–Schulz iteration: XXᵀ, its square, and the product with X."""
+    sides = [sorted(shape) for shape in shapes.shapes]
+    return sum(steps * (4.0 * rows * rows * cols + 2.0 * rows**3) for rows, cols in sides)
+
+
+def hidden_matrices(seconds_a_step: float, device: torch.device) -> tuple[Shapes, str]:
+    """The matrices for Muon whose products in bfloat16 take at most so long on this device, and a note that says so."""
+    rate = bfloat16_rate(device)
+    whole = HIDDEN[0]
+    chosen = next((s for s in HIDDEN if newton_schulz_work(s) <= rate * seconds_a_step), HIDDEN[-1])
+    if chosen is whole:
+        return chosen, ""
+    return chosen, (
+        f"{chosen.title} stand for {whole.title}: bfloat16 products run at {rate / 1e9:.3g} GFLOP/s here, so that a "
+        f"step over all of them would take a peer {newton_schulz_work(whole) / rate:.0f} s"
+    )
+
+
+def bfloat16_rate(device: torch.device) -> float:
+    """Floating-point operations a second in a bfloat16 matrix product, measured."""
+    size = 256
+    while True:
+        matrix = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+        float((matrix @ matrix)[0, 0])
+        start = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # reading a number waits for the device
+        seconds = time.perf_counter() - start
+        if seconds > 5e-3 or size >= 4096:
+            return 2 * size**3 / seconds
+        size *= 2

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stepwell
+from stepwell.compare.recipes import Recipe
+from stepwell.compare.task import Task
+
+
+class Weight(nn.Module):
+    """One number w, with the loss w²/2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0]))
+
+
+def half_square(model: nn.Module, _batch: Any) -> Tensor:
+    return 0.5 * (model.w**2).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainSGD(Recipe):
+    """SGD at a constant rate, so that every number can be worked out by hand."""
+
+    def build(self, model: nn.Module, settings: Any, steps: int) -> Any:
+        optimizer = stepwell.SGD(model.parameters(), lr=settings["lr"])
+        return optimizer, stepwell.create_scheduler(optimizer, "constant", horizon=steps)
+
+
+@pytest.fixture
+def sgd() -> Recipe:
+    return PlainSGD(name="sgd", title="SGD", optimizer="sgd", schedule="constant", warmup=0.0, space=())
+
+
+@pytest.fixture
+def weight_task() -> Callable[..., Task]:
+    def make(**changes: Any) -> Task:
+        fields: dict[str, Any] = {
+            "name": "weight",
+            "model": Weight,
+            "batch": lambda step: step,
+            "loss": half_square,
+            "validate": lambda model: float(model.w),
+        }
+        return Task(**(fields | changes))
+
+    return make

@@ -1,0 +1,129 @@
+"""What the conformance suite crosses: rules with their flags, engines, dtypes, and how near they have to come.
+
+A rule that is registered is here by itself, with its defaults. `VARIANTS` names the flags of a rule that change its
+arithmetic or its slots; `SETTINGS` gives numbers that make a few steps tell (defaults are often too gentle to show a
+mistake in four steps).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stepwell.algebra.matrices import working_dtype
+from stepwell.rules import Rule
+from stepwell.rules.registry import rule_class, rule_names
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "SGD": {"lr": 0.05, "weight_decay": 0.1},
+    "Adam": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1},
+    "AdamW": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.2},
+    "Lion": {"lr": 0.02, "betas": (0.8, 0.9), "weight_decay": 0.5},
+    "LAMB": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1},
+    "Muon": {"lr": 0.05, "momentum": 0.8},
+    "ScheduleFreeSGD": {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 3},
+    "ScheduleFreeAdamW": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "warmup_steps": 3, "r": 1.0},
+}
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "SGD": {
+        "momentum": {"momentum": 0.8, "dampening": 0.3},
+        "nesterov": {"momentum": 0.8, "nesterov": True},
+        "decoupled": {"momentum": 0.8, "decay": "decoupled"},
+    },
+    "Adam": {"amsgrad": {"amsgrad": True}},
+    "AdamW": {"amsgrad": {"amsgrad": True}},
+    "Muon": {"plain": {"nesterov": False}, "match_rms_adamw": {"adjust_lr_fn": "match_rms_adamw"}},
+}
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+# How far weights of size 1 may be from the float64 reference after a few steps: the rounding of each stored number
+# (half an ulp: 1e-16, 6e-8, 4e-3, 5e-4), a few times over.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 3e-2, torch.float16: 3e-3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule with its hyper-parameters, under a name for the test's report."""
+
+    name: str
+    rule: Rule
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The engines that are different for this rule: matrix rules have one of their own."""
+        return ("reference", "auto") if self.rule.acts_on == "matrices" else ("reference", "foreach", "fused")
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes that the rule takes; the smallest has no element, the largest more than one block of a reduction."""
+        if self.rule.acts_on == "matrices":
+            return ((4, 3), (3, 7), (2, 4, 4), (4, 3), (70, 66), (0, 3))
+        return ((), (0,), (5,), (4, 3), (2, 3, 4, 2), (1500,))
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """How far a weight of size 1 may be from the float64 reference."""
+        if self.rule.acts_on == "matrices" and dtype != torch.float64:
+            # Newton–Schulz carries the rounding of the dtype it multiplies in through five steep polynomials.
+            multiplied_in = working_dtype(torch.device("cpu"), dtype)
+            return max(TOLERANCE[dtype], {torch.bfloat16: 2e-2, torch.float32: 1e-5}[multiplied_in])
+        return TOLERANCE[dtype]
+
+    def but(self, **values: Any) -> Case:
+        """The same case with other hyper-parameters."""
+        return Case(self.name, type(self.rule)(**{**self.rule.values(), **values}))
+
+
+def _cases() -> list[Case]:
+    found = []
+    for name in rule_names():
+        kind = rule_class(name)
+        if not kind.__module__.startswith("stepwell."):
+            continue  # a rule that a test has defined
+        settings = SETTINGS.get(name, {})
+        found.append(Case(name, kind(**settings)))
+        variants = VARIANTS.get(name, {})
+        found += [Case(f"{name}-{flag}", kind(**settings, **values)) for flag, values in variants.items()]
+    return found
+
+
+CASES = _cases()
+PLAIN_CASES = [case for case in CASES if "-" not in case.name]
+
+
+def rows(cases: list[Case], **conditions: Any) -> pytest.MarkDecorator:
+    """Parametrize a test with `case`."""
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases])
+
+
+def rows_and_engines(cases: list[Case], *, reference: bool = True) -> pytest.MarkDecorator:
+    """Parametrize a test with `case` and `engine`, for every engine that serves the case."""
+    pairs = [
+        pytest.param(case, engine, id=f"{case.name}-{engine}")
+        for case in cases
+        for engine in case.engines
+        if reference or engine != "reference"
+    ]
+    return pytest.mark.parametrize(("case", "engine"), pairs)
+
+
+def acting_on(*kinds: str, among: list[Case] = CASES) -> list[Case]:
+    """The cases whose rule acts on elements, tensors, or matrices."""
+    return [case for case in among if case.rule.acts_on in kinds]
+
+
+def assert_near(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    """Numbers within `tolerance`, relative for those above 1 and absolute for those below; NaN where NaN is."""
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.double(), e.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def assert_same_bits(actual: list[Tensor], expected: list[Tensor]) -> None:
+    """The very same numbers, NaN included."""
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
