@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -19,6 +20,8 @@ OURS = "stepwell"
 
 # A function of the imported module, the parameters, and the rule whose hyper-parameters it takes over.
 Factory = Callable[[Any, list[Any], Any], Any]
+# From parameters to an optimizer.
+Build = Callable[[list[Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,16 @@ def peers_of(subject: Subject) -> tuple[Peer, ...]:
     return tuple(peer for peer in PEERS if subject.name in peer.subjects)
 
 
-def ours(parameters: list[Any], rule: Rule, device: torch.device) -> stepwell.Optimizer:
-    """Our optimizer. On a CPU it insists on the fused engine, so that no fallback is measured in its name."""
-    insists = device.type == "cpu" and rule.acts_on != "matrices"
-    return stepwell.Optimizer(parameters, rule, engine="fused" if insists else "auto")
+def entrants(subject: Subject, device: torch.device) -> tuple[dict[str, Build], dict[str, str]]:
+    """Who builds an optimizer for this subject, by name, stepwell first; and who cannot, with the reason."""
+    # On a CPU we insist on the fused engine, so that no fallback is measured in its name.
+    insist = device.type == "cpu" and subject.rule.acts_on != "matrices"
+    rule = subject.rule
+    found: dict[str, Build] = {OURS: lambda p: stepwell.Optimizer(p, rule, engine="fused" if insist else "auto")}
+    missing: dict[str, str] = {}
+    for peer in peers_of(subject):
+        if problem := peer.problem():
+            missing[peer.name] = problem
+        else:
+            found[peer.name] = functools.partial(peer.build, rule=rule)
+    return found, missing

@@ -22,7 +22,7 @@ _LONG_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds: the first step of all, which may compile, and the median of a turn's steps, for each round."""
+    """Milliseconds a step: the first of all, which may compile, and for each round the median of a turn's steps."""
 
     first: float
     rounds: tuple[float, ...]
@@ -33,10 +33,49 @@ class Timing:
         return statistics.median(self.rounds)
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+@dataclass(frozen=True)
+class Runner:
+    """A step that has been taken twice, and the seconds that this took."""
+
+    step: Step
+    first: float
+    second: float
+
+
+def warmed_up(step: Step, device: torch.device) -> Runner:
+    """Take the first two steps."""
+    return Runner(step, timed(step, device), timed(step, device))
+
+
+def take_turns(
+    runners: Mapping[str, Runner], rounds: int, device: torch.device, after: Callable[[str], object] = lambda _: None
+) -> dict[str, Timing]:
+    """Time each step in turn (A B C A B C …).
+
+    A turn begins with an untimed step, so that the caches hold what steps in a row leave in them, and goes on with as
+    many timed ones as fill 20 ms, at least one.
+
+    Args:
+        runners: what to time, by name.
+        rounds: turns of each.
+        device: what to wait for before a clock is read.
+        after: called with the name after each turn, untimed.
+    """
+    usual = {name: runner.second for name, runner in runners.items()}
+    turns: dict[str, list[float]] = {name: [] for name in runners}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, runner in runners.items():
+                if usual[name] < _LONG_SECONDS:
+                    usual[name] = timed(runner.step, device)
+                count = max(1, min(_MOST_STEPS, math.ceil(_TURN_SECONDS / usual[name])))
+                turns[name].append(1e3 * statistics.median(timed(runner.step, device) for _ in range(count)))
+                after(name)
+    finally:
+        gc.enable()
+    return {name: Timing(1e3 * runner.first, tuple(turns[name])) for name, runner in runners.items()}
 
 
 def timed(step: Step, device: torch.device) -> float:
@@ -48,36 +87,7 @@ def timed(step: Step, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def take_turns(
-    steps: Mapping[str, Step], rounds: int, device: torch.device, after: Callable[[str], object] = lambda _: None
-) -> dict[str, Timing]:
-    """Time each step in turn (A B C A B C …).
-
-    Each warms up with two steps. In each round its turn begins with an untimed step, which leaves the caches as steps
-    in a row find them, and as many timed ones as fill 20 ms.
-
-    Args:
-        steps: what to time, by name.
-        rounds: turns of each.
-        device: what to wait for before a clock is read.
-        after: called with the name after each turn, untimed.
-    """
-    first: dict[str, float] = {}
-    usual: dict[str, float] = {}
-    for name, step in steps.items():
-        first[name], usual[name] = timed(step, device), timed(step, device)
-        after(name)
-    turns: dict[str, list[float]] = {name: [] for name in steps}
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            for name, step in steps.items():
-                if usual[name] < _LONG_SECONDS:
-                    usual[name] = min(usual[name], timed(step, device))
-                count = min(_MOST_STEPS, math.ceil(_TURN_SECONDS / usual[name]))
-                turns[name].append(statistics.median(timed(step, device) for _ in range(count)) * 1e3)
-                after(name)
-    finally:
-        gc.enable()
-    return {name: Timing(first[name] * 1e3, tuple(turns[name])) for name in steps}
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -8,6 +8,12 @@ import pytest
 import torch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors gain nothing from threads, and threads that wait for each other make a busy machine crawl."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """`torch.set_num_threads`, put back after the test."""

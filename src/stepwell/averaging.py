@@ -61,8 +61,8 @@ def recognise(group: Mapping[str, Any], state: Mapping[Tensor, State], saved: li
 
 def _strangers(how: str) -> str:
     return (
-        f"the model's weights are neither those that this optimizer state was saved with nor their average ({how}); load "
-        "the weights of the same checkpoint, or, to go on with these, delete 'fingerprint' from its param_groups"
+        f"the model's weights are neither those that this optimizer state was saved with nor their average ({how}); "
+        "load the weights of the same checkpoint, or, to go on with these, delete 'fingerprint' from its param_groups"
     )
 
 

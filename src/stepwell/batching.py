@@ -55,10 +55,11 @@ class Bucket:
         """Put the parameters' gradients into the batch, laid out as their weights are."""
         gradients = list(map(_gradient_of, self.parameters))
         if set(map(_layout_of, gradients)) != _DENSE:
-            parameter, layout = next((p, p.grad.layout) for p in self.parameters if p.grad.layout is not torch.strided)
+            pairs = zip(self.parameters, map(_layout_of, gradients), strict=True)
+            parameter, layout = next(pair for pair in pairs if pair[1] is not torch.strided)
             raise ValueError(
-                f"the gradient of {name_of(parameter)} is {str(layout).removeprefix('torch.')}, and only dense gradients "
-                "are supported; make the layer with sparse=False, or put gradient.to_dense() in its place"
+                f"the gradient of {name_of(parameter)} is {str(layout).removeprefix('torch.')}, and only dense "
+                "gradients are supported; make the layer with sparse=False, or put gradient.to_dense() in its place"
             )
         if self._complex:
             gradients = list(map(torch.view_as_real, gradients))

@@ -16,7 +16,7 @@ from stepwell.engines.choice import fused
 def squared_norms(buckets: list[Bucket]) -> dict[int, float]:
     """‖g‖² of each parameter's gradient, in float64, by the parameter's id: one read of the gradients, no write."""
     norms: dict[int, float] = {}
-    for _, same in _by_kind(buckets).items():
+    for same in _by_kind(buckets).values():
         parameters = [p for bucket in same for p in bucket.parameters]
         gradients = [g for bucket in same for g in bucket.batch.gradients]
         engine = fused() if all(bucket.engine.name in ("fused", "matrices") for bucket in same) else None

@@ -81,13 +81,14 @@ def _matched(index: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> 
         unexpected = sorted(set(saved_names) - set(names))
         if missing or unexpected:
             raise ValueError(
-                f"group {group.get('name', index)!r} of the state dict holds other parameters: missing {_few(missing)}, "
-                f"unexpected {_few(unexpected)}"
+                f"group {group.get('name', index)!r} of the state dict holds other parameters: "
+                f"missing {_few(missing)}, unexpected {_few(unexpected)}"
             )
         return [(parameter, key_of[name]) for name, parameter in zip(names, parameters, strict=True)]
     if len(parameters) != len(keys):
         raise ValueError(
-            f"group {group.get('name', index)!r} of the state dict has {len(keys)} parameters, this optimizer's has {len(parameters)}"
+            f"group {group.get('name', index)!r} of the state dict has {len(keys)} parameters, "
+            f"this optimizer's has {len(parameters)}"
         )
     return list(zip(parameters, keys, strict=True))
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -127,7 +127,7 @@ class Optimizer(torch.optim.Optimizer):
                 engine_for("fused", self.rule, torch.view_as_real(p) if p.is_complex() else p)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step. Returns what the closure returns, which is called with gradients enabled."""
         loss = None
         if closure is not None:
@@ -240,13 +240,13 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch has it: tensors and plain values only, under torch's slot names."""
-        packed = cast("dict[str, Any]", super().state_dict())
+        packed = super().state_dict()
         for group, saved in zip(self.param_groups, packed["param_groups"], strict=True):
             if "holds" in group:
                 saved["fingerprint"] = averaging.fingerprint(group)
         return packed
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state dict of ours or of the torch optimizer of the same rule. A failed load changes nothing.
 
         Parameters are matched by name where both sides have names, else in order. Slots keep their dtype. How to run

@@ -85,9 +85,18 @@ def test_turns_change_nothing():
 
 def test_the_seed_draws_weights_and_batches():
     one, other = (Run(dropout_task(), RECIPES["adamw"], ADAMW, steps=2, seed=seed) for seed in (1, 2))
-    one.advance(2)
-    other.advance(2)
-    assert one.result.train_loss != other.result.train_loss
+    assert not torch.equal(one.model[0].weight, other.model[0].weight)
+    drawn = []
+
+    def batch(step):
+        drawn.append(torch.randn(4))
+        return torch.randn(16, 4)
+
+    for seed in (1, 2):
+        task = Task(**(vars(dropout_task()) | {"batch": batch}))
+        Run(task, RECIPES["adamw"], ADAMW, steps=2, seed=seed).advance(2)
+    # Seeds and steps each draw their own numbers: four different draws.
+    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 4
 
 
 def test_an_average_of_the_weights_is_what_is_evaluated():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from conformance.cases import CASES, DTYPES, Case, acting_on, assert_near, assert_same_bits, rows, rows_and_engines
@@ -34,7 +36,9 @@ def test_sixteen_bits_are_rounded_once_to_the_nearest(case: Case, dtype: torch.d
 
 
 @rows(acting_on("elements", "tensors"))
-def test_fused_tensors_of_several_chunks(case: Case) -> None:
+def test_fused_tensors_of_several_chunks(case: Case, set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
+
     # Chunks are 65,536 elements: two and a bit here, and a small tensor before and after. Weights and gradients have
     # the same signs, so that nothing cancels and float32 can be held against float64 at every one of them.
     def run(engine: str, dtype: torch.dtype) -> list[torch.Tensor]:

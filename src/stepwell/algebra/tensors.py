@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.algebra.kinds import Kind
-
 
 def as_tensor_like(x: Tensor | float, *others: Tensor | float) -> Tensor:
     """x as a tensor of the device and dtype of the first tensor among the others."""
@@ -69,11 +67,10 @@ class Tensors:
         return _floating(x).mean()
 
 
-_TENSORS = Tensors()
+_TENSORS: Any = Tensors()
 
 
-def kind_for(root: str) -> Kind:
+def kind_for(root: str) -> Any:
     """The kind for tensors (`root` is the name of the library that was asked for)."""
     assert root == "torch"
-    kind: Any = _TENSORS
-    return kind
+    return _TENSORS

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stepwell.compare.task import Task, TaskError
+from stepwell.compare.task import Task, TaskError, seed_of
 
 CONTEXT = 128
 SEQUENCES = 8  # a batch is 8 × 128 = 1,024 bytes
@@ -122,7 +122,7 @@ def task(seed: int) -> Task:
 
     def batch(step: int) -> Tensor:
         # A generator of its own for every step: the batch depends on the seed and the step and on nothing else.
-        generator = torch.Generator().manual_seed((seed << 32) + step)
+        generator = torch.Generator().manual_seed(seed_of(seed, step))
         return crops(train, torch.randint(len(train) - CONTEXT, (SEQUENCES,), generator=generator))
 
     def loss(model: nn.Module, text: Tensor) -> Tensor:

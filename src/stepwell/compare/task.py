@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from stepwell.naming import nearest
@@ -80,6 +81,11 @@ class Task:
                     raise TaskError(f"Task.steps must be a whole number of at least 1, got {value!r}")
             elif not isinstance(value, str):
                 raise TaskError(f"Task.{field.name} must be a string, got {value!r}")
+
+
+def seed_of(seed: int, step: int) -> int:
+    """A seed for one step. torch's CPU generator reads 32 bits of a seed, so the two numbers are mixed into as many."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
 
 
 def load_task(spec: str, seed: int) -> Task:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from stepwell.compare.recipes import Recipe, RecipeError, Settings
 from stepwell.compare.results import Evaluation, Group, RunResult
-from stepwell.compare.task import Task, TaskError, blame
+from stepwell.compare.task import Task, TaskError, blame, seed_of
 
 
 class Run:
@@ -90,7 +90,7 @@ class Run:
             self.result.diverged_at = self.result.steps
 
     def _step(self, step: int) -> None:
-        torch.manual_seed((self.seed << 32) + step)
+        torch.manual_seed(seed_of(self.seed, step))
         self._wait()
         start = time.perf_counter()
         loss = self._backward(step)

@@ -42,32 +42,32 @@ def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
     engine = fused()
     if engine is not None and engine.serves(weight):
         return engine
+    reason = f"it cannot be loaded ({_why_not})" if engine is None else "it serves dense CPU tensors of floating point"
     if name == "fused":
-        reason = (
-            "Numba is missing"
-            if engine is None
-            else "it serves dense CPU tensors of float64, float32, bfloat16 or float16"
-        )
         raise ValueError(
             f"engine='fused' cannot run a {weight.dtype} parameter of shape {tuple(weight.shape)} with strides "
             f"{weight.stride()} on {weight.device}: {reason}; use engine='auto'"
         )
-    _say_fallback(weight.device.type, str(weight.dtype), engine is None)
+    _say_fallback(weight.device.type, str(weight.dtype), reason)
     return FOREACH
+
+
+_why_not: ImportError | None = None
 
 
 @functools.cache
 def fused() -> Fused | None:
-    """The fused engine, or None (said once, with the reason) where Numba cannot be imported."""
+    """The fused engine, or None where what it needs cannot be imported."""
+    global _why_not
     try:
         from stepwell.engines.fused.engine import Fused
     except ImportError as error:
-        _LOG.warning("the fused engine is off, foreach serves instead: %s", error)
+        _why_not = error
         return None
     return Fused()
 
 
 @functools.cache
-def _say_fallback(device: str, dtype: str, no_numba: bool) -> None:
-    if not no_numba:
-        _LOG.info("foreach serves %s parameters on %s: the fused engine works on dense CPU tensors", dtype, device)
+def _say_fallback(device: str, dtype: str, reason: str) -> None:
+    """Once for each kind of parameter: a fallback is never silent."""
+    _LOG.warning("the foreach engine runs %s parameters on %s, not the fused one: %s", dtype, device, reason)

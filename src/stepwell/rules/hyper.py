@@ -67,7 +67,7 @@ def may_be_flag(annotation: Any) -> bool:
 
 
 def is_flag(annotation: Any, value: Any) -> bool:
-    """Whether a value is plain Python to a rule: a flag, a name, None, a count (annotated `int`), a switch that is off."""
+    """Whether a value is plain Python to a rule: a flag, a name, None, a count (`int`), a switch that is off."""
     if value is None or isinstance(value, (bool, str)):
         return True
     if is_switch(annotation):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from stepwell.naming import nearest
-from stepwell.rules.hyper import NonNegative, is_flag, is_switch, may_be_flag, validated
+from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, validated
 from stepwell.rules.registry import enter
 
 Decay = Literal["coupled", "decoupled"]
@@ -63,7 +63,7 @@ class Rule:
             enter(cls)
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
-        if cls.__dict__.get("__annotations__") and "__dataclass_fields__" not in cls.__dict__:
+        if inspect.get_annotations(cls) and "__dataclass_fields__" not in cls.__dict__:
             raise TypeError(
                 f"decorate {cls.__name__} with @dataclass(frozen=True, kw_only=True): it has fields of its own"
             )
@@ -107,8 +107,9 @@ class Rule:
         known = [slot.name for slot in self.slot_list()]
         for name in returned:
             if name not in known:
+                hint = nearest(name, known)
                 raise TypeError(
-                    f"{type(self).__name__} returns the slot {name!r}, which its `slots` do not declare{nearest(name, known)}"
+                    f"{type(self).__name__} returns the slot {name!r}, which `slots` does not declare{hint}"
                 )
 
     def slot_list(self) -> tuple[Slot, ...]:
@@ -125,36 +126,35 @@ class Rule:
         return {name: getattr(self, name) for name in self.field_names()}
 
 
-@functools.cache
+_HYPER_PARAMETERS: dict[type, dict[str, Any]] = {}
+
+
 def hyper_parameters(rule: type[Rule]) -> dict[str, Any]:
-    """The names and annotations of a rule's fields, in the order of its signature: the class that declares `lr` leads."""
+    """The names and annotations of a rule's fields, in the order of its signature: the class that has `lr` leads."""
+    if rule in _HYPER_PARAMETERS:
+        return _HYPER_PARAMETERS[rule]
     hints = get_type_hints(rule, include_extras=True)
     every = {field.name for field in fields(rule)}
-    leader = next(ancestor for ancestor in rule.__mro__ if "lr" in ancestor.__dict__.get("__annotations__", {}))
+    leader = next(ancestor for ancestor in rule.__mro__ if "lr" in inspect.get_annotations(ancestor))
     ordered: dict[str, Any] = {}
     for ancestor in (leader, *rule.__mro__):
-        for name in ancestor.__dict__.get("__annotations__", {}):
+        for name in inspect.get_annotations(ancestor):
             if name in every:
                 ordered.setdefault(name, hints[name])
+    _HYPER_PARAMETERS[rule] = ordered
     return ordered
-
-
-@functools.cache
-def switches(rule: type[Rule]) -> frozenset[str]:
-    """The hyper-parameters of a rule whose zero is a flag."""
-    return frozenset(name for name, annotation in hyper_parameters(rule).items() if is_switch(annotation))
-
-
-@functools.cache
-def _may_be_flags(rule: type[Rule]) -> tuple[tuple[str, Any], ...]:
-    known = hyper_parameters(rule).items()
-    return tuple((name, annotation) for name, annotation in known if may_be_flag(annotation))
 
 
 def flags(rule: type[Rule], values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The values that are plain Python to the rule, and so decide its arithmetic: flags, choices, None, counts
     (annotated `int`), and switches that are off. All others are numbers that the tracer keeps as symbols."""
-    return tuple([(name, values[name]) for name, kind in _may_be_flags(rule) if is_flag(kind, values[name])])
+    if rule not in _MAY_BE_FLAGS:
+        known = hyper_parameters(rule).items()
+        _MAY_BE_FLAGS[rule] = tuple((name, annotation) for name, annotation in known if may_be_flag(annotation))
+    return tuple([(name, values[name]) for name, kind in _MAY_BE_FLAGS[rule] if is_flag(kind, values[name])])
+
+
+_MAY_BE_FLAGS: dict[type, tuple[tuple[str, Any], ...]] = {}
 
 
 def namespace(values: Mapping[str, Any]) -> SimpleNamespace:

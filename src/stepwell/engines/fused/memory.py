@@ -10,14 +10,14 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba import types
 from numba.extending import intrinsic
 
 
-def _pointer(name: str, element: Any) -> Any:
+def _pointer(element: Any) -> Any:
     """An intrinsic that takes an address (int64) and gives a pointer to `element`."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def pointer(typing_context: Any, address: Any) -> Any:
         del typing_context, address
         signature = types.CPointer(element)(types.int64)
@@ -27,14 +27,13 @@ def _pointer(name: str, element: Any) -> Any:
 
         return signature, generate
 
-    pointer.__name__ = name
     return pointer
 
 
-float64_at = _pointer("float64_at", types.float64)
-float32_at = _pointer("float32_at", types.float32)
-uint16_at = _pointer("uint16_at", types.uint16)
-int64_at = _pointer("int64_at", types.int64)
+float64_at = _pointer(types.float64)
+float32_at = _pointer(types.float32)
+uint16_at = _pointer(types.uint16)
+int64_at = _pointer(types.int64)
 
 
 @intrinsic
@@ -49,7 +48,7 @@ def next_chunk(typing_context: Any, counter: Any) -> Any:
     return types.int64(counter), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _bits(typing_context: Any, number: Any) -> Any:
     """The bits of a float32."""
     del typing_context, number
@@ -61,7 +60,7 @@ def _bits(typing_context: Any, number: Any) -> Any:
     return types.uint32(types.float32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _from_bits(typing_context: Any, bits: Any) -> Any:
     """The float32 of these bits."""
     del typing_context, bits
@@ -73,13 +72,13 @@ def _from_bits(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
-@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(inline="always")
 def from_bfloat16(bits: Any) -> Any:
     """float32 from bfloat16: its upper half."""
     return _from_bits(np.uint32(bits) << np.uint32(16))
 
 
-@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(inline="always")
 def to_bfloat16(number: Any) -> Any:
     """bfloat16 from float32, rounded to nearest, ties to even; NaN stays NaN."""
     bits = _bits(number)
@@ -87,7 +86,7 @@ def to_bfloat16(number: Any) -> Any:
     return np.uint16(rounded) if number == number else np.uint16(0x7FC0)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def from_float16(typing_context: Any, bits: Any) -> Any:
     """float32 from float16."""
     del typing_context, bits
@@ -99,7 +98,7 @@ def from_float16(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.uint16), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def to_float16(typing_context: Any, number: Any) -> Any:
     """float16 from float32, rounded to nearest, ties to even."""
     del typing_context, number

@@ -28,9 +28,9 @@ _BLOCK = 1024
 _HEADER = '''"""{name}, for {dtypes}.
 
 Written by stepwell from the trace of the rule. `run` gets the address of a frame: a counter of the chunks taken, the
-phase, the numbers of chunks, tensors and rows of scalars, and addresses. `table` holds the addresses of all tensors, one row an array; a
-chunk is `sizes[i]` elements of tensor `owners[i]` from element `starts[i]` on; `rows` says which row of `scalars` a
-tensor uses.
+phase, the numbers of chunks, tensors and rows of scalars, and addresses. `table` holds the addresses of all tensors,
+one row an array; a chunk is `sizes[i]` elements of tensor `owners[i]` from element `starts[i]` on; `rows` says which
+row of `scalars` a tensor uses.
 """
 
 import math

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepwell.algebra.tracing import Expression, Graph, Level
-from stepwell.rules.rule import Rule, flags, namespace, switches
+from stepwell.rules.hyper import is_switch
+from stepwell.rules.rule import Rule, flags, hyper_parameters, namespace
 
 WEIGHTS, GRADIENT = "p", "g"
 
@@ -83,6 +84,7 @@ def trace_total(name: str, function: Any) -> Program:
 def symbols(graph: Graph, rule: Rule) -> dict[str, Any]:
     """The hyper-parameters as the tracer sees them: numbers are symbols; flags, choices and counts are themselves."""
     plain = dict(flags(type(rule), rule.values()))
+    known = hyper_parameters(type(rule))
     values: dict[str, Any] = {}
     for name, value in rule.values().items():
         if name in plain:
@@ -90,7 +92,7 @@ def symbols(graph: Graph, rule: Rule) -> dict[str, Any]:
         elif isinstance(value, tuple):
             values[name] = tuple(graph.symbol(f"h.{name}[{index}]") for index in range(len(value)))
         else:
-            values[name] = graph.symbol(f"h.{name}", truth=name in switches(type(rule)))
+            values[name] = graph.symbol(f"h.{name}", truth=is_switch(known[name]))
     return values
 
 
