@@ -6,8 +6,9 @@ what its arithmetic and the optimizer around the kernel cost.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from stepwell.algebra import total
 from stepwell.engines.batch import Batch
@@ -42,9 +43,13 @@ def equal_rule(rule: Rule) -> Rule | None:
     if rule.acts_on == "matrices":
         return None
     slots = tuple(slot.name for slot in rule.slot_list() if not slot.scalar)
-    base = _TwoPasses if rule.acts_on == "tensors" else _OnePass
-    kind: type[Rule] = type(f"{base.__name__.strip('_')}{len(slots)}", (base,), {"slots": slots}, abstract=True)
-    return kind(lr=1e-12)
+    return _with_slots(_TwoPasses if rule.acts_on == "tensors" else _OnePass, slots)
+
+
+@functools.cache
+def _with_slots(base: type[Rule], slots: tuple[str, ...]) -> Rule:
+    kind = type(f"{base.__name__.strip('_')}{len(slots)}", (base,), {"slots": slots}, abstract=True)
+    return cast("Rule", kind(lr=1e-12))
 
 
 def bytes_per_element(rule: Rule, itemsize: int) -> int | None:

@@ -66,28 +66,24 @@ class MemoryRow:
 
 @dataclass(frozen=True)
 class ImportRow:
-    """Seconds to import, in fresh processes."""
+    """Seconds to import one after the other, in fresh processes. stepwell imports Numba only to compile."""
 
     torch: float
     stepwell: float
+    numba: float
 
 
 @dataclass(frozen=True)
 class StartRow:
-    """Seconds from a new process to the second step."""
+    """Seconds in a new process, imports aside. The first step imports Numba where it has to compile."""
 
     rule: str
     shapes: str
     cache: str
-    engine: float
     construct: float
     first_step: float
     second_step: float
-
-    @property
-    def total(self) -> float:
-        """Everything up to the end of the first step."""
-        return self.engine + self.construct + self.first_step
+    needs_numba: bool
 
 
 Row = StepRow | MemoryRow | ImportRow | StartRow

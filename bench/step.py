@@ -38,7 +38,7 @@ def measure_one(subject: Subject, shapes: Shapes, rounds: int, device: torch.dev
     material = Material(shapes, subject.dtype, device)
     makers, missing = entrants(subject, device)
     runners: dict[str, Runner] = {}
-    overwriting = set()
+    overwriting: list[str] = []
     for name, make in makers.items():
         try:
             runners[name] = warmed_up(make(material.parameters).step, device)
@@ -47,7 +47,7 @@ def measure_one(subject: Subject, shapes: Shapes, rounds: int, device: torch.dev
                 raise
             missing[name] = f"fails: {type(error).__name__}: {str(error).splitlines()[0]}"
         if material.overwritten():
-            overwriting.add(name)
+            overwriting.append(name)
             material.restore()
     if trivial := equal_pass(subject.rule, material):
         runners[PASS] = warmed_up(trivial, device)

@@ -264,7 +264,7 @@ class Optimizer(torch.optim.Optimizer):
         self._unrecognised = [
             (group, list(saved["fingerprint"]))
             for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
-            if "holds" in group and saved.get("fingerprint")
+            if saved.get("fingerprint") and any(self.state.get(p) for p in group["params"])
         ]
         self._buckets.forget()
         for hook in self._optimizer_load_state_dict_post_hooks.values():

@@ -107,5 +107,5 @@ def test_json_and_back():
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"format": 2}'])
 def test_json_of_another_kind(text):
-    with pytest.raises(ValueError, match="^results must be of format 1, written by stepwell compare$"):
+    with pytest.raises(ValueError, match=r"^results must be of format 1, written by stepwell compare$"):
         Comparison.from_json(text)

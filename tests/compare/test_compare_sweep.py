@@ -19,7 +19,7 @@ def linear_task(**changes) -> Task:
     made = {
         "name": "linear",
         "model": lambda: nn.Linear(4, 1, bias=False),
-        "batch": lambda step: torch.randn(8, 4),
+        "batch": lambda _step: torch.randn(8, 4),
         "loss": lambda model, x: model(x).square().mean(),
         "validate": lambda model: float(model.weight.square().sum()),
     }
@@ -106,7 +106,7 @@ def test_sweep_json_and_back():
 
 @pytest.mark.parametrize("text", ["[]", '{"format": 7}'])
 def test_sweep_json_of_another_kind(text):
-    with pytest.raises(ValueError, match="^a sweep must be of format 1, written by stepwell compare --sweep$"):
+    with pytest.raises(ValueError, match=r"^a sweep must be of format 1, written by stepwell compare --sweep$"):
         Sweep.from_json(text)
 
 

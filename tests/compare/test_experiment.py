@@ -20,7 +20,7 @@ def linear_task(**changes) -> Task:
     fields = {
         "name": "linear",
         "model": lambda: nn.Linear(4, 1, bias=False),
-        "batch": lambda step: torch.randn(8, 4),
+        "batch": lambda _step: torch.randn(8, 4),
         "loss": lambda model, x: model(x).square().mean(),
         "validate": lambda model: float(model.weight.square().sum()),
     }

@@ -14,8 +14,8 @@ from stepwell.compare.training import make_model
 FIELDS = {
     "model": lambda: nn.Linear(1, 1),
     "batch": lambda step: step,
-    "loss": lambda model, batch: batch,
-    "validate": lambda model: 0.0,
+    "loss": lambda _model, batch: batch,
+    "validate": lambda _model: 0.0,
 }
 
 

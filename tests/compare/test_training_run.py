@@ -18,7 +18,7 @@ def dropout_task() -> Task:
     return Task(
         name="dropout",
         model=lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1)),
-        batch=lambda step: torch.randn(16, 4),
+        batch=lambda _step: torch.randn(16, 4),
         loss=lambda model, x: mse_loss(model(x), x.sum(1, keepdim=True)),
         validate=lambda model: mse_loss(model(torch.ones(1, 4)), torch.full((1, 1), 4.0)).item(),
     )
@@ -32,7 +32,8 @@ def test_losses_and_evaluations_worked_out_by_hand(weight_task, sgd):
     run.advance(3)
     run.evaluate()
     assert run.result.train_loss == pytest.approx([0.5, 0.405, 0.32805])
-    assert [(one.step, one.loss) for one in run.result.evaluations] == [(2, pytest.approx(0.81)), (3, pytest.approx(0.729))]
+    assert [one.step for one in run.result.evaluations] == [2, 3]
+    assert [one.loss for one in run.result.evaluations] == pytest.approx([0.81, 0.729])
     assert run.result.final_loss == pytest.approx(0.729)
     assert run.result.status == "finished"
     assert run.ended
@@ -43,7 +44,8 @@ def test_the_clock_counts_steps_and_the_optimizer_within_them(weight_task, sgd):
     run.advance(4)
     run.evaluate()
     assert len(run.result.step_seconds) == len(run.result.optimizer_seconds) == 4
-    assert all(0 < own < whole for own, whole in zip(run.result.optimizer_seconds, run.result.step_seconds, strict=True))
+    pairs = zip(run.result.optimizer_seconds, run.result.step_seconds, strict=True)
+    assert all(0 < own < whole for own, whole in pairs)
     assert run.result.evaluations[0].seconds == pytest.approx(sum(run.result.step_seconds))
 
 
@@ -66,7 +68,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(weight_task, sgd):
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(weight_task, sgd):
-    run = Run(weight_task(validate=lambda model: math.nan), sgd, {"lr": 0.1}, steps=9, seed=0)
+    run = Run(weight_task(validate=lambda _model: math.nan), sgd, {"lr": 0.1}, steps=9, seed=0)
     run.advance(3)
     run.evaluate()
     assert (run.result.status, run.result.diverged_at) == ("diverged", 3)
@@ -131,7 +133,8 @@ def test_the_groups_and_their_rates():
     run = Run(dropout_task(), RECIPES["adamw"], ADAMW, steps=10, seed=0)
     run.advance(3)
     decayed, undecayed = run.result.groups
-    assert (decayed.rule, decayed.tensors, decayed.weights, decayed.lr, decayed.weight_decay) == ("AdamW", 2, 40, 0.01, 0.1)
+    assert (decayed.rule, decayed.lr) == (undecayed.rule, undecayed.lr) == ("AdamW", 0.01)
+    assert (decayed.tensors, decayed.weights, decayed.weight_decay) == (2, 40, 0.1)
     assert (undecayed.tensors, undecayed.weights, undecayed.weight_decay) == (2, 9, 0.0)
     assert run.result.lr.keys() == {decayed.name, undecayed.name}
     # One step of warm-up in ten, at the peak at the first step after it.
@@ -151,15 +154,15 @@ def test_bytes_of_state():
     ("change", "message"),
     [
         (
-            {"loss": lambda model, batch: 3.0},
+            {"loss": lambda _model, _batch: 3.0},
             "task 'weight': loss must be a scalar that needs a gradient, got float",
         ),
         (
-            {"loss": lambda model, batch: model.w.expand(2)},
+            {"loss": lambda model, _batch: model.w.expand(2)},
             "task 'weight': loss must be a scalar that needs a gradient, got a tensor of shape (2,)",
         ),
         (
-            {"loss": lambda model, batch: torch.tensor(1.0)},
+            {"loss": lambda _model, _batch: torch.tensor(1.0)},
             "task 'weight': loss must be a scalar that needs a gradient, got a tensor that needs none",
         ),
     ],
@@ -174,7 +177,8 @@ def test_an_error_in_the_task_names_its_line(weight_task, sgd):
     def batch(step):
         raise IndexError("no batch left")
 
-    with pytest.raises(TaskError, match=r"^task 'weight' failed: IndexError: no batch left \(test_training_run.py:\d+\)$"):
+    message = r"^task 'weight' failed: IndexError: no batch left \(test_training_run.py:\d+\)$"
+    with pytest.raises(TaskError, match=message):
         Run(weight_task(batch=batch), sgd, {"lr": 0.1}, steps=1, seed=0).advance(1)
 
 
@@ -192,5 +196,5 @@ def test_a_model_of_the_wrong_kind(weight_task, model, message):
 
 
 def test_settings_that_the_optimizer_refuses():
-    with pytest.raises(RecipeError, match="^recipe 'adamw' cannot train this model: .*lr must be"):
+    with pytest.raises(RecipeError, match=r"^recipe 'adamw' cannot train this model: .*lr must be"):
         Run(dropout_task(), RECIPES["adamw"], ADAMW | {"lr": -1.0}, steps=1, seed=0)

@@ -37,7 +37,7 @@ addEventListener("load", () => {
   const tip = chart.closest("figure").querySelector(".tip");
   const shown = tip.hidden ? "" : tip.innerText;
   document.querySelector("[data-toggle='1']").click();
-  const hidden = [...document.querySelectorAll("[data-series='1']")].every((line) => !line.getBoundingClientRect().width);
+  const hidden = [...document.querySelectorAll("[data-series='1']")].every((one) => !one.getBoundingClientRect().width);
   chart.focus();
   chart.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));
   const result = document.createElement("pre");
@@ -48,7 +48,7 @@ addEventListener("load", () => {
     without: tip.innerText,
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
-    charts: document.querySelectorAll("figure svg").length,
+    charts: document.querySelectorAll("figure svg[role=img]").length,
     tables: document.querySelectorAll("table").length,
   });
   document.body.append(result);

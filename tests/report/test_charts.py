@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -105,7 +106,7 @@ def test_labels_are_moved_apart_in_their_order():
 def test_spread_labels_keep_their_distance(places):
     found = charts.spread(places, gap=16, low=0, high=100)
     order = sorted(found)
-    assert all(b - a >= 16 - 1e-9 for a, b in zip(order, order[1:], strict=False))
+    assert all(b - a >= 16 - 1e-9 for a, b in pairwise(order))
     assert all(-1e-9 <= place <= 100 + 1e-9 for place in found)
 
 

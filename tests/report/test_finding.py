@@ -4,7 +4,8 @@ from stepwell.report.finding import caution, finding
 
 
 def test_the_first_to_reach_the_baseline(make_comparison):
-    # 1.6 + 3·e^(−t/20) meets the baseline's last loss, 1.8 + 3·e^(−5) = 1.820214, at t = 52.2; a step takes 1.4 times as long.
+    # 1.6 + 3·e^(−t/20) meets the baseline's last loss, 1.8 + 3·e^(−5) = 1.820214, at t = 52.2, and a step takes 1.4
+    # times as long.
     assert finding(make_comparison(3)) == (
         "Muon + AdamW reached the final loss of AdamW + cosine in 52 % of its steps and 73 % of its seconds."
     )

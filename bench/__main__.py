@@ -1,0 +1,124 @@
+"""`python -m bench step|memory|start|table`, from the root of the repository."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from bench import memory, start, step, table
+from bench.contenders import PEERS
+from bench.machine import this_machine
+from bench.records import RESULTS, Report, Row
+from bench.shapes import GPT2, SHAPES
+from bench.subjects import SUBJECTS
+from stepwell.naming import nearest
+
+_ROUNDS, _QUICK_ROUNDS, _FEWEST_ROUNDS = 9, 3, 7
+_T = TypeVar("_T")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one benchmark, print its table, and keep the result."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.what == "table":
+        print(table.write())
+        return
+    try:
+        subjects = _chosen("rule", given.rules, SUBJECTS)
+        shapes = _chosen("shapes", getattr(given, "shapes", None), SHAPES)
+        device = _device(getattr(given, "device", "cpu"))
+    except ValueError as error:
+        parser.error(str(error))
+    rounds = _QUICK_ROUNDS if given.quick else given.repeats
+    if rounds < 1:
+        parser.error(f"--repeats must be at least 1, got {rounds}")
+    rows: Iterable[Row]
+    settings: dict[str, object] = {"rounds": rounds}
+    if given.what == "step":
+        settings["peers"] = ", ".join(_versions())
+        rows = step.measure(subjects, shapes, rounds, device)
+        whole = not given.rules and not given.shapes and rounds >= _FEWEST_ROUNDS
+    elif given.what == "memory":
+        settings = {"peers": ", ".join(_versions())}
+        rows = memory.measure(subjects, shapes if given.shapes else [GPT2], device)
+        whole = not given.rules and not given.shapes
+    else:
+        settings = {"processes": rounds}
+        rows = start.measure(subjects, rounds)
+        whole = not given.rules and not given.quick
+    report = Report(given.what, this_machine(device), settings, _printed(rows))
+    _keep(report, given.out, whole)
+
+
+def _printed(rows: Iterable[Row]) -> list[Row]:
+    """The rows, each printed as soon as it is there."""
+    found: list[Row] = []
+    heading = ""
+    for row in rows:
+        if table.heading_of(row) != heading:
+            heading = table.heading_of(row)
+            print(f"\n{heading}\n", *table.header(row), sep="\n")
+        print(table.line(row), flush=True)
+        found.append(row)
+    return found
+
+
+def _keep(report: Report, folder: Path | None, whole: bool) -> None:
+    """Save a report. The committed results, and the page made of them, only take whole ones, unless told to."""
+    if folder is None and not whole:
+        print("\nonly a part was measured, so nothing is saved; --out DIR saves it there")
+        return
+    folder = folder or RESULTS
+    print(f"\n{report.save(folder)}")
+    if folder.resolve() == RESULTS.resolve():
+        print(table.write())
+
+
+def _chosen(kind: str, names: str | None, known: Mapping[str, _T]) -> list[_T]:
+    """The entries of these names, divided by commas; all of them where none is given."""
+    if not names:
+        return list(known.values())
+    for name in names.split(","):
+        if name not in known:
+            raise ValueError(f"unknown {kind} {name!r}{nearest(name, known)}; known are {', '.join(known)}")
+    return [known[name] for name in names.split(",")]
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device")
+    return torch.device(name)
+
+
+def _versions() -> list[str]:
+    return sorted({peer.version() for peer in PEERS if not peer.problem()})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
+    commands = parser.add_subparsers(dest="what", required=True, metavar="{step,memory,start,table}")
+    for what, about in (
+        ("step", "time of one step, ours and each installed peer's, in turn in one process"),
+        ("memory", "peak memory of one step above parameters, gradients and state"),
+        ("start", "imports, and the first step with an empty and a filled kernel cache"),
+    ):
+        command = commands.add_parser(what, help=about, description=about)
+        command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
+        command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
+        command.add_argument("--repeats", type=int, default=_ROUNDS if what == "step" else 3, metavar="N")
+        command.add_argument("--quick", action="store_true", help=f"{_QUICK_ROUNDS} rounds; nothing is saved")
+        if what != "start":
+            default = "gpt2" if what == "memory" else "all"
+            command.add_argument("--shapes", metavar="NAMES", help=f"of {', '.join(SHAPES)}; {default} by default")
+            command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    commands.add_parser("table", help="write docs/benchmarks.md from bench/results")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

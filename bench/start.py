@@ -1,0 +1,61 @@
+"""`python -m bench start`: imports, and the first step with an empty and with a filled kernel cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.records import ImportRow, StartRow
+from bench.shapes import HIDDEN, SMALL, Shapes
+from bench.subjects import Subject
+
+_ROOT = Path(__file__).parent.parent
+
+
+def shapes_for(subject: Subject) -> Shapes:
+    """Few numbers, so that the step itself takes no time beside what comes before it."""
+    return HIDDEN[-1] if subject.rule.acts_on == "matrices" else SMALL
+
+
+def measure_imports(repeats: int) -> ImportRow:
+    """Medians over fresh processes, after one that fills the file cache."""
+    runs = [_fresh() for _ in range(repeats + 1)][1:]
+    return ImportRow(**{name: statistics.median(run[name] for run in runs) for name in runs[0]})
+
+
+def measure(subjects: Sequence[Subject], repeats: int) -> Iterator[StartRow]:
+    """For each rule a row with an empty cache, and one with the cache that this leaves: medians over processes."""
+    for subject in subjects:
+        cold: list[dict[str, Any]] = []
+        warm: list[dict[str, Any]] = []
+        for _ in range(repeats):
+            with tempfile.TemporaryDirectory(prefix="stepwell-bench-") as cache:
+                cold.append(_fresh(subject.name, cache))
+                warm.append(_fresh(subject.name, cache))
+        for state, runs in (("empty", cold), ("filled", warm)):
+            times = {
+                name: statistics.median(run[name] for run in runs)
+                for name in ("construct", "first_step", "second_step")
+            }
+            needs_numba = any(run["needs_numba"] for run in runs)
+            yield StartRow(subject.title, shapes_for(subject).title, state, needs_numba=needs_numba, **times)
+
+
+def _fresh(*arguments: str) -> dict[str, Any]:
+    """What `bench.first_step` finds in a new process; the second argument is the cache folder."""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    if len(arguments) > 1:
+        environment["STEPWELL_CACHE_DIR"] = arguments[1]
+    command = [sys.executable, "-m", "bench.first_step", *arguments[:1]]
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

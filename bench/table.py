@@ -1,0 +1,187 @@
+"""`python -m bench table`: docs/benchmarks.md, written from the JSON in bench/results/."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench.contenders import OURS
+from bench.equal_pass import PASS
+from bench.machine import Machine
+from bench.records import RESULTS, ImportRow, MemoryRow, Report, Row, StartRow, StepRow, load_all
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+_HEAD = """# Benchmarks
+
+Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory` and `start`
+leave. Times drift from machine to machine and from day to day; the ratios are what to read.
+"""
+
+_STEP = """Milliseconds of one optimizer step. The contenders step in turn in one process, round after round, on the same
+weights and gradients, each with a state of its own; a figure is the median over the rounds, after warm-up. *GB/s* counts
+the bytes that the rule's fused form loads and stores. *Of an equal pass* is our share of the bandwidth that a fused
+pass with the same loads and stores and next to no arithmetic reaches, in turn with the others. *Ratio* is our time over
+the best peer's.
+"""
+
+_MEMORY = """What one step needs above parameters, gradients and state, at its peak: *allocated* by torch, Python and
+NumPy; *resident* is how far the process grows, which also sees what native code takes, to within some hundred KiB.
+"""
+
+_START = """Seconds in fresh processes, medians. The kernel cache is empty at first; later processes find it filled, and
+do not import Numba.
+"""
+
+_STEP_COLUMNS = ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers")
+_MEMORY_COLUMNS = ("rule", "contender", "allocated", "resident")
+_START_COLUMNS = ("rule", "kernel cache", "construct", "first step", "second step", "imports Numba")
+
+
+def write(page: Path = PAGE, results: Path = RESULTS) -> Path:
+    """Write the page from the results."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text(load_all(results)), encoding="utf-8")
+    return page
+
+
+def text(reports: Sequence[Report]) -> str:
+    """The page as Markdown: a chapter for each machine."""
+    parts = [_HEAD]
+    if not reports:
+        parts.append("There are no results yet.\n")
+    by_machine = sorted(reports, key=lambda report: report.machine.slug)
+    for _, group in itertools.groupby(by_machine, key=lambda report: report.machine.slug):
+        chapter = list(group)
+        parts.append(f"## {chapter[0].machine.title}\n")
+        for report in chapter:
+            parts += section(report)
+    return "\n".join(parts)
+
+
+def section(report: Report) -> list[str]:
+    """One benchmark on one machine, in paragraphs."""
+    title, about = {
+        "step": ("Step time", _STEP),
+        "memory": ("Memory", _MEMORY),
+        "start": ("Start", _START),
+    }[report.what]
+    parts = [f"### {title}\n", _software(report.machine) + _settings(report) + "\n", about]
+    imports = [row for row in report.rows if isinstance(row, ImportRow)]
+    parts += [import_line(row) + "\n" for row in imports]
+    others = [row for row in report.rows if not isinstance(row, ImportRow)]
+    for heading, rows in itertools.groupby(others, key=heading_of):
+        found = list(rows)
+        parts.append(f"#### {heading}\n")
+        parts.append("\n".join([*header(found[0]), *map(line, found)]) + "\n")
+        parts += _remarks(found)
+    return parts
+
+
+def heading_of(row: Row) -> str:
+    """What a row was measured on."""
+    if isinstance(row, StepRow):
+        count = f"{row.tensors} tensors, " if row.tensors > 1 else ""
+        return f"{_capital(row.shapes)}: {count}{_millions(row.parameters)} parameters"
+    if isinstance(row, MemoryRow):
+        return f"{_capital(row.shapes)}: {_millions(row.parameters)} parameters"
+    return _capital(row.shapes) if isinstance(row, StartRow) else "Imports"
+
+
+def header(row: Row) -> list[str]:
+    """The first two lines of the table for rows of this kind."""
+    columns = _STEP_COLUMNS
+    if isinstance(row, MemoryRow):
+        columns = _MEMORY_COLUMNS
+    elif isinstance(row, StartRow):
+        columns = _START_COLUMNS
+    return [_line(columns), _line(["---"] * len(columns))]
+
+
+def line(row: Row) -> str:
+    """A row as a line of its table."""
+    if isinstance(row, MemoryRow):
+        resident = "—" if row.resident is None else size(row.resident)
+        return _line((row.rule, row.contender, size(row.allocated), resident))
+    if isinstance(row, StartRow):
+        times = (f"{seconds:.3f} s" for seconds in (row.construct, row.first_step, row.second_step))
+        return _line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
+    if isinstance(row, ImportRow):
+        return import_line(row)
+    return _step_line(row)
+
+
+def import_line(row: ImportRow) -> str:
+    """The imports in one sentence."""
+    return (
+        f"`import torch` takes {row.torch:.2f} s, `import stepwell` {row.stepwell:.2f} s more, and `import numba`, "
+        f"which only compiling needs, {row.numba:.2f} s more."
+    )
+
+
+def _step_line(row: StepRow) -> str:
+    speed, ratio, share = row.gigabytes_per_second(OURS), row.ratio, row.share
+    peers = [f"{name} {milliseconds(row.timings[name].median)}" for name in row.peers]
+    cells = (
+        row.rule,
+        f"**{milliseconds(row.timings[OURS].median)}**",
+        "—" if speed is None else f"{speed:.1f}",
+        "—" if share is None else f"{share:.0%}",
+        peers[0] if peers else "—",
+        "—" if ratio is None else f"**{ratio:.2f}**",
+        ", ".join(peers[1:]) or "—",
+    )
+    return _line(cells)
+
+
+def milliseconds(number: float) -> str:
+    """Three digits, and the unit."""
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f} ms"
+
+
+def size(number: int) -> str:
+    """Bytes in the largest unit that leaves at least 1."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= factor:
+            return f"{number / factor:.{0 if number >= 100 * factor else 1}f} {unit}"
+    return f"{number} B"
+
+
+def _remarks(rows: Iterable[Row]) -> list[str]:
+    """Notes, and who did not take part, as a list under the table."""
+    found: list[str] = []
+    for row in rows:
+        if isinstance(row, StepRow):
+            if row.note:
+                found.append(f"- {row.rule}: {row.note}.")
+            found += [f"- {row.rule}, {name}: {reason}." for name, reason in row.missing.items()]
+            equal = row.timings.get(PASS)
+            speed = row.gigabytes_per_second(PASS) if equal else None
+            if equal and speed:
+                found.append(f"- {row.rule}, equal pass: {milliseconds(equal.median)}, {speed:.1f} GB/s.")
+    return ["\n".join(found) + "\n"] if found else []
+
+
+def _software(machine: Machine) -> str:
+    return (
+        f"stepwell {machine.stepwell}, torch {machine.torch}, Numba {machine.numba}, Python {machine.python}, "
+        f"{machine.system}, {machine.threads} threads, {machine.date}."
+    )
+
+
+def _settings(report: Report) -> str:
+    described = [f"{name}: {value}" for name, value in report.settings.items()]
+    return f" {_capital('; '.join(described))}." if described else ""
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]

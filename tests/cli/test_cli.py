@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import stepwell as package
+
+
+def test_version(stepwell):
+    code, out, err = stepwell("--version")
+    assert (code, err) == (0, "")
+    assert out.split()[0] == "stepwell"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_lists_the_commands(stepwell, arguments):
+    code, out, _ = stepwell(*arguments)
+    assert code == 0
+    assert "compare" in out
+    assert "--version" in out
+
+
+def test_help_of_compare_is_complete(stepwell):
+    code, out, _ = stepwell("compare", "--help")
+    assert code == 0
+    for option in ("--recipes", "--task", "--steps", "--seed", "--out", "--sweep", "--tries"):
+        assert option in out
+    for recipe in ("adamw", "lion", "muon", "schedule-free"):
+        assert f"\n   {recipe} " in out
+    assert "Ctrl-C" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("comparee",), "no such command 'comparee'"),
+        (("compare", "--stepz", "3"), "no such option: --stepz"),
+        (("compare", "--out"), "option '--out' requires an argument"),
+        (("compare", "extra"), "got unexpected extra argument"),
+    ],
+)
+def test_a_wrong_use_is_one_line(stepwell, arguments, message):
+    code, out, err = stepwell(*arguments)
+    assert (code, out) == (2, "")
+    assert err.lower().startswith(f"stepwell: {message}")
+    assert err.count("\n") == 1
+
+
+def test_importing_the_package_imports_no_terminal():
+    script = (
+        "import sys, stepwell; "
+        "print(sorted({'rich', 'typer', 'plotly', 'stepwell.compare', 'stepwell.cli'} & set(sys.modules)))"
+    )
+    source = str(next(iter(package.__path__)) + "/..")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONPATH": source}
+    )
+    assert done.stdout == "[]\n"

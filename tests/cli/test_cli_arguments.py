@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from stepwell.cli.arguments import InputError, listed, output_directory, whole_number, write_whole
+
+
+def test_whole_numbers():
+    assert whole_number("--steps", "12", low=1) == 12
+    with pytest.raises(InputError, match=r"^--seed must be a whole number from 0 to 9, got '10'$"):
+        whole_number("--seed", "10", low=0, high=9)
+
+
+def test_lists_with_commas():
+    assert listed(" AdamW,muon ,,") == ["adamw", "muon"]
+    assert listed("") == []
+
+
+def test_a_directory_that_stays_empty_is_removed_again(tmp_path):
+    with output_directory(tmp_path / "a" / "b") as made:
+        assert made.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_was_there_stays(tmp_path):
+    (tmp_path / "a").mkdir()
+    with output_directory(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a").is_dir()
+
+
+def test_a_directory_with_content_stays(tmp_path):
+    with output_directory(tmp_path / "a") as made:
+        (made / "x").touch()
+    assert (tmp_path / "a" / "x").exists()
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    write_whole(tmp_path / "x.txt", "one")
+    write_whole(tmp_path / "x.txt", "two")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+    assert (tmp_path / "x.txt").read_text() == "two"
+    (tmp_path / "y.txt").mkdir()
+    with pytest.raises(InputError, match=r"^cannot write '.*/y\.txt': Is a directory$"):
+        write_whole(tmp_path / "y.txt", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.txt", "y.txt"]

@@ -1,0 +1,26 @@
+"""The code of the README and of the docs runs as written."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "docs" / "what-is-a-number.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert blocks, f"{page.name} has no code"
+    scope: dict[str, object] = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
+    for block in blocks:
+        exec(compile(block, str(page), "exec", dont_inherit=True), scope)
+    printed = capsys.readouterr().out
+    assert "def phase0(" in printed
+
+
+def test_links_lead_to_files() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
