@@ -30,29 +30,26 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         subjects = _chosen("rule", given.rules, SUBJECTS)
-        shapes = _chosen("shapes", getattr(given, "shapes", None), SHAPES)
-        device = _device(getattr(given, "device", "cpu"))
+        shapes = _chosen("shapes", given.shapes, SHAPES)
+        device = _device(given.device)
     except ValueError as error:
         parser.error(str(error))
-    rounds = _QUICK_ROUNDS if given.quick else given.repeats
-    if rounds < 1:
-        parser.error(f"--repeats must be at least 1, got {rounds}")
+    if given.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {given.repeats}")
+    rounds = min(given.repeats, _QUICK_ROUNDS) if given.quick else given.repeats
+    whole = not given.rules and not given.shapes and not given.quick
     rows: Iterable[Row]
-    settings: dict[str, object] = {"rounds": rounds}
     if given.what == "step":
-        settings["peers"] = ", ".join(_versions())
+        settings = {"rounds": str(rounds), "peers": ", ".join(_versions())}
         rows = step.measure(subjects, shapes, rounds, device)
-        whole = not given.rules and not given.shapes and rounds >= _FEWEST_ROUNDS
+        whole = whole and rounds >= _FEWEST_ROUNDS
     elif given.what == "memory":
         settings = {"peers": ", ".join(_versions())}
         rows = memory.measure(subjects, shapes if given.shapes else [GPT2], device)
-        whole = not given.rules and not given.shapes
     else:
-        settings = {"processes": rounds}
+        settings = {"processes": str(rounds)}
         rows = start.measure(subjects, rounds)
-        whole = not given.rules and not given.quick
-    report = Report(given.what, this_machine(device), settings, _printed(rows))
-    _keep(report, given.out, whole)
+    _keep(Report(given.what, this_machine(device), settings, _printed(rows)), given.out, whole)
 
 
 def _printed(rows: Iterable[Row]) -> list[Row]:
@@ -69,7 +66,7 @@ def _printed(rows: Iterable[Row]) -> list[Row]:
 
 
 def _keep(report: Report, folder: Path | None, whole: bool) -> None:
-    """Save a report. The committed results, and the page made of them, only take whole ones, unless told to."""
+    """Save a report: among the committed results, and on the page made of them, only if nothing was left out."""
     if folder is None and not whole:
         print("\nonly a part was measured, so nothing is saved; --out DIR saves it there")
         return
@@ -110,12 +107,15 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(what, help=about, description=about)
         command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
-        command.add_argument("--repeats", type=int, default=_ROUNDS if what == "step" else 3, metavar="N")
-        command.add_argument("--quick", action="store_true", help=f"{_QUICK_ROUNDS} rounds; nothing is saved")
+        command.set_defaults(shapes=None, device="cpu", repeats=1, quick=False)
         if what != "start":
             default = "gpt2" if what == "memory" else "all"
             command.add_argument("--shapes", metavar="NAMES", help=f"of {', '.join(SHAPES)}; {default} by default")
             command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        if what != "memory":
+            repeats, unit = (_ROUNDS, "rounds") if what == "step" else (_QUICK_ROUNDS, "processes")
+            command.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"{unit}, default {repeats}")
+            command.add_argument("--quick", action="store_true", help=f"at most {_QUICK_ROUNDS} {unit}, and not saved")
     commands.add_parser("table", help="write docs/benchmarks.md from bench/results")
     return parser
 

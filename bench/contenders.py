@@ -125,16 +125,16 @@ PEERS = (
         ("lamb",),
         "pytorch_optimizer",
         "pytorch_optimizer",
-        lambda m, p, r: m.Lamb(p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay, weight_decouple=False),
+        lambda m, p, r: m.Lamb(
+            p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay, weight_decouple=False
+        ),
     ),
     Peer(
         "timm",
         ("lamb",),
         "timm.optim",
         "timm",
-        lambda m, p, r: m.Lamb(
-            p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay, max_grad_norm=None
-        ),
+        lambda m, p, r: m.Lamb(p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay, max_grad_norm=None),
     ),
     Peer(
         "schedulefree",

@@ -10,13 +10,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from bench.material import Material
 from stepwell.algebra import total
 from stepwell.engines.batch import Batch
 from stepwell.engines.choice import fused
 from stepwell.engines.fused.program import Program, trace
 from stepwell.rules import Rule
-
-from bench.material import Material
 
 PASS = "equal pass"
 

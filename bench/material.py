@@ -38,5 +38,5 @@ class Material:
     @torch.no_grad()
     def restore(self) -> None:
         """Put back weights and gradients as they were at first."""
-        torch._foreach_copy_(self.parameters, self._weights)
+        torch._foreach_copy_(list[Tensor](self.parameters), self._weights)
         torch._foreach_copy_(self.gradients, self._gradients)

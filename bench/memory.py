@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import os
 import sys
 import tracemalloc
@@ -27,17 +28,17 @@ from bench.subjects import Subject
 from bench.turns import Step, synchronise, warmed_up
 
 
-def measure(subjects: Sequence[Subject], shapes: Shapes, device: torch.device) -> Iterator[MemoryRow]:
-    """One row for each rule and contender. Rules of matrices are left out: they need room for their products."""
-    for subject in subjects:
+def measure(subjects: Sequence[Subject], shapes: Sequence[Shapes], device: torch.device) -> Iterator[MemoryRow]:
+    """One row for each list of tensors, rule and contender. Rules of matrices need room for products, and are out."""
+    for tensors, subject in itertools.product(shapes, subjects):
         if subject.rule.acts_on == "matrices":
             continue
-        material = Material(shapes, subject.dtype, device)
+        material = Material(tensors, subject.dtype, device)
         makers, _ = entrants(subject, device)
         for name, make in makers.items():
             optimizer = make(material.parameters)
             allocated, resident = peaks(optimizer.step, device)
-            yield MemoryRow(subject.title, shapes.title, shapes.parameters, name, allocated, resident)
+            yield MemoryRow(subject.title, tensors.title, tensors.parameters, name, allocated, resident)
             del optimizer
             material.restore()
 

@@ -103,7 +103,7 @@ class Report:
 
     what: str
     machine: Machine
-    settings: dict[str, Any]
+    settings: dict[str, str]
     rows: Sequence[Row]
 
     def save(self, folder: Path) -> Path:

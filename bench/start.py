@@ -25,13 +25,14 @@ def shapes_for(subject: Subject) -> Shapes:
 
 
 def measure_imports(repeats: int) -> ImportRow:
-    """Medians over fresh processes, after one that fills the file cache."""
+    """Medians over fresh processes, after one that fills the system's file cache."""
     runs = [_fresh() for _ in range(repeats + 1)][1:]
     return ImportRow(**{name: statistics.median(run[name] for run in runs) for name in runs[0]})
 
 
-def measure(subjects: Sequence[Subject], repeats: int) -> Iterator[StartRow]:
-    """For each rule a row with an empty cache, and one with the cache that this leaves: medians over processes."""
+def measure(subjects: Sequence[Subject], repeats: int) -> Iterator[ImportRow | StartRow]:
+    """The imports; then for each rule a row with an empty cache, and one with the cache that this leaves."""
+    yield measure_imports(repeats)
     for subject in subjects:
         cold: list[dict[str, Any]] = []
         warm: list[dict[str, Any]] = []

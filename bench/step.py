@@ -22,9 +22,10 @@ _MUON_SECONDS = 60.0
 def measure(
     subjects: Sequence[Subject], shapes: Sequence[Shapes], rounds: int, device: torch.device
 ) -> Iterator[StepRow]:
-    """One row for each list of tensors and rule, as soon as it is there. Muon runs on hidden matrices, beside GPT-2."""
+    """One row for each list of tensors and rule, as soon as it is there. Muon takes hidden matrices of GPT-2."""
     for tensors in shapes:
         for subject in subjects:
+            gc.collect()  # the tensors of the row before
             if subject.rule.acts_on != "matrices":
                 yield measure_one(subject, tensors, rounds, device)
             elif tensors.name == "gpt2":
@@ -55,8 +56,6 @@ def measure_one(subject: Subject, shapes: Shapes, rounds: int, device: torch.dev
     notes = [note, *(f"{name} overwrites the gradients, which are put back after its turn" for name in overwriting)]
     if not all(bool(torch.isfinite(p).all()) for p in material.parameters):
         notes.append("weights have become NaN or infinite")
-    del runners, trivial, material
-    gc.collect()
     return StepRow(
         rule=subject.title,
         shapes=shapes.title,

@@ -19,11 +19,11 @@ Written by `python -m bench table` from the JSON in `bench/results/`, which `pyt
 leave. Times drift from machine to machine and from day to day; the ratios are what to read.
 """
 
-_STEP = """Milliseconds of one optimizer step. The contenders step in turn in one process, round after round, on the same
-weights and gradients, each with a state of its own; a figure is the median over the rounds, after warm-up. *GB/s* counts
-the bytes that the rule's fused form loads and stores. *Of an equal pass* is our share of the bandwidth that a fused
-pass with the same loads and stores and next to no arithmetic reaches, in turn with the others. *Ratio* is our time over
-the best peer's.
+_STEP = """Time of one optimizer step. The contenders step in turn in one process, round after round, on the same weights and
+gradients, each with a state of its own; a figure is the median over the rounds, after warm-up. *GB/s* counts the bytes
+that the rule's fused form loads and stores. *Of an equal pass* is our share of the bandwidth that a fused pass with the
+same loads and stores, and next to no arithmetic, reaches in turn with the others. *Ratio* is our time over that of the
+best peer.
 """
 
 _MEMORY = """What one step needs above parameters, gradients and state, at its peak: *allocated* by torch, Python and
@@ -34,9 +34,12 @@ _START = """Seconds in fresh processes, medians. The kernel cache is empty at fi
 do not import Numba.
 """
 
-_STEP_COLUMNS = ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers")
-_MEMORY_COLUMNS = ("rule", "contender", "allocated", "resident")
-_START_COLUMNS = ("rule", "kernel cache", "construct", "first step", "second step", "imports Numba")
+_COLUMNS: dict[type[Row], tuple[str, ...]] = {
+    StepRow: ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers"),
+    MemoryRow: ("rule", "contender", "allocated", "resident"),
+    ImportRow: ("`import torch`", "`import stepwell` after it", "`import numba` after both"),
+    StartRow: ("rule", "kernel cache", "construct", "first step", "second step", "imports Numba"),
+}
 
 
 def write(page: Path = PAGE, results: Path = RESULTS) -> Path:
@@ -68,10 +71,7 @@ def section(report: Report) -> list[str]:
         "start": ("Start", _START),
     }[report.what]
     parts = [f"### {title}\n", _software(report.machine) + _settings(report) + "\n", about]
-    imports = [row for row in report.rows if isinstance(row, ImportRow)]
-    parts += [import_line(row) + "\n" for row in imports]
-    others = [row for row in report.rows if not isinstance(row, ImportRow)]
-    for heading, rows in itertools.groupby(others, key=heading_of):
+    for heading, rows in itertools.groupby(report.rows, key=heading_of):
         found = list(rows)
         parts.append(f"#### {heading}\n")
         parts.append("\n".join([*header(found[0]), *map(line, found)]) + "\n")
@@ -86,16 +86,12 @@ def heading_of(row: Row) -> str:
         return f"{_capital(row.shapes)}: {count}{_millions(row.parameters)} parameters"
     if isinstance(row, MemoryRow):
         return f"{_capital(row.shapes)}: {_millions(row.parameters)} parameters"
-    return _capital(row.shapes) if isinstance(row, StartRow) else "Imports"
+    return "Imports" if isinstance(row, ImportRow) else _capital(row.shapes)
 
 
 def header(row: Row) -> list[str]:
     """The first two lines of the table for rows of this kind."""
-    columns = _STEP_COLUMNS
-    if isinstance(row, MemoryRow):
-        columns = _MEMORY_COLUMNS
-    elif isinstance(row, StartRow):
-        columns = _START_COLUMNS
+    columns = _COLUMNS[type(row)]
     return [_line(columns), _line(["---"] * len(columns))]
 
 
@@ -104,30 +100,22 @@ def line(row: Row) -> str:
     if isinstance(row, MemoryRow):
         resident = "—" if row.resident is None else size(row.resident)
         return _line((row.rule, row.contender, size(row.allocated), resident))
-    if isinstance(row, StartRow):
-        times = (f"{seconds:.3f} s" for seconds in (row.construct, row.first_step, row.second_step))
-        return _line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
     if isinstance(row, ImportRow):
-        return import_line(row)
+        return _line(map(_seconds, (row.torch, row.stepwell, row.numba)))
+    if isinstance(row, StartRow):
+        times = map(_seconds, (row.construct, row.first_step, row.second_step))
+        return _line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
     return _step_line(row)
 
 
-def import_line(row: ImportRow) -> str:
-    """The imports in one sentence."""
-    return (
-        f"`import torch` takes {row.torch:.2f} s, `import stepwell` {row.stepwell:.2f} s more, and `import numba`, "
-        f"which only compiling needs, {row.numba:.2f} s more."
-    )
-
-
 def _step_line(row: StepRow) -> str:
-    speed, ratio, share = row.gigabytes_per_second(OURS), row.ratio, row.share
+    speed, ratio = row.gigabytes_per_second(OURS), row.ratio
     peers = [f"{name} {milliseconds(row.timings[name].median)}" for name in row.peers]
     cells = (
         row.rule,
         f"**{milliseconds(row.timings[OURS].median)}**",
         "—" if speed is None else f"{speed:.1f}",
-        "—" if share is None else f"{share:.0%}",
+        "—" if row.share is None else f"{row.share:.0%} of {row.gigabytes_per_second(PASS):.1f} GB/s",
         peers[0] if peers else "—",
         "—" if ratio is None else f"**{ratio:.2f}**",
         ", ".join(peers[1:]) or "—",
@@ -148,19 +136,18 @@ def size(number: int) -> str:
     return f"{number} B"
 
 
-def _remarks(rows: Iterable[Row]) -> list[str]:
+def _remarks(rows: Sequence[Row]) -> list[str]:
     """Notes, and who did not take part, as a list under the table."""
-    found: list[str] = []
-    for row in rows:
-        if isinstance(row, StepRow):
-            if row.note:
-                found.append(f"- {row.rule}: {row.note}.")
-            found += [f"- {row.rule}, {name}: {reason}." for name, reason in row.missing.items()]
-            equal = row.timings.get(PASS)
-            speed = row.gigabytes_per_second(PASS) if equal else None
-            if equal and speed:
-                found.append(f"- {row.rule}, equal pass: {milliseconds(equal.median)}, {speed:.1f} GB/s.")
+    steps = [row for row in rows if isinstance(row, StepRow)]
+    found = [f"- {row.rule}: {row.note}." for row in steps if row.note]
+    absent = dict.fromkeys(f"{name} ({reason})" for row in steps for name, reason in row.missing.items())
+    if absent:
+        found.append(f"- Not measured: {', '.join(absent)}.")
     return ["\n".join(found) + "\n"] if found else []
+
+
+def _seconds(number: float) -> str:
+    return f"{number:.3f} s"
 
 
 def _software(machine: Machine) -> str:

@@ -139,7 +139,7 @@ def test_a_sweep_in_which_all_diverges(here, stepwell):
         (
             ("--task", "tiny:failing"),
             "task 'tiny:failing' failed: FileNotFoundError: [Errno 2] No such file or directory: '/data/train.bin' "
-            "(tiny.py:52)",
+            "(tiny.py:45)",
         ),
         (
             ("--out", "tiny.py"),

@@ -11,7 +11,6 @@ import typer
 from stepwell.cli.compare import HELP, compare
 
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="stepwell",
@@ -42,9 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program and ends the process: 0 for done, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
     try:
         code = app(args=arguments, prog_name="stepwell", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        print("stepwell: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(INTERRUPTED)
     except Exception as error:
         message = bad_input(error)
         if message is None:

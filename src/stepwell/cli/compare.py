@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -78,10 +79,15 @@ def compare(
 
     from rich.console import Console
 
-    from stepwell.cli.job import Job
+    from stepwell.cli.job import INTERRUPTED, Job
 
-    with output_directory(out) as directory:
-        job = Job(
-            console=Console(), recipes=chosen, task=loaded, steps=length or loaded.steps, seed=drawn, out=directory
-        )
-        return job.search(load_task(task, drawn + 1), budget) if sweep else job.compare(committed_sweep())
+    console = Console()
+    try:
+        with output_directory(out) as directory:
+            job = Job(
+                console=console, recipes=chosen, task=loaded, steps=length or loaded.steps, seed=drawn, out=directory
+            )
+            return job.search(load_task(task, drawn + 1), budget) if sweep else job.compare(committed_sweep())
+    except KeyboardInterrupt:
+        print("stepwell: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED

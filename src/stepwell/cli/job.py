@@ -76,7 +76,7 @@ class Job:
                 best = found.best(name)
                 cells = (
                     f"{done + 1}/{tries}",
-                    numbers.loss(run.result.train_loss[-1]),
+                    numbers.loss(last(run.result.train_loss)),
                     numbers.loss(best.loss if best else None),
                     time_left(run, (tries - done) * self.steps - run.result.steps),
                 )
@@ -133,6 +133,8 @@ def last(values: list[float]) -> float | None:
 
 def time_left(run: Run, steps: int) -> str:
     """The time that so many more steps take at the run's speed so far."""
+    if not run.result.steps:
+        return numbers.MISSING
     seconds = steps * sum(run.result.step_seconds) / run.result.steps
     if seconds < 60:
         return f"{seconds:.0f} s"

@@ -20,15 +20,20 @@ const interpolated = (at, xs, ys) => {
   return ys[next - 1] + part * (ys[next] - ys[next - 1]);
 };
 
+const tipOf = (figure) => {
+  const tip = figure.querySelector(".tip") ?? document.createElement("div");
+  tip.className = "tip";
+  tip.hidden = true;
+  tip.setAttribute("role", "status");
+  figure.append(tip);
+  return tip;
+};
+
 for (const chart of document.querySelectorAll("svg[data-unit]")) {
   const { unit } = chart.dataset;
   const [start, end, high] = ["start", "end", "high"].map((key) => Number(chart.dataset[key]));
   const cursor = chart.querySelector(".cursor");
-  const tip = document.createElement("div");
-  tip.className = "tip";
-  tip.hidden = true;
-  tip.setAttribute("role", "status");
-  chart.closest("figure").append(tip);
+  const tip = tipOf(chart.closest("figure"));
   let share = 0.5;
 
   const hide = () => { tip.hidden = true; cursor.style.opacity = 0; };
