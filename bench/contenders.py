@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,6 @@ from stepwell.rules import Rule
 
 OURS = "stepwell"
 
-# A function of the imported module, the parameters, and the rule whose hyper-parameters it takes over.
-Factory = Callable[[Any, list[Any], Any], Any]
 # From parameters to an optimizer.
 Build = Callable[[list[Any]], Any]
 
@@ -31,16 +29,22 @@ class Peer:
     Args:
         name: how the tables call it.
         subjects: the names of the subjects that it takes part in.
-        module: what is imported, once it is needed.
         package: what pip installs.
-        make: builds the optimizer.
+        module: what is imported, once it is needed.
+        kind: the class in it.
+        takes: the hyper-parameters that it takes over from our rule.
+        options: other arguments, as (name, value).
+        group: entries of the parameter group, as (name, value).
     """
 
     name: str
     subjects: tuple[str, ...]
-    module: str
     package: str
-    make: Factory
+    module: str
+    kind: str
+    takes: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    group: tuple[tuple[str, Any], ...] = ()
 
     def problem(self) -> str:
         """Why it cannot take part; empty where it can."""
@@ -57,133 +61,79 @@ class Peer:
         return f"{self.package} {importlib.metadata.version(self.package)}"
 
     def build(self, parameters: list[Any], rule: Rule) -> Any:
-        """The optimizer of these parameters, ready to train."""
-        optimizer = self.make(importlib.import_module(self.module), parameters, rule)
-        if "schedule-free" in self.subjects and hasattr(optimizer, "train"):
+        """The optimizer of these parameters with the rule's hyper-parameters, ready to train."""
+        kind = getattr(importlib.import_module(self.module), self.kind)
+        taken = {name: getattr(rule, name) for name in self.takes}
+        optimizer = kind([{"params": parameters, **dict(self.group)}], **taken, **dict(self.options))
+        if hasattr(optimizer, "train"):
             optimizer.train()
         return optimizer
 
 
-def _torch(name: str, subjects: Sequence[str], how: dict[str, bool], make: Callable[..., Any]) -> Peer:
-    return Peer(f"torch {name}", tuple(subjects), "torch", "torch", lambda m, p, r: make(m.optim, p, r, how))
-
-
-def _torch_adamw(optim: Any, p: list[Any], r: Any, how: dict[str, bool]) -> Any:
-    return optim.AdamW(p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay, **how)
-
-
-def _torch_sgd(optim: Any, p: list[Any], r: Any, how: dict[str, bool]) -> Any:
-    return optim.SGD(p, lr=r.lr, momentum=r.momentum, weight_decay=r.weight_decay, **how)
-
-
-_FUSED, _FOREACH, _LOOP = {"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}
+_ADAMW = ("lr", "betas", "eps", "weight_decay")
+_SGD = ("lr", "momentum", "weight_decay")
+_LION = ("lr", "betas", "weight_decay")
+_FUSED, _FOREACH, _LOOP = (("fused", True),), (("foreach", True),), (("foreach", False), ("fused", False))
+_PRECISIONS = ("adamw", "adamw-bf16")
 
 PEERS = (
-    _torch("fused", ("adamw", "adamw-bf16"), _FUSED, _torch_adamw),
-    _torch("foreach", ("adamw", "adamw-bf16"), _FOREACH, _torch_adamw),
-    _torch("loop", ("adamw",), _LOOP, _torch_adamw),
-    Peer(
-        "optimi",
-        ("adamw",),
-        "optimi",
-        "torch-optimi",
-        lambda m, p, r: m.AdamW(p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay),
-    ),
-    _torch("fused", ("sgd",), _FUSED, _torch_sgd),
-    _torch("foreach", ("sgd",), _FOREACH, _torch_sgd),
-    _torch("loop", ("sgd",), _LOOP, _torch_sgd),
-    Peer(
-        "optimi",
-        ("lion",),
-        "optimi",
-        "torch-optimi",
-        lambda m, p, r: m.Lion(p, lr=r.lr, betas=r.betas, weight_decay=r.weight_decay),
-    ),
-    Peer(
-        "lion-pytorch",
-        ("lion",),
-        "lion_pytorch",
-        "lion-pytorch",
-        lambda m, p, r: m.Lion(p, lr=r.lr, betas=r.betas, weight_decay=r.weight_decay),
-    ),
-    Peer(
-        "pytorch_optimizer",
-        ("lion",),
-        "pytorch_optimizer",
-        "pytorch_optimizer",
-        lambda m, p, r: m.Lion(p, lr=r.lr, betas=r.betas, weight_decay=r.weight_decay),
-    ),
-    Peer(
-        "timm",
-        ("lion",),
-        "timm.optim",
-        "timm",
-        lambda m, p, r: m.Lion(p, lr=r.lr, betas=r.betas, weight_decay=r.weight_decay),
-    ),
+    Peer("torch fused", _PRECISIONS, "torch", "torch.optim", "AdamW", _ADAMW, _FUSED),
+    Peer("torch foreach", _PRECISIONS, "torch", "torch.optim", "AdamW", _ADAMW, _FOREACH),
+    Peer("torch loop", ("adamw",), "torch", "torch.optim", "AdamW", _ADAMW, _LOOP),
+    Peer("optimi", ("adamw",), "torch-optimi", "optimi", "AdamW", _ADAMW),
+    Peer("torch fused", ("sgd",), "torch", "torch.optim", "SGD", _SGD, _FUSED),
+    Peer("torch foreach", ("sgd",), "torch", "torch.optim", "SGD", _SGD, _FOREACH),
+    Peer("torch loop", ("sgd",), "torch", "torch.optim", "SGD", _SGD, _LOOP),
+    Peer("optimi", ("lion",), "torch-optimi", "optimi", "Lion", _LION),
+    Peer("lion-pytorch", ("lion",), "lion-pytorch", "lion_pytorch", "Lion", _LION),
+    Peer("pytorch_optimizer", ("lion",), "pytorch_optimizer", "pytorch_optimizer", "Lion", _LION),
+    Peer("timm", ("lion",), "timm", "timm.optim", "Lion", _LION),
     Peer(
         "pytorch_optimizer",
         ("lamb",),
         "pytorch_optimizer",
         "pytorch_optimizer",
-        lambda m, p, r: m.Lamb(
-            p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay, weight_decouple=False
-        ),
+        "Lamb",
+        _ADAMW,
+        (("weight_decouple", False),),  # decay inside the trust ratio, as in the paper
     ),
-    Peer(
-        "timm",
-        ("lamb",),
-        "timm.optim",
-        "timm",
-        lambda m, p, r: m.Lamb(p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay, max_grad_norm=None),
-    ),
-    Peer(
-        "schedulefree",
-        ("schedule-free",),
-        "schedulefree",
-        "schedulefree",
-        lambda m, p, r: m.AdamWScheduleFree(p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay),
-    ),
+    Peer("timm", ("lamb",), "timm", "timm.optim", "Lamb", _ADAMW, (("max_grad_norm", None),)),
+    Peer("schedulefree", ("schedule-free",), "schedulefree", "schedulefree", "AdamWScheduleFree", _ADAMW),
     Peer(
         "pytorch_optimizer",
         ("schedule-free",),
         "pytorch_optimizer",
         "pytorch_optimizer",
-        lambda m, p, r: m.ScheduleFreeAdamW(p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay),
+        "ScheduleFreeAdamW",
+        _ADAMW,
     ),
     Peer(
         "HeavyBall",
         ("schedule-free",),
         "heavyball",
         "heavyball",
-        # Without consume_grad=False it drops the gradients, which the others still need.
-        lambda m, p, r: m.SFAdamW(
-            p, lr=r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay, consume_grad=False
-        ),
+        "SFAdamW",
+        _ADAMW,
+        (("consume_grad", False),),  # else it drops the gradients, which the others still need
     ),
-    Peer(
-        "torch",
-        ("muon",),
-        "torch",
-        "torch",
-        lambda m, p, r: m.optim.Muon(p, lr=r.lr, weight_decay=r.weight_decay, momentum=r.momentum),
-    ),
+    Peer("torch", ("muon",), "torch", "torch.optim", "Muon", _SGD),
     Peer(
         "pytorch_optimizer",
         ("muon",),
         "pytorch_optimizer",
         "pytorch_optimizer",
-        lambda m, p, r: m.Muon(
-            [{"params": p, "use_muon": True}], lr=r.lr, weight_decay=r.weight_decay, momentum=r.momentum
-        ),
+        "Muon",
+        _SGD,
+        group=(("use_muon", True),),
     ),
     Peer(
         "timm",
         ("muon",),
+        "timm",
         "timm.optim",
-        "timm",
-        lambda m, p, r: m.Muon(
-            p, lr=r.lr, weight_decay=r.weight_decay, momentum=r.momentum, nesterov=True, adjust_lr_fn="original"
-        ),
+        "Muon",
+        _SGD,
+        (("nesterov", True), ("ns_coefficients", "original"), ("adjust_lr_fn", "original")),
     ),
 )
 

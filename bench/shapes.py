@@ -68,11 +68,15 @@ def newton_schulz_work(shapes: Shapes, steps: int = 5) -> float:
     return sum(steps * (4.0 * rows * rows * cols + 2.0 * rows**3) for rows, cols in sides)
 
 
-def hidden_matrices(seconds_a_step: float, device: torch.device) -> tuple[Shapes, str]:
-    """The matrices for Muon whose products in bfloat16 take at most so long on this device, and a note that says so."""
-    rate = bfloat16_rate(device)
+def hidden_matrices(seconds: float, rate: float) -> tuple[Shapes, str]:
+    """Matrices for Muon, a step over which takes at most so long at this rate; and a note, if they are not all of them.
+
+    Args:
+        seconds: the most that a step may take.
+        rate: floating-point operations a second in bfloat16 products, as `bfloat16_rate` finds it.
+    """
     whole = HIDDEN[0]
-    chosen = next((s for s in HIDDEN if newton_schulz_work(s) <= rate * seconds_a_step), HIDDEN[-1])
+    chosen = next((s for s in HIDDEN if newton_schulz_work(s) <= rate * seconds), HIDDEN[-1])
     if chosen is whole:
         return chosen, ""
     return chosen, (

@@ -11,7 +11,7 @@ from bench.contenders import OURS, entrants, peers_of
 from bench.equal_pass import PASS, bytes_per_element, equal_pass
 from bench.material import Material
 from bench.records import StepRow
-from bench.shapes import Shapes, hidden_matrices
+from bench.shapes import Shapes, bfloat16_rate, hidden_matrices
 from bench.subjects import Subject
 from bench.turns import Runner, take_turns, warmed_up
 
@@ -30,7 +30,7 @@ def measure(
                 yield measure_one(subject, tensors, rounds, device)
             elif tensors.name == "gpt2":
                 slow = sum(not peer.problem() for peer in peers_of(subject))
-                matrices, note = hidden_matrices(_MUON_SECONDS / max(1, slow * (rounds + 2)), device)
+                matrices, note = hidden_matrices(_MUON_SECONDS / max(1, slow * (rounds + 2)), bfloat16_rate(device))
                 yield measure_one(subject, matrices, rounds, device, note)
 
 

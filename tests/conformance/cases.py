@@ -96,7 +96,7 @@ CASES = _cases()
 PLAIN_CASES = [case for case in CASES if "-" not in case.name]
 
 
-def rows(cases: list[Case], **conditions: Any) -> pytest.MarkDecorator:
+def rows(cases: list[Case]) -> pytest.MarkDecorator:
     """Parametrize a test with `case`."""
     return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases])
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
-from conformance.cases import CASES, PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows_and_engines
-from conformance.training import parameter
 from torch import Tensor
 
+from conformance.cases import PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows_and_engines
+from conformance.training import parameter
 from stepwell import Optimizer
 
 STEPS = 3
@@ -25,10 +27,10 @@ def _train(case: Case, engine: str, parameters: list[Tensor], gradients: list[li
 def test_elements_do_not_see_where_the_tensor_is_cut(case: Case, engine: str) -> None:
     cuts = (0, 1, 4, 4, 1000, 1031)
     whole = parameter((1031,), seed=1)
-    pieces = [whole.detach()[a:b].clone().requires_grad_() for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [whole.detach()[a:b].clone().requires_grad_() for a, b in itertools.pairwise(cuts)]
     gradients = [parameter((1031,), seed=10 + step).detach() for step in range(STEPS)]
     _train(case, engine, [whole], [[g] for g in gradients])
-    _train(case, engine, pieces, [[g[a:b] for a, b in zip(cuts, cuts[1:], strict=False)] for g in gradients])
+    _train(case, engine, pieces, [[g[a:b] for a, b in itertools.pairwise(cuts)] for g in gradients])
     assert_same_bits([torch.cat(pieces).detach()], [whole.detach()])
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from conformance.cases import CASES, DTYPES, Case, acting_on, assert_near, assert_same_bits, rows, rows_and_engines
 from conformance.training import numbers_of, parameter, parameters_of, slots_of, train, trained
-
 from stepwell import Optimizer
 
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
@@ -30,7 +30,9 @@ def test_weights_and_slots_are_the_float64_references(case: Case, engine: str, d
 def test_sixteen_bits_are_rounded_once_to_the_nearest(case: Case, dtype: torch.dtype) -> None:
     # Worked in float32 and in float64, a number rounds to another neighbour only if it lies all but half way between.
     fused, reference = trained(case, "fused", dtype, steps=1), trained(case, "reference", dtype, steps=1)
-    for a, e in zip(parameters_of(fused) + slots_of(fused), parameters_of(reference) + slots_of(reference), strict=True):
+    for a, e in zip(
+        parameters_of(fused) + slots_of(fused), parameters_of(reference) + slots_of(reference), strict=True
+    ):
         assert int((a != e).sum()) <= 0.01 * a.numel()
         torch.testing.assert_close(a, e, rtol=torch.finfo(dtype).eps, atol=0)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from conformance.cases import CASES, PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows, rows_and_engines
 from conformance.training import (
     copies,
@@ -20,8 +22,6 @@ from conformance.training import (
     trained,
     weights,
 )
-from torch import Tensor
-
 from stepwell import Optimizer
 
 

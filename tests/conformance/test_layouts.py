@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conformance.cases import CASES, PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows, rows_and_engines
-from conformance.training import give_gradients, parameter, parameters_of, slots_of, train
 from torch import Tensor, nn
 
+from conformance.cases import CASES, PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows, rows_and_engines
+from conformance.training import give_gradients, parameter, parameters_of, slots_of, train
 from stepwell import Optimizer
 
 
@@ -49,10 +49,7 @@ def test_how_a_parameter_lies_in_memory_makes_no_difference(case: Case, engine: 
     train(optimizer, laid_out)
     assert_near(parameters_of(optimizer), [p.detach() for p in plain], 1e-13)
     assert all(
-        slot.shape == p.shape
-        for p in laid_out
-        for slot in optimizer.state[p].values()
-        if isinstance(slot, Tensor)
+        slot.shape == p.shape for p in laid_out for slot in optimizer.state[p].values() if isinstance(slot, Tensor)
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from conformance.cases import Case
 from torch import Tensor
 
+from conformance.cases import Case
 from stepwell import Optimizer
 
 
@@ -42,7 +42,9 @@ def train(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], first:
         optimizer.step()
 
 
-def trained(case: Case, engine: str, dtype: torch.dtype = torch.float32, *, steps: int = 4, **options: Any) -> Optimizer:
+def trained(
+    case: Case, engine: str, dtype: torch.dtype = torch.float32, *, steps: int = 4, **options: Any
+) -> Optimizer:
     """An optimizer after a few steps on the case's shapes."""
     parameters = weights(case, dtype)
     optimizer = Optimizer(parameters, case.rule, engine=engine, **options)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from stepwell.naming import nearest
+from stepwell.optimizer import Optimizer
+from stepwell.routing import create_optimizer
+from stepwell.scheduler import Scheduler, create_scheduler
 
 # The same for every recipe: a common and cheap guard, which the baseline gains most from.
 CLIP_NORM = 1.0
@@ -68,10 +69,8 @@ class Recipe:
     warmup: float
     space: tuple[Axis, ...]
 
-    def build(self, model: nn.Module, settings: Settings, steps: int) -> tuple[Optimizer, LRScheduler]:
+    def build(self, model: nn.Module, settings: Settings, steps: int) -> tuple[Optimizer, Scheduler]:
         """The optimizer and the scheduler of one run of `steps` steps."""
-        from stepwell import create_optimizer, create_scheduler
-
         optimizer = create_optimizer(model, self.optimizer, clip_norm=CLIP_NORM, **settings)
         return optimizer, create_scheduler(optimizer, self.schedule, horizon=steps, warmup=self.warmup)
 

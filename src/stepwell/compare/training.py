@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from stepwell.compare.recipes import Recipe, RecipeError, Settings
 from stepwell.compare.results import Evaluation, Group, RunResult
 from stepwell.compare.task import Task, TaskError, blame, seed_of
+from stepwell.describing import describe
 
 
 class Run:
@@ -78,9 +79,8 @@ class Run:
         """Measures the validation loss, at the averaged weights where the optimizer keeps an average."""
         if self.result.diverged_at is not None:
             return
-        averaged = getattr(self.optimizer, "averaged")  # noqa: B009
         self.model.eval()
-        with blame(self.task.name), averaged(), torch.no_grad():
+        with blame(self.task.name), self.optimizer.averaged(), torch.no_grad():
             loss = float(self.task.validate(self.model))
         self.model.train()
         if math.isfinite(loss):
@@ -154,8 +154,6 @@ def clock_barrier(model: nn.Module) -> Callable[[], None]:
 
 def describe_groups(optimizer: Optimizer) -> list[Group]:
     """The parameter groups, each under a name of its own."""
-    from stepwell import describe
-
     groups: list[Group] = []
     for row, held in zip(describe(optimizer).rows, optimizer.param_groups, strict=True):
         taken = {group.name for group in groups}

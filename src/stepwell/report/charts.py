@@ -86,7 +86,7 @@ def _curves(
     y = frame.y(*losses)
     clip = f"clip-{unit}-{frame.width:.0f}"
     box = tag("rect", x=x.start, y=y.end - 6, width=x.end - x.start + 6, height=y.start - y.end + 6)
-    parts = [tag("defs", tag("clipPath", box, id=clip)), axes(frame, x, y, unit, numbers.tick)]
+    parts = [tag("defs", tag("clipPath", box, id=clip)), axes(frame, x, y, unit)]
     if target is not None:
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(target), y2=y(target), class_="target"))
     drops = {one.colour: x(one.reach[0]) for one in series if one.reach is not None}
@@ -130,7 +130,7 @@ def schedule(series: Sequence[Series], *, steps: int) -> Markup:
     """Learning rate against steps, each parameter group's own curve once."""
     peak = max((rate for one in series for _, rate in one.points), default=0.0) or 1.0
     x, y = SMALL.x(0, steps), SMALL.y(0, 1.08 * peak)
-    parts = [axes(SMALL, x, y, "steps", numbers.rate, x_count=3, y_count=3)]
+    parts = [axes(SMALL, x, y, "steps", x_count=3, y_count=3, y_write=numbers.rates)]
     for one in series:
         line = [(x(at), y(rate)) for at, rate in one.points]
         if not line:
@@ -146,7 +146,7 @@ def tries(points: Sequence[Point], best: Point, colour: int, *, low: float, high
     rates = [rate for rate, _ in points]
     x = SMALL.x(min(rates) / 1.25, max(rates) * 1.25, log=True)
     y = SMALL.y(low, high)
-    parts = [axes(SMALL, x, y, "learning rate", numbers.tick, y_count=3, x_write=numbers.rate)]
+    parts = [axes(SMALL, x, y, "learning rate", y_count=3, x_write=numbers.rates)]
     dots = [
         tag("circle", cx=x(rate), cy=y(min(loss, high)), r=5.5 if (rate, loss) == best else 3.5, class_=kind)
         for rate, loss in points
@@ -162,20 +162,20 @@ def axes(
     x: Scale,
     y: Scale,
     name: str,
-    write: Callable[[float], str],
     *,
     x_count: int = 5,
     y_count: int = 6,
-    x_write: Callable[[float], str] | None = None,
+    x_write: Callable[[Sequence[float]], list[str]] = numbers.ticks,
+    y_write: Callable[[Sequence[float]], list[str]] = numbers.ticks,
 ) -> Markup:
     """The grid, the numbers beside it and the name of the horizontal axis."""
     parts = []
-    for tick in y.ticks(y_count):
+    for tick, text in zip(y.ticks(y_count), y_write(y.ticks(y_count)), strict=True):
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
-        parts.append(tag("text", write(tick), x=x.start - 7, y=y(tick) + 4, class_="tick end"))
-    for tick in x.ticks(x_count):
+        parts.append(tag("text", text, x=x.start - 7, y=y(tick) + 4, class_="tick end"))
+    for tick, text in zip(x.ticks(x_count), x_write(x.ticks(x_count)), strict=True):
         parts.append(tag("line", x1=x(tick), x2=x(tick), y1=y.start, y2=y.start + 4, class_="axis"))
-        parts.append(tag("text", (x_write or numbers.tick)(tick), x=x(tick), y=y.start + 17, class_="tick middle"))
+        parts.append(tag("text", text, x=x(tick), y=y.start + 17, class_="tick middle"))
     parts.append(tag("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))
     parts.append(tag("text", name, x=x.end, y=frame.height - 6, class_="tick end name"))
     return tag("g", *parts, class_="axes", aria_hidden="true")

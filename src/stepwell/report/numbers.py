@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 MISSING = "–"
 
 
@@ -54,9 +56,19 @@ def rate(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def tick(value: float) -> str:
-    """A number beside an axis."""
-    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.4g}"
+def ticks(values: Sequence[float]) -> list[str]:
+    """The numbers beside an axis, all with as many decimals as the one that needs most.
+
+    >>> ticks([1.5, 2.0])
+    ['1.5', '2.0']
+    """
+    decimals = max((len(f"{value:.6g}".partition(".")[2]) for value in values), default=0)
+    return [f"{value:,.{decimals}f}" for value in values]
+
+
+def rates(values: Sequence[float]) -> list[str]:
+    """Learning rates beside an axis."""
+    return [rate(value) for value in values]
 
 
 def setting(value: object) -> str:

@@ -1,0 +1,168 @@
+"""Every function of the algebra gives the same on every kind of number."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stepwell import algebra
+from stepwell.algebra.lists import TensorList
+from stepwell.algebra.tracing import Graph
+from stepwell.engines.fused.source import host_function
+
+VALUES = [-1.5, -0.0, 0.25, 2.0]
+POSITIVE = [0.25, 1.0, 2.0, 9.0]
+
+# name, the function on one number, the arguments, the expected values worked out with the math module
+UNARY: list[tuple[str, list[float], Callable[[float], float]]] = [
+    ("sqrt", POSITIVE, math.sqrt),
+    ("square", VALUES, lambda x: x * x),
+    ("absolute", VALUES, abs),
+    ("sign", VALUES, lambda x: math.copysign(1, x) if x else 0.0),
+    ("exp", VALUES, math.exp),
+    ("log", POSITIVE, math.log),
+    ("cos", VALUES, math.cos),
+    ("floor", VALUES, math.floor),
+]
+BINARY: list[tuple[str, Callable[[float, float], float]]] = [
+    ("minimum", min),
+    ("maximum", max),
+    ("add", lambda x, y: x + y),
+    ("sub", lambda x, y: x - y),
+    ("mul", lambda x, y: x * y),
+    ("div", lambda x, y: x / y),
+]
+OPERATORS = {
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y,
+}
+
+
+def function(name: str) -> Callable[..., Any]:
+    return OPERATORS[name] if name in OPERATORS else getattr(algebra, name)
+
+
+def on_floats(f: Callable[..., Any], *columns: list[float]) -> list[float]:
+    return [f(*row) for row in zip(*columns, strict=True)]
+
+
+def on_numpy(f: Callable[..., Any], *columns: list[float]) -> list[float]:
+    return f(*(np.array(column) for column in columns)).tolist()
+
+
+def on_torch(f: Callable[..., Any], *columns: list[float]) -> list[float]:
+    return f(*(torch.tensor(column, dtype=torch.float64) for column in columns)).tolist()
+
+
+def on_lists(f: Callable[..., Any], *columns: list[float]) -> list[float]:
+    halves = [
+        TensorList([torch.tensor(column[:2], dtype=torch.float64), torch.tensor(column[2:], dtype=torch.float64)])
+        for column in columns
+    ]
+    return [x for tensor in f(*halves).tensors for x in tensor.tolist()]
+
+
+def on_jax(f: Callable[..., Any], *columns: list[float]) -> list[float]:
+    jax = pytest.importorskip("jax")
+    return jax.jit(f)(*(jax.numpy.array(column) for column in columns)).tolist()
+
+
+def on_traces(f: Callable[..., Any], *columns: list[float]) -> list[float]:
+    """Traced as scalars, written as Python source, and run."""
+    from stepwell.engines.fused.program import Program
+
+    graph = Graph()
+    result = f(*(graph.symbol(f"h.x{index}") for index in range(len(columns))))
+    run = host_function(Program("test", (), (result,), (), (), ()))
+    return [run({f"x{i}": x for i, x in enumerate(row)}, {})[0][0] for row in zip(*columns, strict=True)]
+
+
+KINDS = [on_floats, on_numpy, on_torch, on_lists, on_jax, on_traces]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "values", "expected"), UNARY, ids=[row[0] for row in UNARY])
+def test_functions_of_one_number(
+    name: str, values: list[float], expected: Callable[[float], float], kind: Callable[..., list[float]]
+) -> None:
+    found = kind(function(name), values)
+    assert found == pytest.approx([expected(x) for x in values], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "expected"), BINARY, ids=[row[0] for row in BINARY])
+def test_functions_of_two_numbers(
+    name: str, expected: Callable[[float, float], float], kind: Callable[..., list[float]]
+) -> None:
+    found = kind(function(name), VALUES, POSITIVE)
+    assert found == pytest.approx([expected(x, y) for x, y in zip(VALUES, POSITIVE, strict=True)], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_takes_the_side_of_the_condition(kind: Callable[..., list[float]]) -> None:
+    found = kind(lambda x, y: algebra.where(x > 0, x, y), VALUES, POSITIVE)
+    assert found == pytest.approx([0.25, 1.0, 0.25, 2.0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lerp_is_x_at_0_and_y_at_1(kind: Callable[..., list[float]]) -> None:
+    found = kind(lambda x, y: algebra.lerp(x, y, 0.25), VALUES, POSITIVE)
+    assert found == pytest.approx([0.75 * x + 0.25 * y for x, y in zip(VALUES, POSITIVE, strict=True)], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_numbers_go_along_on_either_side(kind: Callable[..., list[float]]) -> None:
+    found = kind(lambda x: (1 - 2 * x) / 4 + 2.0**x - (x - 1) ** 2 + 1 / x - -x, POSITIVE)
+    expected = [(1 - 2 * x) / 4 + 2.0**x - (x - 1) ** 2 + 1 / x + x for x in POSITIVE]
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["minimum", "maximum"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_extremes_of_nan_are_nan(name: str, kind: Callable[..., list[float]]) -> None:
+    nan = math.nan
+    found = kind(function(name), [nan, 1.0, 1.0, nan], [1.0, nan, 2.0, nan])
+    assert [math.isnan(x) for x in found] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (on_numpy, on_jax)])
+def test_the_sign_of_nan_is_zero_as_in_torch(kind: Callable[..., list[float]]) -> None:
+    assert kind(algebra.sign, [math.nan, 0.0, -0.0, -3.0]) == [0.0, 0.0, 0.0, -1.0]
+
+
+def test_plain_numbers_follow_ieee_where_python_raises() -> None:
+    assert math.isnan(algebra.sqrt(-1.0))
+    assert algebra.log(0.0) == -math.inf
+    assert math.isnan(algebra.log(-1.0))
+    assert algebra.exp(1000.0) == math.inf
+
+
+def test_reductions_give_one_number_a_tensor() -> None:
+    x = torch.tensor([3.0, 4.0])
+    assert float(algebra.norm(x)) == 5.0
+    assert float(algebra.total(x)) == 7.0
+    assert float(algebra.mean(x)) == 3.5
+    pair = algebra.norm(TensorList([x, 2 * x]))
+    assert [float(t) for t in pair.tensors] == [5.0, 10.0]
+    assert algebra.mean(np.array([1, 2])) == 1.5
+
+
+def test_a_list_keeps_what_it_is_made_of() -> None:
+    tensors = [torch.ones(2), torch.ones(3)]
+    _ = TensorList(tensors) * 2 + 1
+    assert all(torch.equal(t, torch.ones_like(t)) for t in tensors)
+
+
+def test_kinds_do_not_mix() -> None:
+    with pytest.raises(TypeError, match="numbers of different kinds do not mix in one expression: Tensor, ndarray"):
+        algebra.minimum(torch.ones(1), np.ones(1))
+
+
+def test_unknown_kinds_are_named() -> None:
+    with pytest.raises(TypeError, match=r"stepwell\.algebra does not know numbers of type builtins\.str"):
+        algebra.sqrt("2")

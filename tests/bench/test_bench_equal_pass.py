@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.equal_pass import bytes_per_element, equal_pass, equal_rule, traffic
+from bench.material import Material
+from bench.shapes import Shapes
+from bench.subjects import SUBJECTS, Subject
+from stepwell.engines.fused.program import trace
+from stepwell.rules.registry import rule_names
+
+FEW = Shapes("few", "a few", ((3, 5), (7,)))
+BOUND_BY_MEMORY = [s for s in SUBJECTS.values() if s.rule.acts_on != "matrices"]
+
+
+@pytest.mark.parametrize("subject", BOUND_BY_MEMORY, ids=lambda s: s.name)
+def test_the_pass_loads_and_stores_what_the_rule_does(subject: Subject) -> None:
+    trivial = equal_rule(subject.rule)
+    assert trivial is not None
+    expected, found = trace(subject.rule), trace(trivial)
+    assert traffic(found) == traffic(expected)
+    assert len(found.reductions) == len(expected.reductions)
+
+
+@pytest.mark.parametrize("subject", BOUND_BY_MEMORY, ids=lambda s: s.name)
+def test_the_pass_runs_and_hardly_moves_the_weights(subject: Subject) -> None:
+    material = Material(FEW, subject.dtype, torch.device("cpu"))
+    before = [p.detach().clone() for p in material.parameters]
+    run = equal_pass(subject.rule, material)
+    assert run is not None
+    run()
+    for was, now in zip(before, material.parameters, strict=True):
+        torch.testing.assert_close(now.detach(), was)
+
+
+def test_no_pass_for_rules_of_matrices() -> None:
+    muon = SUBJECTS["muon"]
+    assert equal_rule(muon.rule) is None
+    assert equal_pass(muon.rule, Material(FEW, muon.dtype, torch.device("cpu"))) is None
+    assert bytes_per_element(muon.rule, 4) is None
+
+
+def test_the_passes_are_no_rules_for_users() -> None:
+    before = rule_names()
+    equal_rule(SUBJECTS["lamb"].rule)
+    assert rule_names() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("sgd", 5),  # read p, g, momentum; write p, momentum
+        ("lion", 5),
+        ("adamw", 7),  # read p, g and both moments; write p and both moments
+        ("schedule-free", 7),
+        ("lamb", 10),  # first read p, g and both moments, write both moments; then read p and both moments, write p
+    ],
+)
+def test_bytes_of_a_step(name: str, numbers: int) -> None:
+    assert bytes_per_element(SUBJECTS[name].rule, 4) == 4 * numbers
+    assert bytes_per_element(SUBJECTS[name].rule, 2) == 2 * numbers

@@ -1,0 +1,85 @@
+"""Kernels are written to the user's cache folder, compiled once, and loaded without Numba afterwards."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import stepwell
+from stepwell.engines.fused import kernels
+
+STEP = """
+import sys, torch, stepwell
+p = torch.nn.Parameter(torch.ones(5)); p.grad = torch.ones(5)
+stepwell.Lion([p], lr=0.25).step()
+assert p.tolist() == [0.75] * 5, p
+print("numba" in sys.modules)
+"""
+
+
+def step_in_a_new_process(cache: Path) -> str:
+    environment = {**os.environ, "STEPWELL_CACHE_DIR": str(cache)}
+    done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_machine_code_is_kept_and_found_again(tmp_path: Path) -> None:
+    assert step_in_a_new_process(tmp_path) == "True"
+    (source,) = (tmp_path / "kernels").glob("Lion_update_*.py")
+    assert "def phase0(p, g, exp_avg, size, c):" in source.read_text(encoding="utf-8")
+    assert step_in_a_new_process(tmp_path) == "False"  # Numba was not even imported
+
+
+def test_damaged_machine_code_is_made_anew(tmp_path: Path) -> None:
+    step_in_a_new_process(tmp_path)
+    (code,) = (tmp_path / "kernels").glob("*.bin")
+    whole = code.read_bytes()
+    for damaged in (whole[:-100], whole[:40] + b"\0" + whole[41:], b""):
+        code.write_bytes(damaged)
+        assert step_in_a_new_process(tmp_path) == "True"
+        assert code.read_bytes() == whole
+
+
+def test_a_cache_folder_that_cannot_be_written_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "a file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("STEPWELL_CACHE_DIR", str(blocked))
+    with caplog.at_level(logging.WARNING, logger="stepwell"):
+        first = kernels._kernel_folder(kernels.cache_folder())
+        again = kernels._kernel_folder(kernels.cache_folder())
+    assert first == again
+    assert first.is_dir()
+    assert [record.message.partition(", for ")[0] for record in caplog.records] == [
+        "kernels are compiled anew in each process"
+    ]
+    assert "STEPWELL_CACHE_DIR" in caplog.text
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPWELL_CACHE_DIR", "/somewhere")
+    assert kernels.cache_folder() == Path("/somewhere")
+    monkeypatch.delenv("STEPWELL_CACHE_DIR")
+    if sys.platform.startswith("linux"):
+        monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+        assert kernels.cache_folder() == Path("/elsewhere/stepwell")
+
+
+def test_the_source_can_be_shown() -> None:
+    optimizer = stepwell.AdamW([torch.nn.Parameter(torch.ones(3))])
+    source = optimizer.kernel_source()
+    assert source.startswith('"""AdamW.update, for p float32, g float32, exp_avg float32, exp_avg_sq float32.')
+    assert "math.sqrt(" in source
+    compile(source, "kernel", "exec")
+
+
+def test_there_is_no_kernel_to_show_where_none_runs() -> None:
+    optimizer = stepwell.Muon([torch.nn.Parameter(torch.ones(3, 3))])
+    with pytest.raises(ValueError, match="no parameter of this optimizer runs in the fused engine"):
+        optimizer.kernel_source()

@@ -1,0 +1,51 @@
+"""Kernels run in torch's own threads where they can be had, and in a pool elsewhere."""
+
+import sys
+import threading
+
+import pytest
+import torch
+
+import stepwell
+from stepwell.engines.fused import threads
+
+
+def train(steps: int = 3) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ps = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((700, 300), (5,), (1,))]
+    optimizer = stepwell.LAMB(ps, lr=0.1, clip_norm=1.0)
+    for _ in range(steps):
+        for p in ps:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    return [p.detach() for p in ps]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torch brings libgomp along on Linux only")
+def test_torch_brings_its_threads_along() -> None:
+    assert threads._openmp() is not None
+
+
+def test_a_pool_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, set_threads: object) -> None:
+    set_threads(1)  # type: ignore[operator]
+    alone = train()
+    set_threads(3)  # type: ignore[operator]
+    together = train()
+    monkeypatch.setattr(threads, "_openmp", lambda: None)
+    pooled = train()
+    for a, b, c in zip(alone, together, pooled, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_two_optimizers_in_two_threads() -> None:
+    expected = train()
+    found: list[list[torch.Tensor]] = []
+    workers = [threading.Thread(target=lambda: found.append(train())) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 2
+    for weights in found:
+        assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
