@@ -87,7 +87,12 @@ def _counterpart(group: Mapping[str, Any], state: Mapping[Tensor, State], weight
 
 
 def _sampled(group: Mapping[str, Any]) -> list[Tensor]:
-    parameters = [p for p in group["params"] if p.numel()]
+    parameters = list(group["params"])
+    if "param_names" in group:  # state is matched by name, so the order of the names is the one that stays
+        parameters = [
+            p for _, p in sorted(zip(group["param_names"], parameters, strict=True), key=lambda pair: pair[0])
+        ]
+    parameters = [p for p in parameters if p.numel()]
     return parameters[:: max(1, -(-len(parameters) // _PARAMETERS))]
 
 

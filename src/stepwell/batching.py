@@ -7,7 +7,7 @@ kept, and each step only looks whether it still holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -24,8 +24,7 @@ _gradient_of = attrgetter("grad")
 _dtype_of = attrgetter("dtype")
 _is_contiguous = Tensor.is_contiguous
 _size_of = Tensor.numel
-_layout_of = attrgetter("layout")
-_DENSE = {torch.strided}
+_strides_of = Tensor.stride
 
 
 class Bucket:
@@ -35,37 +34,34 @@ class Bucket:
         self.engine = engine
         self.batch = batch
         self.parameters = parameters
-        self._sizes = list(map(_size_of, parameters))
-        self._dtypes = set(map(_dtype_of, parameters))
-        self._slots = [(slot, list(map(id, self._slot(slot)))) for slot in batch.tensor_slots]
         self._complex = parameters[0].is_complex()
+        self._contiguous = all(map(_is_contiguous, parameters))
+        self._looks = self._look()
+        self._slots = [(slot, list(map(id, self._slot(slot)))) for slot in batch.tensor_slots]
 
     def still_holds(self) -> bool:
-        """Whether weights and slots are the tensors that the batch was made of."""
-        return (
-            list(map(_size_of, self.parameters)) == self._sizes
-            and set(map(_dtype_of, self.parameters)) == self._dtypes
-            and all(list(map(id, self._slot(slot))) == ids for slot, ids in self._slots)
-        )
+        """Whether weights and slots are the tensors that the batch was made of, in the same sizes and layout."""
+        return self._look() == self._looks and all(list(map(id, self._slot(slot))) == ids for slot, ids in self._slots)
 
-    def _slot(self, slot: str) -> list[Tensor | None]:
+    def _look(self) -> tuple[Any, ...]:
+        """What may change in a parameter that stays the same object, as by `module.to(…)`."""
+        contiguous = all(map(_is_contiguous, self.parameters))
+        strides = None if contiguous else list(map(_strides_of, self.parameters))
+        return list(map(_size_of, self.parameters)), set(map(_dtype_of, self.parameters)), strides
+
+    def _slot(self, slot: str) -> list[Any]:
         return [state.get(slot) for state in self.batch.states]
 
-    def take_gradients(self, name_of: Callable[[Tensor], str]) -> None:
+    def take_gradients(self) -> None:
         """Put the parameters' gradients into the batch, laid out as their weights are."""
         gradients = list(map(_gradient_of, self.parameters))
-        if set(map(_layout_of, gradients)) != _DENSE:
-            pairs = zip(self.parameters, map(_layout_of, gradients), strict=True)
-            parameter, layout = next(pair for pair in pairs if pair[1] is not torch.strided)
-            raise ValueError(
-                f"the gradient of {name_of(parameter)} is {str(layout).removeprefix('torch.')}, and only dense "
-                "gradients are supported; make the layer with sparse=False, or put gradient.to_dense() in its place"
-            )
         if self._complex:
-            gradients = list(map(torch.view_as_real, gradients))
+            gradients = list(map(real, gradients))
+            self.batch.weights = list(map(real, self.parameters))
+            self.batch.columns = {slot: list(map(real, self._slot(slot))) for slot in self.batch.tensor_slots}
         if self.engine.name == "fused":
             weights = self.batch.weights
-            if not (all(map(_is_contiguous, gradients)) and all(map(_is_contiguous, weights))):
+            if not (self._contiguous and all(map(_is_contiguous, gradients))):
                 gradients = [_laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
             if set(map(_dtype_of, gradients)) != {weights[0].dtype}:
                 gradients = [g.to(weights[0].dtype) for g in gradients]
@@ -114,7 +110,7 @@ class Buckets:
             for parameter in parameters:
                 slots = state[parameter]
                 prepare(rule, parameter, slots)
-                engine = engine_for(self._engine, rule, _real(parameter))
+                engine = engine_for(self._engine, rule, real(parameter))
                 dtypes = tuple(slots[slot.name].dtype for slot in rule.slot_list() if not slot.scalar)
                 key = (engine.name, kind, flags(kind, group), parameter.dtype, parameter.device, dtypes)
                 found[key].append((parameter, slots, group, rule, engine))
@@ -122,12 +118,10 @@ class Buckets:
 
 
 def _bucket(entries: list[tuple[Tensor, State, Group, Rule, Engine]]) -> Bucket:
-    parameters = [entry[0] for entry in entries]
-    rule, engine = entries[0][3], entries[0][4]
-    weights = [_real(parameter.detach() if parameter.is_complex() else parameter) for parameter in parameters]
+    parameters, rule, engine = [entry[0] for entry in entries], entries[0][3], entries[0][4]
+    weights = list(map(real, parameters)) if parameters[0].is_complex() else parameters
     batch = Batch(rule, weights, [entry[1] for entry in entries], [entry[2] for entry in entries])
-    if parameters[0].is_complex():
-        batch.columns = {slot: list(map(_real, column)) for slot, column in batch.columns.items()}
+    batch.columns = {slot: list(map(real, column)) for slot, column in batch.columns.items()}
     return Bucket(engine, batch, parameters)
 
 
@@ -149,6 +143,6 @@ def prepare(rule: Rule, parameter: Tensor, state: State) -> None:
             state[slot.name] = torch.empty_like(parameter, dtype=state[slot.name].dtype).copy_(state[slot.name])
 
 
-def _real(tensor: Tensor) -> Tensor:
+def real(tensor: Tensor) -> Tensor:
     """Complex numbers as pairs of reals."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor

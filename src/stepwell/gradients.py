@@ -1,51 +1,64 @@
-"""What is asked of all gradients before the step: their norm, and whether they are finite."""
+"""What is asked of all gradients before the step: that they are dense, their norm, and whether they are finite."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stepwell.algebra import square
-from stepwell.batching import Bucket
+from stepwell.batching import real
 from stepwell.engines.choice import fused
 
 
-def squared_norms(buckets: list[Bucket]) -> dict[int, float]:
-    """‖g‖² of each parameter's gradient, in float64, by the parameter's id: one read of the gradients, no write."""
+def check_dense(parameters: Iterable[Tensor], name_of: Callable[[Tensor], str]) -> None:
+    """Raise ValueError for the first parameter whose gradient is sparse."""
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.layout is not torch.strided:
+            raise ValueError(
+                f"the gradient of {name_of(parameter)} is {str(gradient.layout).removeprefix('torch.')}, and only"
+                "dense gradients are supported; make the layer with sparse=False, or put gradient.to_dense() in its place"
+            )
+
+
+def squared_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[int, float]:
+    """‖g‖² of each parameter's gradient, in float64, by the parameter's id: one read of the gradients, no write.
+
+    `with_kernel` lets the fused engine do it where it can; otherwise `torch._foreach_norm` does.
+    """
     norms: dict[int, float] = {}
-    for same in _by_kind(buckets).values():
-        parameters = [p for bucket in same for p in bucket.parameters]
-        gradients = [g for bucket in same for g in bucket.batch.gradients]
-        engine = fused() if all(bucket.engine.name in ("fused", "matrices") for bucket in same) else None
-        if engine is not None and all(map(engine.serves, gradients)):
+    engine = fused() if with_kernel else None
+    found: defaultdict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            gradient = real(parameter.grad)
+            served = engine is not None and engine.serves(gradient)
+            found[gradient.dtype, gradient.device, served].append((parameter, gradient))
+    for (_, _, served), pairs in found.items():
+        gradients = [gradient for _, gradient in pairs]
+        if engine is not None and served:
             squares = engine.totals("sum of squares", square, gradients).tolist()
         else:
-            squares = [
-                float(norm) ** 2 for norm in torch._foreach_norm([g.float() if _small(g) else g for g in gradients])
-            ]
-        for parameter, gradient, value in zip(parameters, gradients, squares, strict=True):
+            squares = [float(norm) ** 2 for norm in torch._foreach_norm([_wide(gradient) for gradient in gradients])]
+        for (parameter, gradient), value in zip(pairs, squares, strict=True):
             # Squares of large but finite float32 numbers are infinite: those few are looked at again.
             again = not math.isfinite(value) and bool(torch.isfinite(gradient).all())
             norms[id(parameter)] = float(gradient.double().norm()) ** 2 if again else value
     return norms
 
 
-def _by_kind(buckets: list[Bucket]) -> dict[tuple[torch.dtype, torch.device], list[Bucket]]:
-    found: defaultdict[tuple[torch.dtype, torch.device], list[Bucket]] = defaultdict(list)
-    for bucket in buckets:
-        first = bucket.batch.gradients[0]
-        found[first.dtype, first.device].append(bucket)
-    return found
-
-
-def _small(gradient: Tensor) -> bool:
-    return gradient.dtype in (torch.float16, torch.bfloat16)
+def _wide(gradient: Tensor) -> Tensor:
+    return gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
 
 
 def clip_factor(norm: float, limit: float) -> float:
     """What gradients of this global norm are multiplied with so that it is at most `limit`, as
-    `torch.nn.utils.clip_grad_norm_` does it: 1e-6 keeps the quotient finite."""
-    return min(1.0, limit / (norm + 1e-6))
+    `torch.nn.utils.clip_grad_norm_` does it: 1e-6 keeps the quotient finite, and a norm of NaN makes all of them NaN.
+    """
+    factor = limit / (norm + 1e-6)
+    return 1.0 if factor > 1.0 else factor

@@ -6,15 +6,16 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from stepwell import averaging
-from stepwell.batching import Bucket, Buckets
+from stepwell.batching import Buckets, real
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
-from stepwell.gradients import clip_factor, squared_norms
+from stepwell.gradients import check_dense, clip_factor, squared_norms
 from stepwell.loading import loaded
 from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, validated
@@ -26,6 +27,8 @@ Parameters = Iterable[Any]
 
 # What a group may hold beside its parameters, its rule and the rule's hyper-parameters.
 NOTES = ("name", "why", "role", "param_names", "holds")
+
+_gradient_of, _layout_of = attrgetter("grad"), attrgetter("layout")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -65,6 +68,13 @@ class Optimizer(torch.optim.Optimizer):
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
         check_engine(engine)
+        if isinstance(params, (torch.nn.Module, set)) or not isinstance(params, Iterable):
+            hint = (
+                "pass model.parameters()" if isinstance(params, torch.nn.Module) else "pass a list of tensors or groups"
+            )
+            raise TypeError(
+                f"params must be tensors in an order, or groups of them, got a {type(params).__name__}; {hint}"
+            )
         self.clip_norm = validated("clip_norm", clip_norm, Positive | None)
         self.on_nonfinite: OnNonfinite = validated("on_nonfinite", on_nonfinite, OnNonfinite)
         self.engine = engine
@@ -85,6 +95,10 @@ class Optimizer(torch.optim.Optimizer):
         if names or "param_names" in group:
             group["param_names"] = names or list(group["param_names"])
         rule = group.get("rule", self.rule)
+        if not isinstance(rule, (Rule, str)):
+            raise TypeError(
+                f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), or a name, got {rule!r}{where}"
+            )
         kind = type(rule) if isinstance(rule, Rule) else rule_class(rule)
         base = rule if isinstance(rule, Rule) else self.rule if type(self.rule) is kind else kind()
         group["rule"] = kind.__name__
@@ -95,14 +109,17 @@ class Optimizer(torch.optim.Optimizer):
                 raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{hint}{where}")
         for name, value in base.values().items():
             group[name] = validated(name, group.get(name, value), known[name], where)
-        kind(**{name: group[name] for name in known})  # what holds between hyper-parameters
+        try:
+            made = kind(**{name: group[name] for name in known})
+        except ValueError as error:  # what must hold between hyper-parameters
+            raise ValueError(f"{error}{where}") from None
         if averaging.has_average(kind.__name__):
             group.setdefault("holds", "training")
-        self._check_parameters(group, kind, where)
+        self._check_parameters(group, made, where)
         self.param_groups.append(group)
         self._buckets.forget()
 
-    def _check_parameters(self, group: Mapping[str, Any], kind: type[Rule], where: str) -> None:
+    def _check_parameters(self, group: Mapping[str, Any], rule: Rule, where: str) -> None:
         if bool(self.param_groups) and ("param_names" in group) != ("param_names" in self.param_groups[0]):
             raise ValueError(f"either all parameter groups have names or none{where}")
         taken = {id(p) for other in self.param_groups for p in other["params"]}
@@ -117,14 +134,14 @@ class Optimizer(torch.optim.Optimizer):
                 )
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
-            if kind.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
+            if rule.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
                 raise ValueError(
-                    f"{kind.__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape "
+                    f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape "
                     f"{tuple(p.shape)} and dtype {p.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
                     "stepwell.create_optimizer(model, 'muon') does"
                 )
-            if self.engine == "fused" and kind.acts_on != "matrices":
-                engine_for("fused", self.rule, torch.view_as_real(p) if p.is_complex() else p)
+            if self.engine == "fused":
+                engine_for("fused", rule, real(p))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -141,32 +158,31 @@ class Optimizer(torch.optim.Optimizer):
         if found_inf is not None and float(found_inf):
             self.skipped += 1
             return loss
-        buckets = self._buckets.collect(self.param_groups, self.state)
-        for bucket in buckets:
-            bucket.take_gradients(self._name_of)
-        factor = self._gradient_factor(buckets)
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if set(map(_layout_of, map(_gradient_of, parameters))) - {torch.strided}:
+            check_dense(parameters, self._name_of)
+        factor = self._gradient_factor(parameters)
         if factor is None:
             self.skipped += 1
             return loss
-        for bucket in buckets:
+        for bucket in self._buckets.collect(self.param_groups, self.state):
+            bucket.take_gradients()
             for state in bucket.batch.states:
                 state["step"] += 1
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
             bucket.engine.apply(bucket.batch)
         return loss
 
-    def _gradient_factor(self, buckets: list[Bucket]) -> float | None:
+    def _gradient_factor(self, parameters: list[Tensor]) -> float | None:
         """What to multiply all gradients with: unscaling and clipping. None means that this step is left out."""
         scale = getattr(self, "grad_scale", None)
         factor = 1.0 if scale is None else 1.0 / float(scale)
         if self.clip_norm is None and self.on_nonfinite == "ignore":
             return factor
-        squares = squared_norms(buckets)
+        squares = squared_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
         self.gradient_norm = math.sqrt(sum(squares.values())) * factor
         if self.on_nonfinite != "ignore":
-            bad = [
-                p for group in self.param_groups for p in group["params"] if not math.isfinite(squares.get(id(p), 0.0))
-            ]
+            bad = [p for p in parameters if not math.isfinite(squares[id(p)])]
             if bad and self.on_nonfinite == "skip":
                 return None
             if bad:
@@ -300,7 +316,7 @@ class Optimizer(torch.optim.Optimizer):
             kind = rule_class(group["rule"])
             rule = kind(**{name: group[name] for name in kind.field_names()})
             for p in group["params"]:
-                weight = torch.view_as_real(p) if p.is_complex() else p
+                weight = real(p)
                 if engine is not None and engine_for(self.engine, rule, weight).name == "fused":
                     found.setdefault(engine.source(rule, weight.dtype), "")
         if not found:

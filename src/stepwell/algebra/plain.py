@@ -31,10 +31,10 @@ class Plain:
         return -math.inf if x == 0 else math.nan
 
     def cos(self, x: float) -> float:
-        return math.cos(x)
+        return math.cos(x) if math.isfinite(x) else math.nan
 
     def floor(self, x: float) -> float:
-        return math.floor(x)
+        return math.floor(x) if math.isfinite(x) else x
 
     def minimum(self, x: float, y: float) -> float:
         return y if y < x or y != y else x

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from stepwell.rules.rule import Rule, namespace
@@ -48,7 +49,8 @@ class Batch:
         scalar slots by name, and their positions."""
         numbers = ("step", *self.scalar_slots)
         found: list[tuple[Group, dict[str, float], list[int]]] = []
-        for group, members in self._members:
+        for live, members in self._members:
+            group = plain_numbers(live)
             columns = [[self.states[index][number] for index in members] for number in numbers]
             if all(column.count(column[0]) == len(column) for column in columns):  # as a rule, all are in step
                 by_value = {tuple([column[0] for column in columns]): members}
@@ -80,6 +82,18 @@ class Engine(Protocol):
 
         `function` is "update", or another method of the rule that gives weights: "averaged", "training".
         """
+
+
+def plain_numbers(group: Group) -> Group:
+    """The hyper-parameters as Python numbers, also those that are held in a tensor."""
+    if any(type(value) is Tensor for value in group.values()):
+        return {name: float(value) if isinstance(value, Tensor) else value for name, value in group.items()}
+    return group
+
+
+def computed_in(*columns: list[Tensor]) -> torch.dtype:
+    """The dtype to compute with: float64 where anything is stored in it, else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for column in columns for t in column[:1]) else torch.float32
 
 
 def evaluate(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra.lists import TensorList
-from stepwell.engines.batch import Batch, evaluate
+from stepwell.engines.batch import Batch, computed_in, evaluate
 
 # Lists are worked through in parts of about this many elements, so that what lies between is not the model's size.
 _PART = 1 << 24
@@ -24,8 +24,10 @@ class Foreach:
             for part in _parts(batch.weights, members):
                 weights = [batch.weights[index] for index in part]
                 columns = {slot: [column[index] for index in part] for slot, column in batch.columns.items()}
-                p, g = _computed(weights), _computed([batch.gradients[index] for index in part])
-                slots = {slot: _computed(column) for slot, column in columns.items()}
+                gradients = [batch.gradients[index] for index in part]
+                dtype = computed_in(weights, gradients, *columns.values())
+                p, g = _computed(weights, dtype), _computed(gradients, dtype)
+                slots = {slot: _computed(column, dtype) for slot, column in columns.items()}
                 values, new_slots, new_scalars = evaluate(batch, function, p, g, slots, group, scalars)
                 for slot, new in new_slots.items():
                     _store(columns[slot], new)
@@ -46,9 +48,8 @@ def _parts(weights: list[Tensor], members: list[int]) -> Iterator[list[int]]:
         yield part
 
 
-def _computed(tensors: list[Tensor]) -> TensorList:
-    """The tensors in the dtype to compute with."""
-    return TensorList([t if t.dtype in (torch.float32, torch.float64) else t.float() for t in tensors])
+def _computed(tensors: list[Tensor], dtype: torch.dtype) -> TensorList:
+    return TensorList([tensor.to(dtype) for tensor in tensors])
 
 
 def _store(targets: list[Tensor], values: TensorList | float) -> None:

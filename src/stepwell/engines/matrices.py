@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stepwell.engines.batch import Batch, evaluate
+from stepwell.engines.batch import Batch, computed_in, evaluate
 
 
 class Matrices:
@@ -18,8 +18,10 @@ class Matrices:
             for part in _stacks(batch.weights, members):
                 weights = [batch.weights[index] for index in part]
                 columns = {slot: [column[index] for index in part] for slot, column in batch.columns.items()}
-                p, g = _stacked(weights), _stacked([batch.gradients[index] for index in part])
-                slots = {slot: _stacked(column) for slot, column in columns.items()}
+                gradients = [batch.gradients[index] for index in part]
+                dtype = computed_in(weights, gradients, *columns.values())
+                p, g = _stacked(weights, dtype), _stacked(gradients, dtype)
+                slots = {slot: _stacked(column, dtype) for slot, column in columns.items()}
                 values, new_slots, new_scalars = evaluate(batch, function, p, g, slots, group, scalars)
                 for slot, new in new_slots.items():
                     _store(columns[slot], new)
@@ -50,8 +52,7 @@ def worth_stacking(matrix: Tensor) -> bool:
     return matrix.device.type != "cpu" or matrix.numel() <= 64 * 64
 
 
-def _stacked(tensors: list[Tensor]) -> Tensor:
-    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+def _stacked(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
     return tensors[0].to(dtype) if len(tensors) == 1 else torch.stack(tensors).to(dtype)
 
 

@@ -114,14 +114,17 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
             raise TypeError(f"{name} must be {limits}, got a tensor of shape {tuple(value.shape)}{where}")
         number = float(value)
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number {limits}, got {value!r} of type {type(value).__name__}{where}")
+        words = str(limits) if str(limits).startswith("a ") else f"a number {limits}"
+        raise TypeError(f"{name} must be {words}, got {value!r} of type {type(value).__name__}{where}")
     else:
         number = float(value)
     if whole and not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}{where}")
     if not math.isfinite(number) or number not in limits:
         raise ValueError(f"{name} must be {limits}, got {value!r}{where}")
-    return value
+    if isinstance(value, (torch.Tensor, float, int)) and type(value).__module__ != "numpy":
+        return value
+    return number  # NumPy's numbers and fractions as Python's: a state dict holds plain values
 
 
 def _tuple(name: str, value: Any, annotations: tuple[Any, ...], where: str) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from stepwell.rules.rule import Rule, flags
 CHUNK = 65_536
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+# Stored in fewer bits than they are computed with.
+_ROUNDING = (torch.bfloat16, torch.float16)
 
 
 class Layout:
@@ -54,14 +56,17 @@ class Fused:
         return tensor.device.type == "cpu" and tensor.dtype in DTYPES and is_dense(tensor)
 
     def apply(self, batch: Batch, function: str = "update") -> None:
-        program = self.program(batch.rule, function)
+        stored = [batch.weights, *batch.columns.values()]
+        program = self.program(
+            batch.rule, function, stores_round=any(column[0].dtype in _ROUNDING for column in stored)
+        )
         fixed = {WEIGHTS: batch.weights, GRADIENT: batch.gradients}
         arrays = [fixed.get(name) or batch.columns[name] for name in program.arrays]
         kernel = self.kernel(program, tuple(column[0].dtype for column in arrays))
         rows = np.zeros(len(batch.weights), dtype=np.int64)
         scalars: list[tuple[float, ...]] = []
         for row, (group, numbers, members) in enumerate(batch.classes()):
-            values, new = kernel.scalars(_plain(group), numbers)
+            values, new = kernel.scalars(group, numbers)
             scalars.append(values)
             if row:
                 rows[members] = row
@@ -79,11 +84,11 @@ class Fused:
         kernel = self.kernel(self._programs[name], (tensors[0].dtype,))
         return self._run(kernel, [tensors], np.zeros(len(tensors), dtype=np.int64), np.zeros((1, 0)))[:, 0]
 
-    def program(self, rule: Rule, function: str = "update") -> Program:
+    def program(self, rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
         """The trace of one function of a rule with these flags."""
-        key = (type(rule), flags(type(rule), rule.values()), function)
+        key = (type(rule), flags(type(rule), rule.values()), function, stores_round)
         if key not in self._programs:
-            self._programs[key] = trace(rule, function)
+            self._programs[key] = trace(rule, function, stores_round=stores_round)
         return self._programs[key]
 
     def kernel(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> Kernel:
@@ -96,7 +101,7 @@ class Fused:
 
     def source(self, rule: Rule, dtype: torch.dtype) -> str:
         """The source of the kernel for a rule's update on weights, gradients and slots of this dtype."""
-        program = self.program(rule)
+        program = self.program(rule, stores_round=dtype in _ROUNDING)
         return numba_writer.write(program, dict.fromkeys(program.arrays, DTYPES[dtype]))
 
     def _run(
@@ -125,10 +130,3 @@ class Fused:
         if sizes not in self._layouts:
             self._layouts[sizes] = Layout(sizes)
         return self._layouts[sizes]
-
-
-def _plain(group: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The hyper-parameters as Python numbers, also those that are held in a tensor."""
-    if any(type(value) is Tensor for value in group.values()):
-        return {name: float(value) if isinstance(value, Tensor) else value for name, value in group.items()}
-    return group

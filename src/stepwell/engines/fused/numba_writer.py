@@ -63,8 +63,9 @@ def write(program: Program, dtypes: Mapping[str, str]) -> str:
         dtypes: the dtype of each array, by name: "float64", "float32", "bfloat16" or "float16".
     """
     compute = "float64" if "float64" in dtypes.values() else "float32"
-    # A sum is spread over the lanes of a vector; arithmetic without sums keeps its order.
-    fast = '{"contract", "nsz", "reassoc"}' if program.reductions else '{"contract", "nsz"}'
+    # A sum is spread over the lanes of a vector. Without sums every element is worked out as written, so that the
+    # result has the same bits wherever a tensor is cut.
+    fast = '{"nsz", "reassoc"}' if program.reductions else "False"
     described = ", ".join(f"{name} {dtypes[name]}" for name in program.arrays)
     parts = [_HEADER.format(name=program.name, dtypes=described, fast=fast)]
     parts += [_phase(program, number, phase, dtypes, compute) for number, phase in enumerate(program.phases)]

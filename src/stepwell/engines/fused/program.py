@@ -58,8 +58,12 @@ class Program:
         )
 
 
-def trace(rule: Rule, function: str = "update") -> Program:
-    """The program of `rule.update` (or of another method of a rule that gives weights: `averaged`, `training`)."""
+def trace(rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
+    """The program of `rule.update` (or of another method of a rule that gives weights: `averaged`, `training`).
+
+    `stores_round` says that a stored number is not the number that was stored (bfloat16): then all is stored in the
+    last phase, so that no phase works with rounded values.
+    """
     graph = Graph()
     p, g = graph.load(WEIGHTS), graph.load(GRADIENT) * graph.symbol("gradient_factor")
     slots = {
@@ -71,14 +75,14 @@ def trace(rule: Rule, function: str = "update") -> Program:
         weights, new_slots = rule.update(p, g, s, h)
     else:
         weights, new_slots = getattr(rule, function)(p, s, h), {}
-    return _program(f"{type(rule).__name__}.{function}", graph, rule, weights, new_slots)
+    return _program(f"{type(rule).__name__}.{function}", graph, rule, weights, new_slots, stores_round)
 
 
 def trace_total(name: str, function: Any) -> Program:
     """The program that only adds up: Σ function(g) over the elements of each tensor."""
     graph = Graph()
     total = graph.reduce("total", function(graph.load(GRADIENT)))
-    return _cut(name, graph, {}, {}, [total])
+    return _cut(name, graph, {}, {}, [total], stores_round=False)
 
 
 def symbols(graph: Graph, rule: Rule) -> dict[str, Any]:
@@ -96,7 +100,9 @@ def symbols(graph: Graph, rule: Rule) -> dict[str, Any]:
     return values
 
 
-def _program(name: str, graph: Graph, rule: Rule, weights: Any, new_slots: Mapping[str, Any]) -> Program:
+def _program(
+    name: str, graph: Graph, rule: Rule, weights: Any, new_slots: Mapping[str, Any], stores_round: bool
+) -> Program:
     scalar = {slot.name for slot in rule.slot_list() if slot.scalar}
     rule.check_slots(new_slots)
     stores = {slot: value for slot, value in new_slots.items() if slot not in scalar}
@@ -105,11 +111,17 @@ def _program(name: str, graph: Graph, rule: Rule, weights: Any, new_slots: Mappi
     for slot, value in scalar_slots.items():
         if isinstance(value, Expression) and value.level > Level.SCALAR:
             raise TypeError(f"{name}: the scalar slot {slot!r} is made of tensors; it can only be made of numbers")
-    return _cut(name, graph, stores, scalar_slots, [])
+    return _cut(name, graph, stores, scalar_slots, [], stores_round=stores_round)
 
 
 def _cut(
-    name: str, graph: Graph, stores: Mapping[str, Any], scalar_slots: Mapping[str, Any], totals: list[Expression]
+    name: str,
+    graph: Graph,
+    stores: Mapping[str, Any],
+    scalar_slots: Mapping[str, Any],
+    totals: list[Expression],
+    *,
+    stores_round: bool,
 ) -> Program:
     """Cut the graph into phases at its reductions, then list what each phase has to work out."""
     roots = {array: _as_element(graph, value) for array, value in stores.items()}
@@ -124,6 +136,8 @@ def _cut(
 
     store_phase = {array: ready[e] for array, e in roots.items()}
     number_of_phases = 1 + max([*store_phase.values(), *(ready[r.arguments[0]] for r in reductions)], default=0)
+    if stores_round:
+        store_phase = dict.fromkeys(store_phase, number_of_phases - 1)
     phases: list[Phase] = []
     while len(phases) < number_of_phases:
         phase, late = _phase(len(phases), roots, reductions, ready, store_phase)

@@ -1,0 +1,153 @@
+"""What values a hyper-parameter may take, by its annotation, and which of them are flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pytest
+import torch
+
+from stepwell import Optimizer, Rule
+from stepwell.rules import SGD, Adam, Muon
+from stepwell.rules.hyper import Count, Fraction, NonNegative, OpenFraction, Positive, Range, Switch, Whole, validated
+from stepwell.rules.rule import flags
+
+approx = pytest.approx
+
+Betas = tuple[float, Fraction]
+Mean = Literal["mean", "sum"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (NonNegative, 0),
+        (NonNegative, 0.0),
+        (Positive, 1e-300),
+        (Fraction, 0.0),
+        (OpenFraction, 0.5),
+        (Whole, 3),
+        (Whole, 3.0),
+        (Count, 1),
+        (int, -5),
+        (float, -1e308),
+        (bool, False),
+        (float | None, None),
+        (float | None, 0.5),
+        (Betas, (2.0, 0.5)),
+        (Mean, "sum"),
+        (Mean | None, None),
+    ],
+    ids=repr,
+)
+def test_values_in_range_stay_what_they_are(annotation: Any, value: Any) -> None:
+    result = validated("x", value, annotation)
+    assert result == value
+    assert type(result) is type(value)
+
+
+def test_a_list_of_numbers_becomes_a_tuple() -> None:
+    assert validated("betas", [2.0, 0.5], Betas) == (2.0, 0.5)
+
+
+def test_a_tensor_of_one_number_stays_a_tensor() -> None:
+    lr = torch.tensor(0.1)
+    assert validated("lr", lr, NonNegative) is lr
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "message"),
+    [
+        (NonNegative, -0.1, "x must be at least 0, got -0.1"),
+        (NonNegative, float("nan"), "x must be at least 0, got nan"),
+        (Positive, 0.0, "x must be above 0, got 0.0"),
+        (Fraction, 1.0, "x must be in [0, 1), got 1.0"),
+        (OpenFraction, 0.0, "x must be in (0, 1), got 0.0"),
+        (Annotated[float, Range(low=-1, high=1)], 2, "x must be in [-1, 1], got 2"),
+        (Whole, 0.1, "x must be a whole number at least 0, got 0.1"),
+        (Count, 0, "x must be a whole number at least 1, got 0"),
+        (float, float("inf"), "x must be a finite number, got inf"),
+        (float | None, float("nan"), "x must be a finite number, got nan"),
+        (NonNegative, torch.tensor(-1.0), "x must be at least 0, got tensor(-1.)"),
+        (Betas, (2.0, 1.5), "x[1] must be in [0, 1), got 1.5"),
+        (Betas, (2.0,), "x must be 2 numbers, got (2.0,)"),
+        (Betas, 0.9, "x must be 2 numbers, got 0.9"),
+        (Mean, "maen", "x must be one of 'mean', 'sum', got 'maen'; did you mean 'mean'?"),
+        (Mean | None, "product", "x must be one of 'mean', 'sum', got 'product'"),
+    ],
+    ids=repr,
+)
+def test_values_out_of_range(annotation: Any, value: Any, message: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        validated("x", value, annotation)
+    assert str(raised.value) == message
+    with pytest.raises(ValueError) as raised:
+        validated("x", value, annotation, " (group 'norms')")
+    assert str(raised.value) == f"{message} (group 'norms')"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "message"),
+    [
+        (NonNegative, "fast", "x must be a number at least 0, got 'fast' of type str"),
+        (NonNegative, None, "x must be a number at least 0, got None of type NoneType"),
+        (NonNegative, True, "x must be a number at least 0, got True of type bool"),
+        (NonNegative, 1j, "x must be a number at least 0, got 1j of type complex"),
+        (NonNegative, torch.ones(2), "x must be at least 0, got a tensor of shape (2,)"),
+        (float, "2", "x must be a finite number, got '2' of type str"),
+        (Count, 2.0, "x must be a whole number, got 2.0 of type float"),
+        (int, 2.5, "x must be a whole number, got 2.5 of type float"),
+        (bool, 1, "x must be True or False, got 1"),
+        (bool, None, "x must be True or False, got None"),
+    ],
+    ids=repr,
+)
+def test_values_of_the_wrong_type(annotation: Any, value: Any, message: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        validated("x", value, annotation)
+    assert str(raised.value) == message
+    with pytest.raises(TypeError) as raised:
+        validated("x", value, annotation, " (group 'norms')")
+    assert str(raised.value) == f"{message} (group 'norms')"
+
+
+# Flags: what decides a rule's arithmetic.
+
+
+def test_what_is_a_flag_and_what_is_a_number() -> None:
+    assert dict(flags(Adam, Adam(amsgrad=True).values())) == {"amsgrad": True, "decay": "coupled", "maximize": False}
+    assert dict(flags(Muon, Muon().values())) == {
+        "nesterov": True,
+        "ns_steps": 5,
+        "adjust_lr_fn": None,
+        "decay": "decoupled",
+        "maximize": False,
+    }
+
+
+def test_a_switch_is_a_flag_while_it_is_off() -> None:
+    assert dict(flags(SGD, SGD().values()))["momentum"] == 0.0
+    assert "momentum" not in dict(flags(SGD, SGD(momentum=0.9).values()))
+    assert flags(SGD, SGD(momentum=0.9).values()) == flags(SGD, SGD(momentum=0.5).values())
+    assert "dampening" not in dict(flags(SGD, SGD().values()))
+
+
+@pytest.mark.usefixtures("own_rules_are_forgotten")
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+def test_a_rule_may_ask_whether_a_switch_is_on(engine: str) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class OwnSwitch(Rule):
+        push: Annotated[float, Range(low=0), Switch()] = 0.0
+
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+            return (g + h.push if h.push else 2 * g), {}
+
+    parameter = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([parameter], OwnSwitch(lr=0.1), engine=engine)
+    for push, expected in [(0.0, 0.8), (1.0, 0.6), (3.0, 0.2), (0.0, 0.0)]:
+        optimizer.param_groups[0]["push"] = push
+        parameter.grad = torch.ones(1, dtype=torch.float64)
+        optimizer.step()
+        assert parameter.item() == approx(expected, abs=1e-15)

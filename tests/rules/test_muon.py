@@ -1,0 +1,183 @@
+"""Muon: matrices whose singular values are known, so that the iteration is arithmetic on a few numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stepwell import Optimizer
+from stepwell.algebra.matrices import _directly, _on_the_gram_matrix, orthogonalized
+from stepwell.rules import Muon
+
+approx = pytest.approx
+
+JORDAN = (3.4445, -4.7750, 2.0315)
+ENGINES = pytest.mark.parametrize("engine", ["reference", "auto"])
+
+
+def newton_schulz(
+    values: list[float], coefficients: tuple[float, float, float] = JORDAN, steps: int = 5
+) -> list[float]:
+    """The iteration on singular values: X ← aX + bXXᵀX + c(XXᵀ)²X is σ ← aσ + bσ³ + cσ⁵ for each of them."""
+    a, b, c = coefficients
+    scaled = [value / math.hypot(*values) for value in values]
+    for _ in range(steps):
+        scaled = [a * s + b * s**3 + c * s**5 for s in scaled]
+    return scaled
+
+
+def diagonal(values: list[float], rows: int, cols: int) -> Tensor:
+    """A (rows, cols) matrix with these values on its diagonal and zeros elsewhere."""
+    matrix = torch.zeros(rows, cols, dtype=torch.float64)
+    for index, value in enumerate(values):
+        matrix[index, index] = value
+    return matrix
+
+
+def with_singular_values(values: Tensor, rows: int, cols: int, seed: int = 0) -> Tensor:
+    """A (rows, cols) matrix in general position with these singular values, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    left, _ = torch.linalg.qr(torch.randn(rows, rows, generator=generator, dtype=torch.float64))
+    right, _ = torch.linalg.qr(torch.randn(cols, cols, generator=generator, dtype=torch.float64))
+    count = min(rows, cols)
+    return left[:, :count] * values @ right[:count]
+
+
+def near(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+ADJUSTMENTS: dict[Any, dict[tuple[int, int], float]] = {
+    None: {(2, 2): 1.0, (2, 8): 1.0, (8, 2): 2.0},  # √max(1, rows/cols)
+    "original": {(2, 2): 1.0, (2, 8): 1.0, (8, 2): 2.0},
+    "match_rms_adamw": {(2, 2): 0.2 * math.sqrt(2), (2, 8): 0.2 * math.sqrt(8), (8, 2): 0.2 * math.sqrt(8)},
+}
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("adjust", list(ADJUSTMENTS))
+@pytest.mark.parametrize("shape", [(2, 2), (2, 8), (8, 2)], ids=["square", "wide", "tall"])
+@ENGINES
+def test_two_steps(engine: str, shape: tuple[int, int], adjust: Any, nesterov: bool) -> None:
+    lr, decay, mu = 0.1, 0.5, 0.8
+    adjustment = ADJUSTMENTS[adjust][shape]
+    start, first, second = [1.0, -2.0], [3.0, 4.0], [-1.0, 2.0]
+
+    buffer1 = [0.2 * g for g in first]
+    update1 = [0.2 * g + mu * b for g, b in zip(first, buffer1, strict=True)] if nesterov else buffer1
+    step1 = newton_schulz(update1)
+    theta1 = [0.95 * p - lr * adjustment * o for p, o in zip(start, step1, strict=True)]
+    buffer2 = [mu * b + 0.2 * g for b, g in zip(buffer1, second, strict=True)]
+    update2 = [0.2 * g + mu * b for g, b in zip(second, buffer2, strict=True)] if nesterov else buffer2
+    step2 = newton_schulz(update2)
+    theta2 = [0.95 * p - lr * adjustment * o for p, o in zip(theta1, step2, strict=True)]
+
+    weights = diagonal(start, *shape).requires_grad_()
+    rule = Muon(lr=lr, weight_decay=decay, momentum=mu, nesterov=nesterov, adjust_lr_fn=adjust)
+    optimizer = Optimizer([weights], rule, engine=engine)
+    for gradient, theta, buffer in ((first, theta1, buffer1), (second, theta2, buffer2)):
+        weights.grad = diagonal(gradient, *shape)
+        optimizer.step()
+        near(weights.detach(), diagonal(theta, *shape))
+        near(optimizer.state[weights]["momentum_buffer"], diagonal(buffer, *shape))
+
+
+def test_the_iteration_by_hand() -> None:
+    # 3 and 4 have the norm 5, so the values start at 0.6 and 0.8; one step of (2, −1, 0.5) by hand:
+    # 2·0.6 − 0.216 + 0.5·0.07776 = 1.02288 and 2·0.8 − 0.512 + 0.5·0.32768 = 1.25184.
+    once = orthogonalized(diagonal([3.0, 4.0], 2, 3), (2.0, -1.0, 0.5), 1)
+    near(once, diagonal([1.02288, 1.25184], 2, 3))
+    twice = [2 * s - s**3 + 0.5 * s**5 for s in (1.02288, 1.25184)]
+    near(orthogonalized(diagonal([3.0, 4.0], 2, 3), (2.0, -1.0, 0.5), 2), diagonal(twice, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(24, 24), (24, 60), (60, 24)], ids=["square", "wide", "tall"])
+def test_all_singular_values_end_near_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    # Before, the largest is fifty times the smallest.
+    matrix = with_singular_values(torch.linspace(0.02, 1.0, 24, dtype=torch.float64), *shape)
+    result = orthogonalized(matrix.to(dtype))
+    assert result.shape == shape
+    values = torch.linalg.svdvals(result.double())
+    assert float(values.min()) > 0.5
+    assert float(values.max()) < 1.3
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 40), (40, 16)], ids=["square", "wide", "tall"])
+def test_singular_vectors_stay(shape: tuple[int, int]) -> None:
+    # In float64 the result has the singular vectors of the matrix, and the polynomial's image of its values.
+    values = torch.linspace(1.0, 0.1, 16, dtype=torch.float64)
+    matrix = with_singular_values(values, *shape)
+    image = torch.tensor(newton_schulz(values.tolist()), dtype=torch.float64)
+    near(orthogonalized(matrix), with_singular_values(image, *shape), 1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 8), (8, 12), (8, 64), (3, 8, 20), (2, 3, 8, 20)], ids=str)
+def test_the_gram_matrix_gives_what_the_direct_iteration_gives(
+    shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    x = x / x.norm(dim=(-2, -1), keepdim=True)
+    for steps in (1, 2, 5):
+        near(_on_the_gram_matrix(x, JORDAN, steps), _directly(x, JORDAN, steps), tolerance)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 15), (15, 6)], ids=["square", "wide", "tall"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_stack_is_each_matrix_alone(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Sizes from 1e-3 to 1e3: each matrix is divided by its own norm.
+    stack = torch.randn(5, *shape, generator=generator, dtype=torch.float64).to(dtype)
+    stack = stack * torch.logspace(-3, 3, 5, dtype=dtype).reshape(5, 1, 1)
+    together = orthogonalized(stack).double()
+    for index in range(5):
+        near(together[index], orthogonalized(stack[index]).double(), 1e-10 if dtype == torch.float64 else 2e-2)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_gradients_scale_makes_no_difference(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(5, 9, generator=generator, dtype=torch.float64)
+    near(orthogonalized(scale * matrix), orthogonalized(matrix), 1e-10)
+
+
+@ENGINES
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_gradient_of_zeros_is_no_step(engine: str, dtype: torch.dtype) -> None:
+    weights = torch.ones(3, 4, dtype=dtype, requires_grad=True)
+    optimizer = Optimizer([weights], Muon(lr=0.1, weight_decay=0.0), engine=engine)
+    weights.grad = torch.zeros(3, 4, dtype=dtype)
+    optimizer.step()
+    assert torch.equal(weights.detach(), torch.ones(3, 4, dtype=dtype))
+
+
+@ENGINES
+@pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16)], ids=["square", "wide", "tall"])
+def test_match_rms_adamw_steps_by_a_fifth_of_the_rate(engine: str, shape: tuple[int, int]) -> None:
+    # UVᵀ of rank r has r singular values of 1, so the RMS √(r/(rows·cols)) = 1/√max(rows, cols); the factor makes 0.2
+    # of it. Newton–Schulz ends between 0.7 and 1.2 of that.
+    count = min(shape)
+    gradient = with_singular_values(torch.linspace(0.5, 1.0, count, dtype=torch.float64), *shape)
+    weights = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([weights], Muon(lr=0.01, adjust_lr_fn="match_rms_adamw"), engine=engine)
+    weights.grad = gradient
+    optimizer.step()
+    assert 0.7 < float(weights.detach().square().mean().sqrt()) / (0.2 * 0.01) < 1.2
+
+
+def test_what_newton_schulz_may_be_told() -> None:
+    # Coefficients, number of steps and the least norm are the rule's hyper-parameters, and reach the iteration.
+    weights = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    rule = Muon(lr=1.0, momentum=0.0, ns_coefficients=(2.0, -1.0, 0.5), ns_steps=1, eps=10.0)
+    optimizer = Optimizer([weights], rule)
+    weights.grad = diagonal([3.0, 4.0], 2, 2)  # its norm 5 is below the least, so it is divided by 10
+    optimizer.step()
+    expected = [2 * s - s**3 + 0.5 * s**5 for s in (0.3, 0.4)]
+    near(weights.detach(), -diagonal(expected, 2, 2))
+    assert rule.slots == ("momentum_buffer",)

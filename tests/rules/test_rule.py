@@ -1,0 +1,210 @@
+"""What the base class does for every rule, seen with rules that a user might write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+import torch
+
+import stepwell
+from rules.walking import Walk
+from stepwell import Optimizer, Rule, Slot
+from stepwell.rules import SGD, Adam, AdamW, Lion, ScheduleFreeAdamW
+from stepwell.rules.hyper import Range
+from stepwell.rules.registry import rule_class, rule_names
+from stepwell.rules.rule import hyper_parameters
+
+approx = pytest.approx
+
+pytestmark = pytest.mark.usefixtures("own_rules_are_forgotten")
+
+
+def descent(*, decorated: bool = True) -> type[Rule]:
+    """A rule of the user's with one number of its own; forgotten after the test."""
+
+    class OwnDescent(Rule):
+        lr: float = 0.1
+        gain: float = 2.0
+
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+            return h.gain * g, {}
+
+    return dataclass(frozen=True, kw_only=True)(OwnDescent) if decorated else OwnDescent
+
+
+# From direction to update.
+
+
+def test_the_direction_is_multiplied_by_the_rate(walk: Walk) -> None:
+    # 1 − 0.1·2·3 = 0.4
+    assert walk(descent()(), 1.0, [3.0]) == [approx({"weight": 0.4})]
+
+
+def test_decoupled_decay_shrinks_the_weight_by_lr_times_decay(walk: Walk) -> None:
+    # It is the base class's default: 1·(1 − 0.1·0.5) − 0.1·2·3 = 0.35
+    assert walk(descent()(weight_decay=0.5), 1.0, [3.0]) == [approx({"weight": 0.35})]
+
+
+def test_coupled_decay_is_added_to_the_gradient(walk: Walk) -> None:
+    # 1 − 0.1·2·(3 + 0.5·1) = 0.3
+    assert walk(descent()(weight_decay=0.5, decay="coupled"), 1.0, [3.0]) == [approx({"weight": 0.3})]
+
+
+def test_decay_inside_is_left_to_the_direction(walk: Walk) -> None:
+    assert walk(descent()(weight_decay=0.5, decay="inside"), 1.0, [3.0]) == [approx({"weight": 0.4})]
+
+
+def test_a_rule_needs_a_direction_or_an_update() -> None:
+    class Nowhere(Rule):
+        pass
+
+    parameter = torch.ones(2, requires_grad=True)
+    parameter.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=r"^Nowhere defines neither direction\(\) nor update\(\)$"):
+        Optimizer([parameter], Nowhere(), engine="reference").step()
+
+
+def test_a_returned_slot_must_be_declared() -> None:
+    class Forgetful(Rule):
+        slots = ("momentum_buffer",)
+
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+            return g, {"momentum": g}
+
+    parameter = torch.ones(2, requires_grad=True)
+    parameter.grad = torch.ones(2)
+    message = (
+        r"^Forgetful returns the slot 'momentum', which `slots` does not declare; did you mean 'momentum_buffer'\?$"
+    )
+    with pytest.raises(TypeError, match=message):
+        Optimizer([parameter], Forgetful(), engine="reference").step()
+
+
+def test_slots_are_named_or_described() -> None:
+    class TwoSlots(Rule):
+        slots = ("exp_avg", Slot("z", start="weights"), Slot("count", scalar=True))
+
+    assert TwoSlots().slot_list() == (Slot("exp_avg"), Slot("z", start="weights"), Slot("count", scalar=True))
+    assert descent()().slot_list() == ()
+
+
+# What makes a rule.
+
+
+def test_a_forgotten_decorator_is_named() -> None:
+    message = r"^decorate OwnDescent with @dataclass\(frozen=True, kw_only=True\): it has fields of its own$"
+    with pytest.raises(TypeError, match=message):
+        descent(decorated=False)()
+
+
+def test_without_fields_of_its_own_a_rule_needs_no_decorator(walk: Walk) -> None:
+    class UpHill(SGD):
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+            return -g, {}
+
+    assert walk(UpHill(lr=0.1), 1.0, [3.0]) == [approx({"weight": 1.3})]
+
+
+def test_hyper_parameters_go_by_name() -> None:
+    with pytest.raises(TypeError):
+        Lion(0.1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("gian", "unknown hyper-parameter 'gian' for OwnDescent; did you mean 'gain'?"),
+        ("weight_deacy", "unknown hyper-parameter 'weight_deacy' for OwnDescent; did you mean 'weight_decay'?"),
+        ("momentum", "unknown hyper-parameter 'momentum' for OwnDescent"),
+    ],
+)
+def test_unknown_names(wrong: str, message: str) -> None:
+    kind = descent()
+    with pytest.raises(TypeError) as raised:
+        kind(**{wrong: 1.0})
+    assert str(raised.value) == message
+    with pytest.raises(TypeError) as raised:
+        kind.check_names([wrong], " (group 'norms')")
+    assert str(raised.value) == f"{message} (group 'norms')"
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_a_plain_float_keeps_the_range_of_the_base_class(name: str) -> None:
+    # `lr: float = 0.1` says nothing about the range, and a negative learning rate is wrong in every rule.
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 0, got -0\.1$"):
+        descent()(**{name: -0.1})
+    assert hyper_parameters(descent())["lr"] == hyper_parameters(Rule)["lr"]
+
+
+def test_a_plain_float_of_its_own_takes_any_finite_number() -> None:
+    assert descent()(gain=-3.0).values()["gain"] == -3.0
+    with pytest.raises(ValueError, match=r"^gain must be a finite number, got inf$"):
+        descent()(gain=float("inf"))
+
+
+def test_a_rule_may_narrow_a_range() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class OwnNarrow(Rule):
+        lr: Annotated[float, Range(low=0.5, high=2)] = 1.0
+
+    with pytest.raises(ValueError, match=r"^lr must be in \[0\.5, 2\], got 3\.0$"):
+        OwnNarrow(lr=3.0)
+
+
+def test_names_come_in_the_order_of_the_signature() -> None:
+    # The class that has `lr` leads, then what it inherits.
+    assert descent().field_names() == ("lr", "gain", "weight_decay", "decay", "maximize")
+    assert AdamW.field_names()[:4] == ("lr", "betas", "eps", "weight_decay") == Adam.field_names()[:4]
+    assert next(iter(AdamW(lr=0.5).values().items())) == ("lr", 0.5)
+
+
+# The registry.
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("lion", Lion),
+        ("Lion", Lion),
+        ("ADAMW", AdamW),
+        ("schedule-free-adamw", ScheduleFreeAdamW),
+        ("schedule_free_adamw", ScheduleFreeAdamW),
+        ("Schedule Free AdamW", ScheduleFreeAdamW),
+    ],
+)
+def test_rules_by_name(name: str, kind: type[Rule]) -> None:
+    assert rule_class(name) is kind
+
+
+def test_the_names_of_the_rules() -> None:
+    names = rule_names()
+    assert set(stepwell.rules.__all__) - {"Rule", "Slot"} <= set(names)
+    assert names == sorted(names, key=str.casefold)
+    assert not {"Rule", "ScheduleFree"} & set(names)  # what has no update of its own
+
+
+def test_unknown_rules() -> None:
+    with pytest.raises(ValueError, match=r"^unknown rule 'lionn'; did you mean 'Lion'\?; known are .*LAMB, Lion, Muon"):
+        rule_class("lionn")
+    with pytest.raises(ValueError, match=r"^unknown rule 'xyzzy'; known are Adam, AdamW, "):
+        rule_class("xyzzy")
+
+
+def test_a_users_rule_has_a_name_at_once() -> None:
+    assert "OwnDescent" not in rule_names()
+    kind = descent()
+    assert rule_class("own-descent") is kind
+    parameter = torch.ones(1, requires_grad=True)
+    optimizer = Optimizer([{"params": [parameter], "rule": "OwnDescent", "gain": 5.0}], SGD())
+    assert optimizer.param_groups[0]["rule"] == "OwnDescent"
+    assert optimizer.param_groups[0]["gain"] == 5.0
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_later_rule_of_the_same_name_replaces_the_earlier() -> None:
+    first, second = descent(), descent()
+    assert first is not second
+    assert rule_class("OwnDescent") is second

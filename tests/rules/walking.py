@@ -1,0 +1,35 @@
+"""Two ways to work a rule out on one number: they must give what was worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from stepwell import Optimizer, Rule
+from stepwell.rules.rule import namespace
+
+Walk = Callable[[Rule, float, Sequence[float]], list[dict[str, float]]]
+
+
+def on_floats(rule: Rule, weight: float, gradients: Sequence[float]) -> list[dict[str, float]]:
+    """The weight and the slots after each gradient, in Python's own floats."""
+    slots = {slot.name: weight if slot.start == "weights" else 0.0 for slot in rule.slot_list()}
+    hyper, path = namespace(rule.values()), []
+    for step, gradient in enumerate(gradients, start=1):
+        weight, new = rule.update(weight, gradient, namespace({**slots, "step": step}), hyper)
+        slots = {**slots, **new}
+        path.append({"weight": weight, **slots})
+    return path
+
+
+def in_the_optimizer(rule: Rule, weight: float, gradients: Sequence[float]) -> list[dict[str, float]]:
+    """The same through `stepwell.Optimizer` and its reference engine."""
+    parameter = torch.tensor(weight, dtype=torch.float64, requires_grad=True)
+    optimizer, path = Optimizer([parameter], rule, engine="reference"), []
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+        slots = {name: float(value) for name, value in optimizer.state[parameter].items() if name != "step"}
+        path.append({"weight": parameter.item(), **slots})
+    return path

@@ -1,0 +1,214 @@
+"""Optimizers under torch's names: their signatures are torch's, and each is one class among its rule's optimizers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import stepwell
+from stepwell import rules
+
+FACADES = ["SGD", "Adam", "AdamW", "Lion", "LAMB", "Muon", "ScheduleFreeSGD", "ScheduleFreeAdamW"]
+OPTIONS = ["engine", "clip_norm", "on_nonfinite"]
+TORCHS_OWN = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
+
+each = pytest.mark.parametrize("name", FACADES)
+
+
+def facade(name: str) -> Any:
+    return getattr(stepwell, name)
+
+
+def weight() -> Tensor:
+    return torch.eye(3).requires_grad_()
+
+
+def parameters_of(signature: inspect.Signature, kind: Any) -> list[str]:
+    return [p.name for p in signature.parameters.values() if p.kind is kind]
+
+
+# Signatures
+
+
+def test_every_rule_has_a_facade() -> None:
+    made = {name for name in rules.__all__ if name not in ("Rule", "Slot")}
+    assert made == set(FACADES)
+    assert made <= set(stepwell.__all__)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Muon"])
+def test_by_position_as_torch_has_it(name: str) -> None:
+    peer = getattr(torch.optim, name, None)
+    if peer is None:
+        pytest.skip(f"this torch has no {name}")
+    ours, theirs = inspect.signature(facade(name)), inspect.signature(peer)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert parameters_of(ours, kind) == parameters_of(theirs, kind)
+    for argument in parameters_of(theirs, kind):
+        assert ours.parameters[argument].default == theirs.parameters[argument].default
+    by_name = set(parameters_of(theirs, inspect.Parameter.KEYWORD_ONLY)) - TORCHS_OWN
+    assert by_name <= set(parameters_of(ours, inspect.Parameter.KEYWORD_ONLY))
+
+
+def test_adamw_in_full() -> None:
+    signature = inspect.signature(stepwell.AdamW)
+    defaults = {name: p.default for name, p in signature.parameters.items() if name != "params"}
+    assert list(signature.parameters)[0] == "params"
+    assert signature.parameters["params"].default is inspect.Parameter.empty
+    assert defaults == {
+        "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False,
+        "decay": "decoupled", "maximize": False, "engine": "auto", "clip_norm": None, "on_nonfinite": "ignore",
+    }  # fmt: skip
+    by_name = parameters_of(signature, inspect.Parameter.KEYWORD_ONLY)
+    assert by_name == ["decay", "maximize", *OPTIONS]
+    assert signature.parameters["lr"].annotation is float
+    assert signature.parameters["betas"].annotation == tuple[float, float]
+
+
+@each
+def test_the_signature_is_the_rules_fields_and_the_options(name: str) -> None:
+    signature = inspect.signature(facade(name))
+    values = getattr(rules, name)().values()
+    assert set(signature.parameters) == {"params", *values, *OPTIONS}
+    assert {argument: signature.parameters[argument].default for argument in values} == values
+    options = inspect.signature(stepwell.Optimizer)
+    assert {o: signature.parameters[o].default for o in OPTIONS} == {o: options.parameters[o].default for o in OPTIONS}
+    assert next(iter(values)) == "lr"
+
+
+# Calls
+
+
+def test_arguments_by_position_are_torchs() -> None:
+    given = (0.5, (0.7, 0.8), 1e-4, 0.25, True)
+    ours, theirs = stepwell.AdamW([weight()], *given), torch.optim.AdamW([weight()], *given)
+    for argument in ("lr", "betas", "eps", "weight_decay", "amsgrad"):
+        assert ours.param_groups[0][argument] == theirs.param_groups[0][argument]
+    sgd = stepwell.SGD([weight()], 0.5, 0.75, weight_decay=0.25, nesterov=True).param_groups[0]
+    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"], sgd["nesterov"]) == (0.5, 0.75, 0.25, True)
+
+
+@each
+def test_options_reach_the_optimizer(name: str) -> None:
+    optimizer = facade(name)([weight()], lr=0.5, engine="reference", clip_norm=2.0, on_nonfinite="skip")
+    assert (optimizer.engine, optimizer.clip_norm, optimizer.on_nonfinite) == ("reference", 2.0, "skip")
+    assert optimizer.rule == getattr(rules, name)(lr=0.5)
+    assert optimizer.param_groups[0]["rule"] == name
+
+
+@each
+def test_a_facade_is_its_rules_optimizer(name: str) -> None:
+    ours, plain = weight(), weight()
+    optimizers = (facade(name)([ours], lr=0.25), stepwell.Optimizer([plain], getattr(rules, name)(lr=0.25)))
+    for step in range(3):
+        for p, optimizer in zip((ours, plain), optimizers, strict=True):
+            p.grad = torch.arange(9.0).reshape(3, 3).sub(step)
+            optimizer.step()
+    assert torch.equal(ours, plain)
+    assert not torch.equal(ours, torch.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: stepwell.AdamW([weight()], 1, (0, 0), 0, 0, False, False),
+         r"^AdamW takes at most 5 hyper-parameters by position, got 6$"),
+        (lambda: stepwell.Lion([weight()], 1, (0, 0), 0, "decoupled"),
+         r"^Lion takes at most 3 hyper-parameters by position, got 4$"),
+        (lambda: stepwell.AdamW([weight()], 0.1, lr=0.2), r"^AdamW got 'lr' twice: by position and by name$"),
+        (lambda: stepwell.SGD([weight()], 0.1, 0.9, momentum=0.2),
+         r"^SGD got 'momentum' twice: by position and by name$"),
+        (lambda: stepwell.AdamW([weight()], beta=0.9),
+         r"^unknown hyper-parameter 'beta' for AdamW; did you mean 'betas'\?$"),
+        (lambda: stepwell.Lion([weight()], weight_deacy=0.9),
+         r"^unknown hyper-parameter 'weight_deacy' for Lion; did you mean 'weight_decay'\?$"),
+        (lambda: stepwell.AdamW([weight()], engin="fused"), r"'engin' for AdamW; did you mean 'engine'\?$"),
+        (lambda: stepwell.AdamW([weight()], clipnorm=1.0), r"'clipnorm' for AdamW; did you mean 'clip_norm'\?$"),
+        (lambda: stepwell.AdamW([weight()], xyzzy=1.0), r"'xyzzy' for AdamW$"),
+        (lambda: stepwell.AdamW(lr=0.1), r"missing 1 required positional argument: 'params'$"),
+    ],
+)  # fmt: skip
+def test_calls_that_are_refused(call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@each
+def test_values_out_of_range(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^lr must be at least 0, got -1$"):
+        facade(name)([weight()], lr=-1)
+    with pytest.raises(ValueError, match=r"^clip_norm must be above 0, got 0$"):
+        facade(name)([weight()], clip_norm=0)
+    with pytest.raises(ValueError, match=r"^optimizer got an empty parameter list$"):
+        facade(name)([])
+
+
+# What a facade is
+
+
+@each
+def test_a_facade_is_a_documented_class_of_the_package(name: str) -> None:
+    cls = facade(name)
+    assert isinstance(cls([weight()]), torch.optim.Optimizer)
+    assert isinstance(cls([weight()]), stepwell.Optimizer)
+    assert (cls.__name__, cls.__qualname__, cls.__module__) == (name, name, "stepwell")
+    doc = inspect.getdoc(getattr(rules, name))
+    assert doc
+    assert cls.__doc__.startswith(doc.splitlines()[0])
+    assert "`stepwell.Optimizer`" in cls.__doc__
+    assert repr(cls([weight()])).startswith(f"{name} (")
+
+
+def test_facades_are_not_each_others() -> None:
+    assert not isinstance(stepwell.AdamW([weight()]), stepwell.Adam)
+
+
+@each
+def test_a_facade_may_be_a_parent(name: str) -> None:
+    class Gentle(facade(name)):  # type: ignore[misc]
+        """One of a user's own."""
+
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, lr=0.125)
+
+    assert Gentle([weight()]).param_groups[0]["lr"] == 0.125
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
+@each
+def test_copies_are_of_the_same_class_and_go_on(name: str, way: str) -> None:
+    p = weight()
+    optimizer = facade(name)([("w", p)], lr=0.25, clip_norm=2.0)
+    p.grad = torch.arange(9.0).reshape(3, 3)
+    optimizer.step()
+    if way == "deepcopy":
+        twin = copy.deepcopy(optimizer)
+    elif way == "pickle":
+        twin = pickle.loads(pickle.dumps(optimizer))
+    else:
+        buffer = io.BytesIO()
+        torch.save(optimizer, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    assert type(twin) is facade(name)
+    q = twin.param_groups[0]["params"][0]
+    assert q is not p
+    for each_one, optimizing in ((p, optimizer), (q, twin)):
+        each_one.grad = torch.arange(9.0).reshape(3, 3).sub(4.0)
+        optimizing.step()
+    assert torch.equal(p, q)
+    twin.add_param_group({"params": [("v", weight())]})  # it is a whole optimizer, defaults and all
+    assert twin.param_groups[1]["lr"] == 0.25
+    assert twin.param_groups[1]["rule"] == name
+
+
+@each
+def test_the_class_itself_can_be_pickled(name: str) -> None:
+    assert pickle.loads(pickle.dumps(facade(name))) is facade(name)

@@ -1,0 +1,97 @@
+"""What `import stepwell` brings, and what it leaves alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import stepwell
+from stepwell import algebra, rules, schedules
+
+LATER = ("numba", "llvmlite", "rich", "typer", "plotly", "jax", "optuna", "optax", "keras", "transformers")
+
+
+def fresh_python(code: str) -> str:
+    """What a new interpreter prints."""
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_import_brings_torch_and_nothing_heavy() -> None:
+    code = f"import sys, torch; before = set(sys.modules); import stepwell; import json; print(json.dumps({LATER!r}))"
+    code += (
+        "\nprint(json.dumps([sorted(set(sys.modules) - before), [m for m in json.loads('%s') if m in sys.modules]]))"
+    )
+    new, heavy = json.loads(fresh_python(code % json.dumps(LATER)).splitlines()[-1])
+    assert "stepwell.optimizer" in new
+    assert heavy == []
+    assert not [name for name in new if name.startswith(("stepwell.cli", "stepwell.report", "stepwell.compare"))]
+
+
+def test_import_prints_nothing_and_does_no_work() -> None:
+    code = "import threading, torch; threads = threading.active_count(); grad = torch.is_grad_enabled()\n"
+    code += "number, dtype = torch.get_num_threads(), torch.get_default_dtype()\n"
+    code += "import stepwell\n"
+    code += "assert threading.active_count() == threads\n"
+    code += "assert (torch.get_num_threads(), torch.get_default_dtype()) == (number, dtype)\n"
+    code += "assert torch.is_grad_enabled() == grad\n"
+    assert fresh_python(code) == ""
+
+
+@pytest.mark.parametrize("module", [stepwell, algebra, rules, schedules], ids=lambda module: module.__name__)
+def test_every_public_name_exists_and_is_documented(module: types.ModuleType) -> None:
+    assert module.__doc__
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        public = getattr(module, name)
+        if callable(public) or isinstance(public, types.ModuleType):
+            assert public.__doc__, f"{module.__name__}.{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", stepwell.__all__)
+def test_public_methods_are_documented_and_typed(name: str) -> None:
+    public = getattr(stepwell, name)
+    if isinstance(public, types.ModuleType):
+        return
+    methods = {"": public} if inspect.isfunction(public) else dict(inspect.getmembers(public, inspect.isfunction))
+    ours = {
+        key: function
+        for key, function in methods.items()
+        if not key.startswith("_") and function.__module__.startswith("stepwell")
+    }
+    for key, function in ours.items():
+        assert inspect.getdoc(function), f"{name}.{key} has no docstring"
+        signature = inspect.signature(function)
+        assert signature.return_annotation is not inspect.Signature.empty, f"{name}.{key} does not say what it returns"
+        for parameter in list(signature.parameters.values())[0 if not key else 1 :]:
+            assert parameter.annotation is not inspect.Parameter.empty, f"{name}.{key}({parameter.name}) has no type"
+
+
+def test_every_module_says_what_it_is() -> None:
+    (folder,) = stepwell.__path__
+    found = [module.name for module in pkgutil.walk_packages([folder], "stepwell.")]
+    assert "stepwell.engines.fused.engine" in found
+    for name in found:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        assert source.startswith('"""'), f"{name} has no docstring"
+
+
+def test_the_package_is_typed() -> None:
+    (folder,) = stepwell.__path__
+    assert (Path(folder) / "py.typed").is_file()
+
+
+def test_the_version_is_a_version() -> None:
+    assert [part.isdigit() for part in stepwell.__version__.split(".")[:2]] == [True, True]
