@@ -20,9 +20,10 @@ def check_dense(parameters: Iterable[Tensor], name_of: Callable[[Tensor], str]) 
     for parameter in parameters:
         gradient = parameter.grad
         if gradient is not None and gradient.layout is not torch.strided:
+            layout = str(gradient.layout).removeprefix("torch.")
             raise ValueError(
-                f"the gradient of {name_of(parameter)} is {str(gradient.layout).removeprefix('torch.')}, and only"
-                "dense gradients are supported; make the layer with sparse=False, or put gradient.to_dense() in its place"
+                f"the gradient of {name_of(parameter)} is {layout}, and only dense gradients are supported; "
+                "make the layer with sparse=False, or put gradient.to_dense() in its place"
             )
 
 
