@@ -53,7 +53,7 @@ class Peer:
         try:
             importlib.import_module(self.module)
         except Exception as error:
-            return f"cannot be imported: {error}"
+            return f"cannot be imported: {first_line(error)}"
         return ""
 
     def version(self) -> str:
@@ -136,6 +136,11 @@ PEERS = (
         (("nesterov", True), ("ns_coefficients", "original"), ("adjust_lr_fn", "original")),
     ),
 )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def peers_of(subject: Subject) -> tuple[Peer, ...]:

@@ -15,6 +15,7 @@ class Material:
     """
 
     def __init__(self, shapes: Shapes, dtype: torch.dtype, device: torch.device, seed: int = 0) -> None:
+        self.shapes = shapes
         generator = torch.Generator().manual_seed(seed)
 
         def numbers(scale: float) -> list[Tensor]:
@@ -40,3 +41,20 @@ class Material:
         """Put back weights and gradients as they were at first."""
         torch._foreach_copy_(list[Tensor](self.parameters), self._weights)
         torch._foreach_copy_(self.gradients, self._gradients)
+
+
+class Materials:
+    """The same tensors in several dtypes, each made once."""
+
+    def __init__(self, shapes: Shapes, device: torch.device) -> None:
+        self._shapes = shapes
+        self._device = device
+        self._made: dict[torch.dtype, Material] = {}
+
+    def of(self, dtype: torch.dtype) -> Material:
+        """The tensors in this dtype, as they were at first."""
+        if dtype in self._made:
+            self._made[dtype].restore()
+        else:
+            self._made[dtype] = Material(self._shapes, dtype, self._device)
+        return self._made[dtype]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import itertools
 import os
 import sys
 import tracemalloc
@@ -21,7 +20,7 @@ import torch
 from torch.autograd.profiler import profile
 
 from bench.contenders import entrants
-from bench.material import Material
+from bench.material import Materials
 from bench.records import MemoryRow
 from bench.shapes import Shapes
 from bench.subjects import Subject
@@ -30,17 +29,19 @@ from bench.turns import Step, synchronise, warmed_up
 
 def measure(subjects: Sequence[Subject], shapes: Sequence[Shapes], device: torch.device) -> Iterator[MemoryRow]:
     """One row for each list of tensors, rule and contender. Rules of matrices need room for products, and are out."""
-    for tensors, subject in itertools.product(shapes, subjects):
-        if subject.rule.acts_on == "matrices":
-            continue
-        material = Material(tensors, subject.dtype, device)
-        makers, _ = entrants(subject, device)
-        for name, make in makers.items():
-            optimizer = make(material.parameters)
-            allocated, resident = peaks(optimizer.step, device)
-            yield MemoryRow(subject.title, tensors.title, tensors.parameters, name, allocated, resident)
-            del optimizer
-            material.restore()
+    for tensors in shapes:
+        materials = Materials(tensors, device)
+        for subject in subjects:
+            if subject.rule.acts_on == "matrices":
+                continue
+            material = materials.of(subject.dtype)
+            makers, _ = entrants(subject, device)
+            for name, make in makers.items():
+                optimizer = make(material.parameters)
+                allocated, resident = peaks(optimizer.step, device)
+                yield MemoryRow(subject.title, tensors.title, tensors.parameters, name, allocated, resident)
+                del optimizer
+                material.restore()
 
 
 def peaks(step: Step, device: torch.device) -> tuple[int, int | None]:

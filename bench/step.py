@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bench.contenders import OURS, entrants, peers_of
+from bench.contenders import OURS, entrants, first_line, peers_of
 from bench.equal_pass import PASS, bytes_per_element, equal_pass
-from bench.material import Material
+from bench.material import Material, Materials
 from bench.records import StepRow
 from bench.shapes import Shapes, bfloat16_rate, hidden_matrices
 from bench.subjects import Subject
@@ -24,19 +24,21 @@ def measure(
 ) -> Iterator[StepRow]:
     """One row for each list of tensors and rule, as soon as it is there. Muon takes hidden matrices of GPT-2."""
     for tensors in shapes:
+        materials = Materials(tensors, device)
         for subject in subjects:
-            gc.collect()  # the tensors of the row before
+            gc.collect()  # the states of the row before
             if subject.rule.acts_on != "matrices":
-                yield measure_one(subject, tensors, rounds, device)
+                yield measure_one(subject, materials.of(subject.dtype), rounds, device)
             elif tensors.name == "gpt2":
                 slow = sum(not peer.problem() for peer in peers_of(subject))
-                matrices, note = hidden_matrices(_MUON_SECONDS / max(1, slow * (rounds + 2)), bfloat16_rate(device))
-                yield measure_one(subject, matrices, rounds, device, note)
+                seconds = _MUON_SECONDS / max(1, slow * (rounds + 2))
+                matrices, note = hidden_matrices(seconds, bfloat16_rate(device))
+                yield measure_one(subject, Material(matrices, subject.dtype, device), rounds, device, note)
 
 
-def measure_one(subject: Subject, shapes: Shapes, rounds: int, device: torch.device, note: str = "") -> StepRow:
+def measure_one(subject: Subject, material: Material, rounds: int, device: torch.device, note: str = "") -> StepRow:
     """One rule on one list of tensors. All contenders share weights and gradients; each has a state of its own."""
-    material = Material(shapes, subject.dtype, device)
+    shapes = material.shapes
     makers, missing = entrants(subject, device)
     runners: dict[str, Runner] = {}
     overwriting: list[str] = []
@@ -46,7 +48,7 @@ def measure_one(subject: Subject, shapes: Shapes, rounds: int, device: torch.dev
         except Exception as error:
             if name == OURS:
                 raise
-            missing[name] = f"fails: {type(error).__name__}: {str(error).splitlines()[0]}"
+            missing[name] = f"fails: {first_line(error)}"
         if material.overwritten():
             overwriting.append(name)
             material.restore()

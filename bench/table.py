@@ -19,19 +19,22 @@ Written by `python -m bench table` from the JSON in `bench/results/`, which `pyt
 leave. Times drift from machine to machine and from day to day; the ratios are what to read.
 """
 
-_STEP = """Time of one optimizer step. The contenders step in turn in one process, round after round, on the same weights
-and gradients, each with a state of its own; a figure is the median over the rounds, after warm-up. *GB/s*
-counts the bytes that the rule's fused form loads and stores. *Of an equal pass* is our share of the bandwidth
-that a fused pass with the same loads and stores, and next to no arithmetic, reaches in turn with the others.
-*Ratio* is our time over that of the best peer.
+_STEP = """\
+Time of one optimizer step. The contenders step in turn in one process, round after round, on the same weights and
+gradients, each with a state of its own; a figure is the median over the rounds, after warm-up. *GB/s* counts the
+bytes that the rule's fused form loads and stores. *Of an equal pass* is our share of the bandwidth that a fused pass
+with the same loads and stores, and next to no arithmetic, reaches in turn with the others. *Ratio* is our time over
+that of the best peer.
 """
 
-_MEMORY = """What one step needs above parameters, gradients and state, at its peak: *allocated* by torch, Python and NumPy;
+_MEMORY = """\
+What one step needs above parameters, gradients and state, at its peak: *allocated* by torch, Python and NumPy;
 *resident* is how far the process grows, which also sees what native code takes, to within some hundred KiB.
 """
 
-_START = """Seconds in fresh processes, medians. The kernel cache is empty at first; later processes find it filled, and do
-not import Numba.
+_START = """\
+Seconds in fresh processes, medians. The kernel cache is empty at first; later processes find it filled, and do not
+import Numba.
 """
 
 _COLUMNS: dict[type[Row], tuple[str, ...]] = {

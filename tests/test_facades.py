@@ -60,7 +60,7 @@ def test_by_position_as_torch_has_it(name: str) -> None:
 def test_adamw_in_full() -> None:
     signature = inspect.signature(stepwell.AdamW)
     defaults = {name: p.default for name, p in signature.parameters.items() if name != "params"}
-    assert list(signature.parameters)[0] == "params"
+    assert next(iter(signature.parameters)) == "params"
     assert signature.parameters["params"].default is inspect.Parameter.empty
     assert defaults == {
         "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False,

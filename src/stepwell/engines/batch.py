@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from stepwell.rules.rule import Rule, namespace
+from stepwell.rules.rule import Rule
 
 State = dict[str, Any]
 Group = Mapping[str, Any]
@@ -89,23 +88,3 @@ def plain_numbers(group: Group) -> Group:
     if any(type(value) is Tensor for value in group.values()):
         return {name: float(value) if isinstance(value, Tensor) else value for name, value in group.items()}
     return group
-
-
-def computed_in(*columns: list[Tensor]) -> torch.dtype:
-    """The dtype to compute with: float64 where anything is stored in it, else float32."""
-    return torch.float64 if any(t.dtype == torch.float64 for column in columns for t in column[:1]) else torch.float32
-
-
-def evaluate(
-    batch: Batch, function: str, p: Any, g: Any, slots: Mapping[str, Any], group: Group, scalars: Mapping[str, float]
-) -> tuple[Any, dict[str, Any], dict[str, float]]:
-    """Run the rule's function on numbers of any kind: the new weights, the new slots, the new scalar slots."""
-    s, h = namespace({**scalars, **slots}), namespace({name: group[name] for name in batch.rule.field_names()})
-    if function != "update":
-        return getattr(batch.rule, function)(p, s, h), {}, {}
-    if scalars["gradient_factor"] != 1.0:
-        g = g * scalars["gradient_factor"]
-    weights, new = batch.rule.update(p, g, s, h)
-    batch.rule.check_slots(new)
-    tensors = {slot: value for slot, value in new.items() if slot in batch.tensor_slots}
-    return weights, tensors, {slot: float(value) for slot, value in new.items() if slot in batch.scalar_slots}

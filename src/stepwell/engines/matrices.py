@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from stepwell.engines.batch import Batch, computed_in, evaluate
+from stepwell.engines.direct import Direct
 
 
-class Matrices:
-    """Works matrix rules out in float32 (float64 for float64), same shapes stacked where that is faster."""
+class Matrices(Direct):
+    """A number is a matrix (rows, cols), or a stack (n, rows, cols) of those of one shape where that is faster."""
 
     name = "matrices"
 
-    def apply(self, batch: Batch, function: str = "update") -> None:
-        for group, scalars, members in batch.classes():
-            for part in _stacks(batch.weights, members):
-                weights = [batch.weights[index] for index in part]
-                columns = {slot: [column[index] for index in part] for slot, column in batch.columns.items()}
-                gradients = [batch.gradients[index] for index in part]
-                dtype = computed_in(weights, gradients, *columns.values())
-                p, g = _stacked(weights, dtype), _stacked(gradients, dtype)
-                slots = {slot: _stacked(column, dtype) for slot, column in columns.items()}
-                values, new_slots, new_scalars = evaluate(batch, function, p, g, slots, group, scalars)
-                for slot, new in new_slots.items():
-                    _store(columns[slot], new)
-                _store(weights, values)
-                batch.keep(part, new_scalars)
+    def parts(self, weights: list[Tensor], members: list[int]) -> Iterator[list[int]]:
+        by_shape: dict[torch.Size, list[int]] = {}
+        for index in members:
+            by_shape.setdefault(weights[index].shape, []).append(index)
+        for same in by_shape.values():
+            if worth_stacking(weights[same[0]]):
+                yield same
+            else:
+                yield from ([index] for index in same)
 
+    def number(self, tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+        return tensors[0].to(dtype) if len(tensors) == 1 else torch.stack(tensors).to(dtype)
 
-def _stacks(weights: list[Tensor], members: list[int]) -> list[list[int]]:
-    """The members by shape; singly where a product of that size keeps the device busy by itself."""
-    by_shape: dict[torch.Size, list[int]] = {}
-    for index in members:
-        by_shape.setdefault(weights[index].shape, []).append(index)
-    stacks: list[list[int]] = []
-    for same in by_shape.values():
-        if worth_stacking(weights[same[0]]):
-            stacks.append(same)
+    def store(self, targets: list[Tensor], value: Tensor) -> None:
+        if len(targets) == 1:
+            targets[0].copy_(value)
         else:
-            stacks.extend([index] for index in same)
-    return stacks
+            torch._foreach_copy_(targets, list(value.unbind()))
 
 
 def worth_stacking(matrix: Tensor) -> bool:
@@ -50,14 +42,3 @@ def worth_stacking(matrix: Tensor) -> bool:
     pays only while a single one is too small to be split among them.
     """
     return matrix.device.type != "cpu" or matrix.numel() <= 64 * 64
-
-
-def _stacked(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
-    return tensors[0].to(dtype) if len(tensors) == 1 else torch.stack(tensors).to(dtype)
-
-
-def _store(targets: list[Tensor], values: Tensor) -> None:
-    if len(targets) == 1:
-        targets[0].copy_(values)
-    else:
-        torch._foreach_copy_(targets, list(values.unbind()))

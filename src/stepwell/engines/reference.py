@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-from stepwell.engines.batch import Batch, evaluate
+from stepwell.engines.direct import Direct
 
 
-class Reference:
-    """Works every rule out in float64, whatever the tensors are stored in, and rounds once, when it stores."""
+class Reference(Direct):
+    """A number is a tensor, in float64 whatever it is stored in; it is rounded once, when it is stored."""
 
     name = "reference"
 
-    def apply(self, batch: Batch, function: str = "update") -> None:
-        for group, scalars, members in batch.classes():
-            for index in members:
-                p, g = batch.weights[index].to(torch.float64), batch.gradients[index].to(torch.float64)
-                slots = {slot: column[index].to(torch.float64) for slot, column in batch.columns.items()}
-                weight, new_slots, new_scalars = evaluate(batch, function, p, g, slots, group, scalars)
-                for slot, value in new_slots.items():
-                    _store(batch.columns[slot][index], value)
-                _store(batch.weights[index], weight)
-                batch.keep([index], new_scalars)
+    def parts(self, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
+        return ([index] for index in members)
 
+    def number(self, tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+        return tensors[0].to(torch.float64)
 
-def _store(target: Tensor, value: Tensor | float) -> None:
-    if isinstance(value, Tensor):
-        target.copy_(value)
-    else:
-        target.fill_(value)
+    def store(self, targets: list[Tensor], value: Tensor | float) -> None:
+        if isinstance(value, Tensor):
+            targets[0].copy_(value)
+        else:
+            targets[0].fill_(value)

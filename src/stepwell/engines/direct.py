@@ -1,0 +1,61 @@
+"""Engines that run a rule's own Python, on numbers made of a few parameters at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepwell.engines.batch import Batch
+from stepwell.rules.rule import namespace
+
+
+class Direct(ABC):
+    """An engine says which parameters make up a number, what the number is, and how it is stored."""
+
+    name: str
+
+    @abstractmethod
+    def parts(self, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
+        """The members, in parts that are worked out together."""
+
+    @abstractmethod
+    def number(self, tensors: list[Tensor], dtype: torch.dtype) -> Any:
+        """The number that stands for these tensors. `dtype` is float64 where anything is stored in it, else float32."""
+
+    @abstractmethod
+    def store(self, targets: list[Tensor], value: Any) -> None:
+        """Write a number back into the tensors that it stands for."""
+
+    def apply(self, batch: Batch, function: str = "update") -> None:
+        """Work out `rule.function` for every parameter of the batch, in place."""
+        for group, scalars, members in batch.classes():
+            h = namespace({name: group[name] for name in batch.rule.field_names()})
+            for part in self.parts(batch.weights, members):
+                self._apply_to(part, batch, function, h, scalars)
+
+    def _apply_to(self, part: list[int], batch: Batch, function: str, h: Any, scalars: Mapping[str, float]) -> None:
+        weights, gradients = [batch.weights[index] for index in part], [batch.gradients[index] for index in part]
+        columns = {slot: [column[index] for index in part] for slot, column in batch.columns.items()}
+        dtype = _computed_in(weights, gradients, *columns.values())
+        p, g = self.number(weights, dtype), self.number(gradients, dtype)
+        s = namespace({**scalars, **{slot: self.number(column, dtype) for slot, column in columns.items()}})
+        if function != "update":
+            self.store(weights, getattr(batch.rule, function)(p, s, h))
+            return
+        if scalars["gradient_factor"] != 1.0:
+            g = g * scalars["gradient_factor"]
+        new_weights, new = batch.rule.update(p, g, s, h)
+        batch.rule.check_slots(new)
+        for slot, value in new.items():
+            if slot in columns:
+                self.store(columns[slot], value)
+        self.store(weights, new_weights)
+        batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in columns})
+
+
+def _computed_in(*columns: list[Tensor]) -> torch.dtype:
+    return torch.float64 if any(column[0].dtype == torch.float64 for column in columns) else torch.float32
