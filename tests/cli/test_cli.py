@@ -11,7 +11,7 @@ import stepwell as package
 def test_version(stepwell):
     code, out, err = stepwell("--version")
     assert (code, err) == (0, "")
-    assert out.split()[0] == "stepwell"
+    assert out == f"stepwell {package.__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import lion_pytorch
 import pytest
 import torch
 
@@ -22,12 +21,18 @@ SETTINGS = {
 }
 
 
+def lion_pytorch(parameters: list[torch.Tensor], **values: Any) -> torch.optim.Optimizer:
+    from lion_pytorch import Lion
+
+    return Lion(parameters, **values)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
 @pytest.mark.parametrize("values", SETTINGS.values(), ids=SETTINGS)
 def test_twenty_steps(values: dict[str, Any], engine: str, dtype: torch.dtype) -> None:
     mine, expected = weights(dtype), weights(dtype)
-    ours, theirs = stepwell.Lion(mine, engine=engine, **values), lion_pytorch.Lion(expected, **values)
+    ours, theirs = stepwell.Lion(mine, engine=engine, **values), lion_pytorch(expected, **values)
     for number in range(1, STEPS + 1):
         step(ours, mine, number)
         step(theirs, expected, number)
@@ -37,14 +42,14 @@ def test_twenty_steps(values: dict[str, Any], engine: str, dtype: torch.dtype) -
 
 
 def test_defaults_are_theirs() -> None:
-    group, theirs = stepwell.Lion(weights()).param_groups[0], lion_pytorch.Lion(weights()).param_groups[0]
+    group, theirs = stepwell.Lion(weights()).param_groups[0], lion_pytorch(weights()).param_groups[0]
     for name in ("lr", "betas", "weight_decay"):
         assert group[name] == theirs[name]
 
 
 def test_their_state_loads_and_training_goes_on() -> None:
     expected = weights()
-    theirs = lion_pytorch.Lion(expected, **SETTINGS["decay"])
+    theirs = lion_pytorch(expected, **SETTINGS["decay"])
     for number in range(1, 8):
         step(theirs, expected, number)
     mine = [p.detach().clone().requires_grad_() for p in expected]

@@ -1,4 +1,7 @@
-"""Twenty steps that are the same for our optimizers and for those of other libraries."""
+"""Twenty steps that are the same for our optimizers and for those of other libraries.
+
+The tests import the other library when they run: without it they fail, and can still be collected and deselected.
+"""
 
 from __future__ import annotations
 

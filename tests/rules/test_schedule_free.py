@@ -106,6 +106,22 @@ def test_the_average_is_weighted_by_the_squared_rate(walk: Walk) -> None:
     assert path[1]["weight"] == approx(0.5 * 0.3 + 0.5 * x2)
 
 
+@ENGINES
+def test_the_average_remembers_the_largest_rate(engine: str) -> None:
+    # The rate falls from 0.2 to 0.1: the fast sequence follows, the average's weights stay 0.2².
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([p], ScheduleFreeSGD(lr=0.2, momentum=0.5), engine=engine)
+    for rate in (0.2, 0.1):
+        optimizer.param_groups[0]["lr"] = rate
+        p.grad = -torch.ones(1, dtype=torch.float64)
+        optimizer.step()
+    assert optimizer.state[p]["z"].item() == approx(0.3)
+    assert optimizer.state[p]["lr_max"] == approx(0.2)
+    assert optimizer.state[p]["weight_sum"] == approx(0.08)
+    with optimizer.averaged():
+        assert p.item() == approx((0.2 + 0.3) / 2)
+
+
 SETTINGS: list[Any] = [
     pytest.param({"lr": 0.3, "beta": 0.9}, id="plain"),
     pytest.param({"lr": 0.3, "beta": 0.8, "warmup_steps": 6}, id="warm-up"),

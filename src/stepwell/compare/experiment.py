@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import stepwell
 from stepwell.compare.recipes import CLIP_NORM, Recipe, Settings
 from stepwell.compare.results import Comparison
 from stepwell.compare.task import Task
@@ -89,14 +90,8 @@ def evaluation_steps(steps: int) -> list[int]:
 
 def versions() -> dict[str, str]:
     """The versions that the numbers depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        own = version("stepwell")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        own = "unknown"
     return {
-        "stepwell": own,
+        "stepwell": stepwell.__version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
