@@ -1,7 +1,8 @@
 """Weights to train on and weights to evaluate on, for rules that keep an average (Schedule-Free).
 
-A group whose rule has an average says in `group["holds"]` which of the two its parameters hold now. The state dict
-adds a fingerprint, a few of the weights, so that weights saved in one mode and state saved in the other are found out.
+A group whose rule has an average says in `group["holds"]` which of the two its parameters hold now. A state dict adds
+`"fingerprint"`, a few elements of every parameter, so that weights saved in one mode and state saved in the other are
+found out. It stands in the live group only from a load to the first step, which looks at it and takes it away.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from stepwell.batching import real
 from stepwell.engines.batch import State
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import namespace
@@ -20,7 +22,7 @@ from stepwell.rules.rule import namespace
 Holds = Literal["training", "averaged"]
 
 _LOG = logging.getLogger("stepwell")
-_PARAMETERS, _ELEMENTS = 8, 4
+_ELEMENTS = 4
 # Weights may have gone through bfloat16 on their way: 8 bits of mantissa.
 _TOLERANCE = 2.0**-7
 
@@ -30,32 +32,31 @@ def has_average(rule: str) -> bool:
     return hasattr(rule_class(rule), "averaged")
 
 
-def fingerprint(group: Mapping[str, Any]) -> list[float]:
-    """A few weights of the group, at fixed places."""
-    return [value for p in _sampled(group) for value in _values(p)]
+def fingerprint(parameters: list[Tensor]) -> list[list[float]]:
+    """For each parameter a few of its elements, always from the same places."""
+    return [_sample(parameter) for parameter in parameters]
 
 
-def recognise(group: Mapping[str, Any], state: Mapping[Tensor, State], saved: list[float], saved_holds: Holds) -> Holds:
-    """Which weights the group holds, given the fingerprint and mode that its state was saved with.
+def recognise(group: Mapping[str, Any], state: Mapping[Tensor, State], saved: list[list[float]]) -> Holds:
+    """Which weights the group holds, given the fingerprint that its state was saved with.
 
     Raises ValueError where the weights are neither those that were saved nor their counterpart.
     """
-    current = fingerprint(group)
-    if len(current) != len(saved):
+    holds: Holds = group["holds"]
+    other: Holds = "training" if holds == "averaged" else "averaged"
+    current = fingerprint(group["params"])
+    if list(map(len, current)) != list(map(len, saved)):
         raise ValueError(_strangers("the parameters have other shapes"))
-    expected = torch.tensor(saved, dtype=torch.float64)
-    now = torch.tensor(current, dtype=torch.float64)
-    other: Holds = "training" if saved_holds == "averaged" else "averaged"
-    counterpart = _counterpart(group, state, expected, other)
-    size = float(expected.abs().max()) if len(saved) else 0.0
+    now, expected = _joined(current), _joined(saved)
+    if not len(now):
+        return holds
+    counterpart = _joined(_counterparts(group, state, saved, other))
     to_saved, to_other = float((now - expected).abs().max()), float((now - counterpart).abs().max())
-    if min(to_saved, to_other) > _TOLERANCE * size:
+    if min(to_saved, to_other) > _TOLERANCE * float(expected.abs().max()):
         raise ValueError(_strangers(f"they differ by up to {min(to_saved, to_other):.3g}"))
     if to_saved <= to_other:
-        return saved_holds
-    _LOG.warning(
-        "the weights loaded are the %s ones, the state was saved with the %s ones: put right", other, saved_holds
-    )
+        return holds
+    _LOG.warning("the weights loaded are the %s ones, the state was saved with the %s ones: put right", other, holds)
     return other
 
 
@@ -66,38 +67,28 @@ def _strangers(how: str) -> str:
     )
 
 
-def _counterpart(group: Mapping[str, Any], state: Mapping[Tensor, State], weights: Tensor, to: Holds) -> Tensor:
+def _counterparts(
+    group: Mapping[str, Any], state: Mapping[Tensor, State], samples: list[list[float]], to: Holds
+) -> list[list[float]]:
     """The sampled weights in the other mode."""
     kind = rule_class(group["rule"])
     rule = kind(**{name: group[name] for name in kind.field_names()})
-    found, position = [], 0
-    for p in _sampled(group):
-        count = len(_values(p))
-        piece = weights[position : position + count]
-        position += count
-        if state.get(p):
-            slots = {
-                slot.name: torch.tensor(_values(state[p][slot.name]), dtype=torch.float64)
-                for slot in rule.slot_list()
-                if not slot.scalar
-            }
-            piece = getattr(rule, to)(piece, namespace(slots), namespace(rule.values()))
-        found.append(piece)
-    return torch.cat(found) if found else weights
+    h, slots = namespace(rule.values()), [slot.name for slot in rule.slot_list() if not slot.scalar]
+    found = []
+    for parameter, sample in zip(group["params"], samples, strict=True):
+        if state.get(parameter):
+            s = namespace({slot: _joined([_sample(state[parameter][slot])]) for slot in slots})
+            found.append(getattr(rule, to)(_joined([sample]), s, h).tolist())
+        else:
+            found.append(sample)
+    return found
 
 
-def _sampled(group: Mapping[str, Any]) -> list[Tensor]:
-    parameters = list(group["params"])
-    if "param_names" in group:  # state is matched by name, so the order of the names is the one that stays
-        parameters = [
-            p for _, p in sorted(zip(group["param_names"], parameters, strict=True), key=lambda pair: pair[0])
-        ]
-    parameters = [p for p in parameters if p.numel()]
-    return parameters[:: max(1, -(-len(parameters) // _PARAMETERS))]
-
-
-def _values(tensor: Tensor) -> list[float]:
-    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    flat = real.reshape(-1)
+def _sample(tensor: Tensor) -> list[float]:
+    flat = real(tensor.detach()).reshape(-1)
     values: list[float] = flat[:: max(1, -(-flat.numel() // _ELEMENTS))].double().tolist()
     return values
+
+
+def _joined(samples: list[list[float]]) -> Tensor:
+    return torch.tensor([value for sample in samples for value in sample], dtype=torch.float64)

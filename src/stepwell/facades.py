@@ -9,6 +9,7 @@ import inspect
 from typing import Any, ClassVar, get_type_hints
 
 from stepwell import rules
+from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer
 from stepwell.rules.rule import Rule, hyper_parameters
 
@@ -32,6 +33,10 @@ class _Named(Optimizer):
         for name in given:
             if name in kwargs:
                 raise TypeError(f"{type(self).__name__} got {name!r} twice: by position and by name")
+        for name in kwargs:
+            if name not in hyper_parameters(self.rule_type) and name not in _OPTIONS:
+                hint = nearest(name, [*hyper_parameters(self.rule_type), *_OPTIONS])
+                raise TypeError(f"unknown hyper-parameter {name!r} for {self.rule_type.__name__}{hint}")
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         super().__init__(params, self.rule_type(**given, **kwargs), **options)
 

@@ -27,30 +27,35 @@ def check_dense(parameters: Iterable[Tensor], name_of: Callable[[Tensor], str]) 
             )
 
 
-def squared_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[int, float]:
-    """‖g‖² of each parameter's gradient, in float64, by the parameter's id: one read of the gradients, no write.
+def gradient_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[int, float]:
+    """‖g‖ of each parameter's gradient, in float64, by the parameter's id: one read of the gradients, no write.
 
     `with_kernel` lets the fused engine do it where it can; otherwise `torch._foreach_norm` does.
     """
-    norms: dict[int, float] = {}
+    found: dict[int, float] = {}
     engine = fused() if with_kernel else None
-    found: defaultdict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    alike: defaultdict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for parameter in parameters:
         if parameter.grad is not None:
             gradient = real(parameter.grad)
             served = engine is not None and engine.serves(gradient)
-            found[gradient.dtype, gradient.device, served].append((parameter, gradient))
-    for (_, _, served), pairs in found.items():
+            alike[gradient.dtype, gradient.device, served].append((parameter, gradient))
+    for (_, _, served), pairs in alike.items():
         gradients = [gradient for _, gradient in pairs]
         if engine is not None and served:
-            squares = engine.totals("sum of squares", square, gradients).tolist()
+            norms = [math.sqrt(total) for total in engine.totals("sum of squares", square, gradients).tolist()]
         else:
-            squares = [float(norm) ** 2 for norm in torch._foreach_norm([_wide(gradient) for gradient in gradients])]
-        for (parameter, gradient), value in zip(pairs, squares, strict=True):
-            # Squares of large but finite float32 numbers are infinite: those few are looked at again.
-            again = not math.isfinite(value) and bool(torch.isfinite(gradient).all())
-            norms[id(parameter)] = float(gradient.double().norm()) ** 2 if again else value
-    return norms
+            norms = [float(norm) for norm in torch._foreach_norm([_wide(gradient) for gradient in gradients])]
+        for (parameter, gradient), norm in zip(pairs, norms, strict=True):
+            # Squares of large but finite numbers are infinite: those few are looked at again.
+            again = not math.isfinite(norm) and bool(torch.isfinite(gradient).all())
+            found[id(parameter)] = _scaled_norm(gradient.double()) if again else norm
+    return found
+
+
+def _scaled_norm(gradient: Tensor) -> float:
+    largest = gradient.abs().max()
+    return float(largest * (gradient / largest).norm())
 
 
 def _wide(gradient: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.averaging import fingerprint
 from stepwell.engines.batch import State
 from stepwell.rules.hyper import validated
 from stepwell.rules.registry import rule_class
@@ -18,6 +19,17 @@ from stepwell.rules.rule import Rule, hyper_parameters
 _ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 Loaded = tuple[defaultdict[Tensor, State], list[dict[str, Any]]]
+
+
+def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group says in a state dict beside what it holds: a fingerprint of its weights where an average is kept,
+    and the kind of decay under torch's name where torch has the rule."""
+    notes: dict[str, Any] = {}
+    if "holds" in group and "fingerprint" not in group:
+        notes["fingerprint"] = fingerprint(group["params"])
+    if group["rule"] in ("Adam", "AdamW"):
+        notes["decoupled_weight_decay"] = group["decay"] == "decoupled"
+    return notes
 
 
 def loaded(groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of: Callable[[Tensor], str]) -> Loaded:
@@ -41,7 +53,11 @@ def loaded(groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of:
     for index, (group, saved, new) in enumerate(zip(groups, saved_groups, new_groups, strict=True)):
         kind = rule_class(group["rule"])
         rule = kind(**{name: new[name] for name in kind.field_names()})
-        for parameter, key in _matched(index, group, saved):
+        matched = _matched(index, group, saved)
+        if "fingerprint" in saved and any(state_dict["state"].get(key) for _, key in matched):
+            place = {key: position for position, key in enumerate(saved["params"])}
+            new["fingerprint"] = [list(saved["fingerprint"][place[key]]) for _, key in matched]
+        for parameter, key in matched:
             slots = state_dict["state"].get(key)
             if slots:
                 state[parameter] = _slots(rule, parameter, slots, name_of(parameter))
@@ -64,6 +80,10 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
             kind.check_names([name], where)
         elif name not in _ENGINE_FLAGS and name not in ("params", "param_names", "rule", "fingerprint"):
             new[name] = value
+    try:
+        kind(**{name: new[name] for name in known})
+    except ValueError as error:  # what must hold between hyper-parameters
+        raise ValueError(f"{error}{where}") from None
     return new
 
 
@@ -75,6 +95,11 @@ def _matched(index: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> 
     """The group's parameters, each with the key of its saved state."""
     parameters, keys = group["params"], saved["params"]
     names, saved_names = group.get("param_names"), saved.get("param_names")
+    if saved_names and len(saved_names) != len(keys):
+        raise ValueError(
+            f"group {group.get('name', index)!r} of the state dict has {len(saved_names)} names "
+            f"for {len(keys)} parameters"
+        )
     if names and saved_names:
         key_of = dict(zip(saved_names, keys, strict=True))
         missing = [name for name in names if name not in key_of]
@@ -116,6 +141,10 @@ def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise ValueError(
                 f"the saved slot {slot!r} of {name} has {found}, the parameter shape {tuple(parameter.shape)}"
+            )
+        elif not (value.is_floating_point() or value.is_complex()):
+            raise ValueError(
+                f"the saved slot {slot!r} of {name} has dtype {value.dtype}; state is floating-point numbers"
             )
         else:
             state[slot] = value.detach().to(parameter.device, copy=True, memory_format=torch.preserve_format)

@@ -15,8 +15,8 @@ from torch import Tensor
 from stepwell import averaging
 from stepwell.batching import Buckets, real
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
-from stepwell.gradients import check_dense, clip_factor, squared_norms
-from stepwell.loading import loaded
+from stepwell.gradients import check_dense, clip_factor, gradient_norms
+from stepwell.loading import loaded, notes_for_state_dict
 from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
@@ -27,6 +27,10 @@ Parameters = Iterable[Any]
 
 # What a group may hold beside its parameters, its rule and the rule's hyper-parameters.
 NOTES = ("name", "why", "role", "param_names", "holds")
+# What a copy takes along; hooks and what is derived stay behind, as in torch.
+_KEPT = frozenset(
+    ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "skipped", "gradient_norm")
+)
 
 _gradient_of, _layout_of = attrgetter("grad"), attrgetter("layout")
 
@@ -82,7 +86,6 @@ class Optimizer(torch.optim.Optimizer):
         self.skipped = 0
         self.gradient_norm: float | None = None
         self._buckets = Buckets(engine)
-        self._unrecognised: list[tuple[dict[str, Any], list[float]]] = []
         super().__init__(params, rule.values())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -122,6 +125,14 @@ class Optimizer(torch.optim.Optimizer):
     def _check_parameters(self, group: Mapping[str, Any], rule: Rule, where: str) -> None:
         if bool(self.param_groups) and ("param_names" in group) != ("param_names" in self.param_groups[0]):
             raise ValueError(f"either all parameter groups have names or none{where}")
+        names = group.get("param_names", [])
+        if "param_names" in group and len(names) != len(group["params"]):
+            raise ValueError(f"{len(names)} names for {len(group['params'])} parameters{where}")
+        known = {name for other in self.param_groups for name in other.get("param_names", [])}
+        for name in names:
+            if name in known:
+                raise ValueError(f"two parameters are called {name!r}{where}; state is matched by name")
+            known.add(name)
         taken = {id(p) for other in self.param_groups for p in other["params"]}
         for index, p in enumerate(group["params"]):
             name = repr(group["param_names"][index]) if "param_names" in group else f"number {index}"
@@ -179,10 +190,10 @@ class Optimizer(torch.optim.Optimizer):
         factor = 1.0 if scale is None else 1.0 / float(scale)
         if self.clip_norm is None and self.on_nonfinite == "ignore":
             return factor
-        squares = squared_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
-        self.gradient_norm = math.sqrt(sum(squares.values())) * factor
+        norms = gradient_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
+        self.gradient_norm = math.hypot(*norms.values()) * factor
         if self.on_nonfinite != "ignore":
-            bad = [p for p in parameters if not math.isfinite(squares[id(p)])]
+            bad = [p for p in parameters if not math.isfinite(norms[id(p)])]
             if bad and self.on_nonfinite == "skip":
                 return None
             if bad:
@@ -244,23 +255,27 @@ class Optimizer(torch.optim.Optimizer):
 
     def _recognise(self) -> None:
         """After loading: see whether the model's weights are those that the state was saved with."""
-        while self._unrecognised:
-            group, saved = self._unrecognised[0]
-            holds = averaging.recognise(group, self.state, saved, group["holds"])
-            self._unrecognised.pop(0)
-            if holds != group["holds"]:
-                wanted, group["holds"] = group["holds"], holds
-                self._hold(wanted)
+        for group in self.param_groups:
+            if "fingerprint" in group:
+                holds, saved_with = averaging.recognise(group, self.state, group["fingerprint"]), group["holds"]
+                del group["fingerprint"]
+                if holds != saved_with:
+                    group["holds"] = holds
+                    self._hold(saved_with)
 
     # State.
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch has it: tensors and plain values only, under torch's slot names."""
-        packed = super().state_dict()
-        for group, saved in zip(self.param_groups, packed["param_groups"], strict=True):
-            if "holds" in group:
-                saved["fingerprint"] = averaging.fingerprint(group)
-        return packed
+        notes = [notes_for_state_dict(group) for group in self.param_groups]
+        for group, note in zip(self.param_groups, notes, strict=True):
+            group.update(note)
+        try:
+            return super().state_dict()
+        finally:
+            for group, note in zip(self.param_groups, notes, strict=True):
+                for name in note:
+                    del group[name]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state dict of ours or of the torch optimizer of the same rule. A failed load changes nothing.
@@ -268,6 +283,8 @@ class Optimizer(torch.optim.Optimizer):
         Parameters are matched by name where both sides have names, else in order. Slots keep their dtype. How to run
         (engine, clipping) stays as it is here.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"a state dict is what optimizer.state_dict() gave, got a {type(state_dict).__name__}")
         state_dict = dict(state_dict)
         hooks: OrderedDict[int, Any] = self._optimizer_load_state_dict_pre_hooks
         for hook in hooks.values():
@@ -276,34 +293,18 @@ class Optimizer(torch.optim.Optimizer):
         state, groups = loaded(self.param_groups, state_dict, self._name_of)
         self.state = state
         for group, new in zip(self.param_groups, groups, strict=True):
+            group.pop("fingerprint", None)
             group.update(new)
-        self._unrecognised = [
-            (group, list(saved["fingerprint"]))
-            for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
-            if saved.get("fingerprint") and any(self.state.get(p) for p in group["params"])
-        ]
         self._buckets.forget()
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        keep = (
-            "defaults",
-            "state",
-            "param_groups",
-            "engine",
-            "clip_norm",
-            "on_nonfinite",
-            "rule",
-            "skipped",
-            "gradient_norm",
-        )
-        return {name: getattr(self, name) for name in keep}
+        return {name: value for name, value in self.__dict__.items() if name in _KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._buckets = Buckets(self.engine)
-        self._unrecognised = []
 
     def kernel_source(self) -> str:
         """The source of the fused kernels for this optimizer's rules and the dtypes of its parameters.
@@ -335,6 +336,8 @@ def _named(params: Any, where: str) -> tuple[list[str], list[Tensor]]:
     tensors = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
     if names and len(names) != len(tensors):
         raise ValueError(f"either all parameters of a group have names or none{where}")
+    if any(isinstance(entry, tuple) and len(entry) != 2 for entry in entries):
+        raise ValueError(f"a parameter with a name is a pair (name, tensor){where}")
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"an optimizer takes tensors, got a {type(tensor).__name__}{where}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import stepwell
-from stepwell.algebra import norm, square, sqrt, total, where
+from stepwell.algebra import norm, sqrt, square, total, where
 from stepwell.engines.fused.program import trace, trace_total
 from stepwell.rules import LAMB, SGD, AdamW, Lion, ScheduleFreeAdamW
 from stepwell.rules.registry import _RULES

@@ -51,5 +51,14 @@ def test_an_interrupt_in_the_sweep(make_comparison):
     assert caution(comparison) == "Interrupted during the sweep: no comparison was run."
 
 
+def test_a_busy_machine(make_comparison):
+    comparison = make_comparison(2)
+    comparison.runs[1].step_seconds = [0.1] * 90 + [1.1] * 10  # on average 0.2 s, twice the median
+    assert caution(comparison) == (
+        "The machine was busy elsewhere: steps took up to 2.0 times their median on average, so read the seconds with "
+        "care."
+    )
+
+
 def test_nothing_to_be_cautious_about(make_comparison):
     assert caution(make_comparison()) == ""

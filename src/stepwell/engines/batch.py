@@ -85,6 +85,10 @@ class Engine(Protocol):
 
 def plain_numbers(group: Group) -> Group:
     """The hyper-parameters as Python numbers, also those that are held in a tensor."""
-    if any(type(value) is Tensor for value in group.values()):
-        return {name: float(value) if isinstance(value, Tensor) else value for name, value in group.items()}
-    return group
+    return {name: _plain(value) for name, value in group.items()}
+
+
+def _plain(value: Any) -> Any:
+    if type(value) is tuple:
+        return tuple([float(element) if isinstance(element, Tensor) else element for element in value])
+    return float(value) if isinstance(value, Tensor) else value

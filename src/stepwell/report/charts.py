@@ -144,7 +144,7 @@ def schedule(series: Sequence[Series], *, steps: int) -> Markup:
 def tries(points: Sequence[Point], best: Point, colour: int, *, low: float, high: float) -> Markup:
     """Final validation loss against the learning rate of every try that a sweep made; the best is filled."""
     rates = [rate for rate, _ in points]
-    x = SMALL.x(min(rates) / 1.25, max(rates) * 1.25, log=True)
+    x = SMALL.x(min(rates) / 1.2, max(rates) * 1.2, log=True)
     y = SMALL.y(low, high)
     parts = [axes(SMALL, x, y, "learning rate", y_count=3, x_write=numbers.rates)]
     dots = [

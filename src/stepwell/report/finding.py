@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+
 from stepwell.compare.results import Comparison, Row
 from stepwell.report import numbers
+
+BUSY = 1.3
 
 
 def finding(comparison: Comparison) -> str:
@@ -42,11 +47,22 @@ def caution(comparison: Comparison) -> str:
         low, high = numbers.count(min(done)), numbers.count(max(done))
         reach = low if low == high else f"{low} to {high}"
         parts.append(f"Interrupted after {reach} of {numbers.count(comparison.steps)} steps: schedules had not ended.")
+    strain = max((slowdown(run.step_seconds) for run in comparison.runs), default=1.0)
+    if strain > BUSY:
+        parts.append(
+            f"The machine was busy elsewhere: steps took up to {strain:.1f} times their median on average, so read the "
+            "seconds with care."
+        )
     return " ".join(parts)
 
 
 def part(value: float | None, whole: float | None) -> float | None:
     return value / whole if value is not None and whole else None
+
+
+def slowdown(seconds: Sequence[float]) -> float:
+    """Mean over median: 1 where nothing disturbed the clock."""
+    return statistics.mean(seconds) / statistics.median(seconds) if seconds else 1.0
 
 
 def _lowest(rows: list[Row]) -> Row:

@@ -43,12 +43,12 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten from low to high, with 2 and 5 times them where the range is short.
+    """Powers of ten from low to high, with multiples of them where the range is short.
 
     >>> log_ticks(0.001, 0.02)
     [0.001, 0.002, 0.005, 0.01, 0.02]
     """
-    factors = (1, 2, 5) if high / low < 100 else (1,)
+    factors = (1, 2, 5) if high / low < 30 else (1, 3) if high / low < 100 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
     return [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
