@@ -7,14 +7,15 @@ kept, and each step only looks whether it still holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from stepwell.engines.batch import Batch, Engine, Group, State
+from stepwell.engines.batch import Batch, Engine, Group, State, addresses_of
 from stepwell.engines.choice import engine_for
 from stepwell.engines.dense import is_dense
 from stepwell.rules.registry import rule_class
@@ -25,47 +26,77 @@ _dtype_of = attrgetter("dtype")
 _is_contiguous = Tensor.is_contiguous
 _size_of = Tensor.numel
 _strides_of = Tensor.stride
+_bytes_of = attrgetter("nbytes")
 
 
 class Bucket:
-    """A batch, the engine that runs it, and the parameters whose gradients it takes at each step."""
+    """A batch, the engine that runs it, and where its parameters' gradients are found at each step.
 
-    def __init__(self, engine: Engine, batch: Batch, parameters: list[Tensor]) -> None:
+    What is asked at every step is asked in loops that run in C: with hundreds of small parameters they are what a
+    step costs.
+    """
+
+    def __init__(self, engine: Engine, batch: Batch, parameters: list[Tensor], positions: list[int]) -> None:
         self.engine = engine
         self.batch = batch
         self.parameters = parameters
+        self._pick = itemgetter(*positions) if len(positions) > 1 else lambda all_of_them: (all_of_them[positions[0]],)
+        self._slots = {slot: self._slot(slot) for slot in batch.tensor_slots}
         self._complex = parameters[0].is_complex()
         self._contiguous = all(map(_is_contiguous, parameters))
         self._looks = self._look()
-        self._slots = [(slot, list(map(id, self._slot(slot)))) for slot in batch.tensor_slots]
+        self._bytes = list(map(_bytes_of, map(_gradient_of, parameters)))
+        self._mixed = any(p.grad is not None and p.grad.dtype != p.dtype for p in parameters)
 
-    def still_holds(self) -> bool:
-        """Whether weights and slots are the tensors that the batch was made of, in the same sizes and layout."""
-        return self._look() == self._looks and all(list(map(id, self._slot(slot))) == ids for slot, ids in self._slots)
+    def still_holds(self, all_gradients: list[Any]) -> bool:
+        """Whether weights, slots and gradients are what the batch was made for."""
+        if self._complex:
+            if self._look() != self._looks:
+                return False
+        elif not np.array_equal(addresses := addresses_of(self.parameters), self.batch.addresses):
+            if self._look() != self._looks:
+                return False
+            self.batch.addresses = addresses
+        return list(map(_bytes_of, self._pick(all_gradients))) == self._bytes and all(
+            all(map(is_, self._slot(slot), known)) for slot, known in self._slots.items()
+        )
 
     def _look(self) -> tuple[Any, ...]:
         """What may change in a parameter that stays the same object, as by `module.to(…)`."""
-        contiguous = all(map(_is_contiguous, self.parameters))
-        strides = None if contiguous else list(map(_strides_of, self.parameters))
-        return list(map(_size_of, self.parameters)), set(map(_dtype_of, self.parameters)), strides
+        return tuple([list(map(look, self.parameters)) for look in (_size_of, _dtype_of, _strides_of)])
 
     def _slot(self, slot: str) -> list[Any]:
         return [state.get(slot) for state in self.batch.states]
 
-    def take_gradients(self) -> None:
+    def take_gradients(self, all_gradients: list[Any], name_of: Callable[[Tensor], str]) -> None:
         """Put the parameters' gradients into the batch, laid out as their weights are."""
-        gradients = list(map(_gradient_of, self.parameters))
+        gradients = self._pick(all_gradients)
+        contiguous = all(map(_is_contiguous, gradients))
+        if not contiguous or self.engine.name != "fused":  # a sparse one is not contiguous
+            check_dense(self.parameters, gradients, name_of)
         if self._complex:
             gradients = list(map(real, gradients))
             self.batch.weights = list(map(real, self.parameters))
-            self.batch.columns = {slot: list(map(real, self._slot(slot))) for slot in self.batch.tensor_slots}
+            self.batch.addresses = addresses_of(self.batch.weights)
+            self.batch.columns = {slot: list(map(real, column)) for slot, column in self._slots.items()}
         if self.engine.name == "fused":
             weights = self.batch.weights
-            if not (self._contiguous and all(map(_is_contiguous, gradients))):
+            if not (self._contiguous and contiguous):
                 gradients = [_laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
-            if set(map(_dtype_of, gradients)) != {weights[0].dtype}:
+            if self._mixed:
                 gradients = [g.to(weights[0].dtype) for g in gradients]
-        self.batch.gradients = gradients
+        self.batch.gradients = list(gradients)
+
+
+def check_dense(parameters: Iterable[Tensor], gradients: Iterable[Tensor], name_of: Callable[[Tensor], str]) -> None:
+    """Raise ValueError for the first parameter whose gradient is sparse."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient.layout is not torch.strided:
+            layout = str(gradient.layout).removeprefix("torch.")
+            raise ValueError(
+                f"the gradient of {name_of(parameter)} is {layout}, and only dense gradients are supported; "
+                "make the layer with sparse=False, or put gradient.to_dense() in its place"
+            )
 
 
 def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -75,7 +106,7 @@ def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
 
 
 class Buckets:
-    """The buckets of one optimizer."""
+    """The buckets of one optimizer, kept from step to step."""
 
     def __init__(self, engine: str) -> None:
         self._engine = engine
@@ -86,15 +117,40 @@ class Buckets:
         """Make the buckets anew at the next step."""
         self._made_for = None
 
-    def collect(self, groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[Bucket]:
-        """The buckets of the parameters that have a gradient."""
-        members = [[p for p in group["params"] if p.grad is not None] for group in groups]
-        kinds = [(id(group), group["rule"], flags(rule_class(group["rule"]), group)) for group in groups]
-        ids = [list(map(id, parameters)) for parameters in members]
-        if self._made_for != (id(state), len(state), ids, kinds) or not all(b.still_holds() for b in self._buckets):
+    def collect(
+        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
+    ) -> list[Bucket]:
+        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one."""
+        gradients = [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
+        present = [gradient is not None for gradient in gradients]
+        if not self._hold(groups, state, gradients, present):
+            given = [(p, g) for group in groups for p in group["params"] if (g := p.grad) is not None]
+            check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
+            members = [[p for p in group["params"] if p.grad is not None] for group in groups]
             self._buckets = self._make(groups, members, state)
-            self._made_for = (id(state), len(state), ids, kinds)
+            self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
+        for bucket in self._buckets:
+            bucket.take_gradients(gradients, name_of)
         return self._buckets
+
+    def _hold(
+        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], gradients: list[Any], present: list[bool]
+    ) -> bool:
+        """Whether the buckets are right as they are."""
+        if self._made_for is None:
+            return False
+        made_state, made_length, made_present, made_kinds, made_parameters = self._made_for
+        return (
+            made_state is state
+            and made_length == len(state)
+            and made_present == present
+            and made_kinds == _kinds(groups)
+            and all(
+                len(group["params"]) == len(known) and all(map(is_, group["params"], known))
+                for group, known in zip(groups, made_parameters, strict=True)
+            )
+            and all(bucket.still_holds(gradients) for bucket in self._buckets)
+        )
 
     def with_state(self, groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[Bucket]:
         """The buckets of the parameters that have been updated, made for one use."""
@@ -103,6 +159,7 @@ class Buckets:
     def _make(
         self, groups: list[dict[str, Any]], members: list[list[Tensor]], state: Mapping[Tensor, State]
     ) -> list[Bucket]:
+        position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
         found: defaultdict[Any, list[tuple[Tensor, State, Group, Rule, Engine]]] = defaultdict(list)
         for group, parameters in zip(groups, members, strict=True):
             kind = rule_class(group["rule"])
@@ -114,15 +171,20 @@ class Buckets:
                 dtypes = tuple(slots[slot.name].dtype for slot in rule.slot_list() if not slot.scalar)
                 key = (engine.name, kind, flags(kind, group), parameter.dtype, parameter.device, dtypes)
                 found[key].append((parameter, slots, group, rule, engine))
-        return [_bucket(entries) for entries in found.values()]
+        return [_bucket(entries, position) for entries in found.values()]
 
 
-def _bucket(entries: list[tuple[Tensor, State, Group, Rule, Engine]]) -> Bucket:
+def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """What decides the arithmetic of each group."""
+    return [(id(group), group["rule"], flags(rule_class(group["rule"]), group)) for group in groups]
+
+
+def _bucket(entries: list[tuple[Tensor, State, Group, Rule, Engine]], position: Mapping[int, int]) -> Bucket:
     parameters, rule, engine = [entry[0] for entry in entries], entries[0][3], entries[0][4]
     weights = list(map(real, parameters)) if parameters[0].is_complex() else parameters
     batch = Batch(rule, weights, [entry[1] for entry in entries], [entry[2] for entry in entries])
     batch.columns = {slot: list(map(real, column)) for slot, column in batch.columns.items()}
-    return Bucket(engine, batch, parameters)
+    return Bucket(engine, batch, parameters, [position[id(parameter)] for parameter in parameters])
 
 
 def prepare(rule: Rule, parameter: Tensor, state: State) -> None:

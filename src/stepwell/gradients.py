@@ -1,10 +1,10 @@
-"""What is asked of all gradients before the step: that they are dense, their norm, and whether they are finite."""
+"""What is asked of all gradients before the step: their norm, and whether they are finite."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,18 +13,6 @@ from torch import Tensor
 from stepwell.algebra import square
 from stepwell.batching import real
 from stepwell.engines.choice import fused
-
-
-def check_dense(parameters: Iterable[Tensor], name_of: Callable[[Tensor], str]) -> None:
-    """Raise ValueError for the first parameter whose gradient is sparse."""
-    for parameter in parameters:
-        gradient = parameter.grad
-        if gradient is not None and gradient.layout is not torch.strided:
-            layout = str(gradient.layout).removeprefix("torch.")
-            raise ValueError(
-                f"the gradient of {name_of(parameter)} is {layout}, and only dense gradients are supported; "
-                "make the layer with sparse=False, or put gradient.to_dense() in its place"
-            )
 
 
 def gradient_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[int, float]:

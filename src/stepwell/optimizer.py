@@ -6,16 +6,15 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from stepwell import averaging
-from stepwell.batching import Buckets, real
+from stepwell.batching import Buckets, check_dense, real
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
-from stepwell.gradients import check_dense, clip_factor, gradient_norms
+from stepwell.gradients import clip_factor, gradient_norms
 from stepwell.loading import loaded, notes_for_state_dict
 from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, validated
@@ -31,8 +30,6 @@ NOTES = ("name", "why", "role", "param_names", "holds")
 _KEPT = frozenset(
     ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "skipped", "gradient_norm")
 )
-
-_gradient_of, _layout_of = attrgetter("grad"), attrgetter("layout")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -169,27 +166,24 @@ class Optimizer(torch.optim.Optimizer):
         if found_inf is not None and float(found_inf):
             self.skipped += 1
             return loss
-        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if set(map(_layout_of, map(_gradient_of, parameters))) - {torch.strided}:
-            check_dense(parameters, self._name_of)
-        factor = self._gradient_factor(parameters)
+        factor = self._gradient_factor()
         if factor is None:
             self.skipped += 1
             return loss
-        for bucket in self._buckets.collect(self.param_groups, self.state):
-            bucket.take_gradients()
-            for state in bucket.batch.states:
-                state["step"] += 1
+        for bucket in self._buckets.collect(self.param_groups, self.state, self._name_of):
+            bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
             bucket.engine.apply(bucket.batch)
         return loss
 
-    def _gradient_factor(self, parameters: list[Tensor]) -> float | None:
+    def _gradient_factor(self) -> float | None:
         """What to multiply all gradients with: unscaling and clipping. None means that this step is left out."""
         scale = getattr(self, "grad_scale", None)
         factor = 1.0 if scale is None else 1.0 / float(scale)
         if self.clip_norm is None and self.on_nonfinite == "ignore":
             return factor
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        check_dense(parameters, [p.grad for p in parameters if p.grad is not None], self._name_of)
         norms = gradient_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
         self.gradient_norm = math.hypot(*norms.values()) * factor
         if self.on_nonfinite != "ignore":

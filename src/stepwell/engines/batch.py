@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.rules.rule import Rule
 
 State = dict[str, Any]
+_step_of = itemgetter("step")
 Group = Mapping[str, Any]
 
 
@@ -25,6 +29,7 @@ class Batch:
 
     Attributes:
         gradients: for each parameter its gradient, of the same shape; never changed.
+        addresses: for each parameter where its numbers lie in memory.
         gradient_factor: what gradients are multiplied with: unscaling, clipping, the sign of `maximize`.
     """
 
@@ -34,6 +39,8 @@ class Batch:
         self.states = states
         self.gradients = weights
         self.gradient_factor = 1.0
+        self.addresses = addresses_of(weights)
+        self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
         self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
         self.scalar_slots = tuple(slot.name for slot in slots if slot.scalar)
@@ -43,6 +50,17 @@ class Batch:
             members.setdefault(id(group), (group, []))[1].append(index)
         self._members = list(members.values())
 
+    def advance(self) -> None:
+        """Count this update, for each parameter."""
+        steps = list(map(_step_of, self.states))
+        if steps.count(steps[0]) == len(steps):
+            step = steps[0] + 1
+            for state in self.states:
+                state["step"] = step
+        else:
+            for state in self.states:
+                state["step"] += 1
+
     def classes(self) -> list[tuple[Group, dict[str, float], list[int]]]:
         """The parameters that share every number, so that one value serves them all: their group, their step and
         scalar slots by name, and their positions."""
@@ -50,7 +68,8 @@ class Batch:
         found: list[tuple[Group, dict[str, float], list[int]]] = []
         for live, members in self._members:
             group = plain_numbers(live)
-            columns = [[self.states[index][number] for index in members] for number in numbers]
+            states = self.states if len(members) == len(self.states) else [self.states[index] for index in members]
+            columns = [list(map(itemgetter(number), states)) for number in numbers]
             if all(column.count(column[0]) == len(column) for column in columns):  # as a rule, all are in step
                 by_value = {tuple([column[0] for column in columns]): members}
             else:
@@ -67,6 +86,11 @@ class Batch:
         if new:
             for index in members:
                 self.states[index].update(new)
+
+
+def addresses_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
+    """Where the tensors' numbers lie in memory."""
+    return np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
 
 
 class Engine(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,52 @@ class Layout:
         self.counts = np.array(sizes, dtype=np.float64)
 
 
+@functools.lru_cache(maxsize=64)
+def layout_of(sizes: tuple[int, ...]) -> Layout:
+    """The layout of tensors of these sizes."""
+    return Layout(sizes)
+
+
+class Launch:
+    """The memory that a kernel is told of: the table of addresses, what each phase adds up, and the frame that leads
+    to all of it. A batch keeps its own from step to step."""
+
+    def __init__(self, kernel: Kernel, layout: Layout, tensors: int) -> None:
+        self.kernel = kernel
+        self.layout = layout
+        width = len(kernel.program.reductions)
+        self.table = np.empty((len(kernel.program.arrays), tensors), dtype=np.int64)
+        self.rows = np.zeros(tensors, dtype=np.int64)
+        self.partials = np.zeros((len(layout.owners), width))
+        self.reduced = np.zeros((tensors, width))
+        parts = (self.table, layout.owners, layout.starts, layout.lengths, self.rows)
+        sums = (layout.counts, self.partials, self.reduced)
+        numbers = [0, 0, len(layout.owners), tensors, 0, *map(_address_of, parts), 0, *map(_address_of, sums)]
+        self.frame = np.array(numbers, dtype=np.int64)
+        self._address = _address_of(self.frame)
+
+    def run(self, arrays: Sequence[Sequence[Tensor] | NDArray[np.int64]], scalars: NDArray[np.float64]) -> None:
+        """Run all phases on these arrays: tensors, or where their addresses are known already, these."""
+        for row, column in enumerate(arrays):
+            known = isinstance(column, np.ndarray)
+            self.table[row] = column if known else np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
+        self.reduced.fill(0.0)
+        self.frame[4], self.frame[10] = len(scalars), _address_of(scalars)
+        threads = min(torch.get_num_threads(), len(self.layout.owners))
+        for number, phase in enumerate(self.kernel.program.phases):
+            self.frame[0], self.frame[1] = 0, number
+            if threads:
+                run_in_threads(self.kernel.run, self._address, threads)
+            for position in map(self.kernel.program.position, phase.reductions):
+                # Chunk by chunk, in their order: the same bits whatever the number of threads.
+                np.add.at(self.reduced[:, position], self.layout.owners, self.partials[:, position])
+
+
+def _address_of(array: NDArray[Any]) -> int:
+    address: int = array.ctypes.data
+    return address
+
+
 class Fused:
     """Traces a rule once for its flags, and runs the kernels written from the trace for the dtypes at hand."""
 
@@ -48,7 +95,6 @@ class Fused:
     def __init__(self) -> None:
         self._programs: dict[Any, Program] = {}
         self._kernels: dict[tuple[Any, ...], Kernel] = {}
-        self._layouts: dict[tuple[int, ...], Layout] = {}
 
     @staticmethod
     def serves(tensor: Tensor) -> bool:
@@ -56,23 +102,26 @@ class Fused:
         return tensor.device.type == "cpu" and tensor.dtype in DTYPES and is_dense(tensor)
 
     def apply(self, batch: Batch, function: str = "update") -> None:
-        stored = [batch.weights, *batch.columns.values()]
-        program = self.program(
-            batch.rule, function, stores_round=any(column[0].dtype in _ROUNDING for column in stored)
-        )
-        fixed = {WEIGHTS: batch.weights, GRADIENT: batch.gradients}
-        arrays = [fixed.get(name) or batch.columns[name] for name in program.arrays]
-        kernel = self.kernel(program, tuple(column[0].dtype for column in arrays))
-        rows = np.zeros(len(batch.weights), dtype=np.int64)
+        if function not in batch.prepared:
+            batch.prepared[function] = self._prepare(batch, function)
+        launch = batch.prepared[function]
+        program: Program = launch.kernel.program
         scalars: list[tuple[float, ...]] = []
         for row, (group, numbers, members) in enumerate(batch.classes()):
-            values, new = kernel.scalars(group, numbers)
+            values, new = launch.kernel.scalars(group, numbers)
             scalars.append(values)
-            if row:
-                rows[members] = row
+            launch.rows[members if row else slice(None)] = row
             if new and function == "update":
                 batch.keep(members, dict(zip((slot for slot, _ in program.scalar_slots), new, strict=True)))
-        self._run(kernel, arrays, rows, np.array(scalars, dtype=np.float64))
+        known = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.columns}
+        launch.run([known[name] for name in program.arrays], np.array(scalars, dtype=np.float64))
+
+    def _prepare(self, batch: Batch, function: str) -> Launch:
+        columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
+        stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
+        program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(_ROUNDING))
+        kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
+        return Launch(kernel, layout_of(tuple(map(Tensor.numel, batch.weights))), len(batch.weights))
 
     def totals(self, name: str, function: Callable[[Any], Any], tensors: list[Tensor]) -> NDArray[np.float64]:
         """Σ function(x) over the elements of each tensor: one read of the tensors, and nothing written.
@@ -82,7 +131,9 @@ class Fused:
         if name not in self._programs:
             self._programs[name] = trace_total(name, function)
         kernel = self.kernel(self._programs[name], (tensors[0].dtype,))
-        return self._run(kernel, [tensors], np.zeros(len(tensors), dtype=np.int64), np.zeros((1, 0)))[:, 0]
+        launch = Launch(kernel, layout_of(tuple(map(Tensor.numel, tensors))), len(tensors))
+        launch.run([tensors], np.zeros((1, 0)))
+        return launch.reduced[:, 0]
 
     def program(self, rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
         """The trace of one function of a rule with these flags."""
@@ -103,30 +154,3 @@ class Fused:
         """The source of the kernel for a rule's update on weights, gradients and slots of this dtype."""
         program = self.program(rule, stores_round=dtype in _ROUNDING)
         return numba_writer.write(program, dict.fromkeys(program.arrays, DTYPES[dtype]))
-
-    def _run(
-        self, kernel: Kernel, arrays: list[list[Tensor]], rows: NDArray[np.int64], scalars: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        layout = self._layout(arrays[0])
-        table = np.empty((len(arrays), len(rows)), dtype=np.int64)
-        for row, column in enumerate(arrays):
-            table[row] = np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
-        width = len(kernel.program.reductions)
-        partials, reduced = np.zeros((len(layout.owners), width)), np.zeros((len(rows), width))
-        chunks, threads = len(layout.owners), min(torch.get_num_threads(), len(layout.owners))
-        parts = (table, layout.owners, layout.starts, layout.lengths, rows, scalars, layout.counts, partials, reduced)
-        addresses = [array.ctypes.data for array in parts]
-        for number, phase in enumerate(kernel.program.phases):
-            frame = np.array([0, number, chunks, len(rows), len(scalars), *addresses], dtype=np.int64)
-            if threads:
-                run_in_threads(kernel.run, frame.ctypes.data, threads)
-            for position in (kernel.program.position(r) for r in phase.reductions):
-                # Chunk by chunk, in their order: the same bits whatever the number of threads.
-                np.add.at(reduced[:, position], layout.owners, partials[:, position])
-        return reduced
-
-    def _layout(self, tensors: list[Tensor]) -> Layout:
-        sizes = tuple(map(Tensor.numel, tensors))
-        if sizes not in self._layouts:
-            self._layouts[sizes] = Layout(sizes)
-        return self._layouts[sizes]
