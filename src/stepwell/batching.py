@@ -45,8 +45,9 @@ class Bucket:
         self._complex = parameters[0].is_complex()
         self._contiguous = all(map(_is_contiguous, parameters))
         self._looks = self._look()
-        self._bytes = list(map(_bytes_of, map(_gradient_of, parameters)))
-        self._mixed = any(p.grad is not None and p.grad.dtype != p.dtype for p in parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self._bytes = list(map(_bytes_of, gradients))
+        self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters))
 
     def still_holds(self, all_gradients: list[Any]) -> bool:
         """Whether weights, slots and gradients are what the batch was made for."""
