@@ -29,6 +29,7 @@ test-slow: $(READY)
 
 test-peers: $(PEERS)
 	$(BIN)/python -m pytest -q -m peers
+	$(BIN)/python -m pytest -q tests/algebra tests/schedules  # again, now that JAX is there
 
 test-all: test test-slow test-peers
 
@@ -41,11 +42,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("stepwell needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,sweep]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 $(PEERS): $(READY)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,sweep,peers]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,peers]"
 	@touch $@
 
 clean:
