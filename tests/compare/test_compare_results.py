@@ -78,6 +78,17 @@ def test_runs_that_did_not_end():
     assert (third.step_milliseconds, third.optimizer_share) == (None, None)
 
 
+def test_runs_that_are_not_equally_far_are_compared_at_their_last_common_evaluation():
+    ahead, behind = run("a", [3.0, 2.0, 1.0], planned=9), run("b", [2.5, 1.5], planned=9)
+    found = comparison(ahead, behind)
+    assert found.last_step == 4
+    first, second = found.rows
+    assert (first.final_loss, second.final_loss) == (2.0, 1.5)
+    assert (first.steps_to_baseline, second.steps_to_baseline) == (4.0, 3.0)
+    behind.diverged_at = 4
+    assert found.last_step == 6
+
+
 def test_without_a_baseline_nothing_is_reached():
     rows = comparison(run("a", [3.0], diverged_at=2), run("b", [2.0, 1.0])).rows
     assert [(row.steps_to_baseline, row.seconds_to_baseline) for row in rows] == [(None, None)] * 2

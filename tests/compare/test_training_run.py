@@ -34,7 +34,7 @@ def test_losses_and_evaluations_worked_out_by_hand(weight_task, sgd):
     assert run.result.train_loss == pytest.approx([0.5, 0.405, 0.32805])
     assert [one.step for one in run.result.evaluations] == [2, 3]
     assert [one.loss for one in run.result.evaluations] == pytest.approx([0.81, 0.729])
-    assert run.result.final_loss == pytest.approx(0.729)
+    assert run.result.last_loss == pytest.approx(0.729)
     assert run.result.status == "finished"
     assert run.ended
 
@@ -64,7 +64,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(weight_task, sgd):
     run.evaluate()
     assert (run.result.status, run.result.diverged_at, run.result.steps) == ("diverged", 2, 2)
     assert run.result.evaluations == []
-    assert run.result.final_loss is None
+    assert run.result.last_loss is None
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(weight_task, sgd):
@@ -112,7 +112,7 @@ def test_an_average_of_the_weights_is_what_is_evaluated():
     training_weights = run.task.validate(run.model)
     with run.optimizer.averaged():
         averaged_weights = run.task.validate(run.model)
-    assert run.result.final_loss == averaged_weights != training_weights
+    assert run.result.last_loss == averaged_weights != training_weights
 
 
 def test_evaluation_leaves_the_model_in_training_mode():

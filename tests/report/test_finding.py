@@ -35,14 +35,20 @@ def test_all_diverged(make_comparison):
 
 def test_an_interrupt(make_comparison):
     comparison = make_comparison(2, steps=40, interrupted=True)
-    assert caution(comparison) == "Interrupted after 40 of 100 steps: schedules had not ended."
+    assert caution(comparison) == (
+        "Interrupted after 40 of 100 steps: schedules had not ended, and losses are compared after step 40."
+    )
     comparison.runs[1].step_seconds.pop()
-    assert caution(comparison) == "Interrupted after 39 to 40 of 100 steps: schedules had not ended."
+    comparison.runs[1].evaluations.pop()
+    assert caution(comparison) == (
+        "Interrupted after 39 to 40 of 100 steps: schedules had not ended, and losses are compared after step 36."
+    )
 
 
 def test_an_interrupt_before_the_first_evaluation(make_comparison):
     comparison = make_comparison(2, steps=2, interrupted=True)
     assert finding(comparison) == "No loss was measured."
+    assert caution(comparison) == "Interrupted after 2 of 100 steps: schedules had not ended."
 
 
 def test_an_interrupt_in_the_sweep(make_comparison):

@@ -47,7 +47,7 @@ class Job:
                 cells = (
                     f"{result.steps}/{self.steps}",
                     "diverged" if failed else numbers.loss(last(result.train_loss)),
-                    numbers.loss(result.final_loss),
+                    numbers.loss(result.last_loss),
                     numbers.rate(last(next(iter(result.lr.values()))) or 0.0),
                     numbers.MISSING if failed else time_left(run, self.steps - result.steps),
                 )

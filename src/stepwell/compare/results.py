@@ -67,15 +67,21 @@ class RunResult:
         return "finished" if self.steps == self.planned_steps else "interrupted"
 
     @property
-    def final_loss(self) -> float | None:
+    def last_loss(self) -> float | None:
         """The last validation loss, or None where none was measured or the run diverged."""
         return self.evaluations[-1].loss if self.evaluations and self.diverged_at is None else None
+
+    def loss_after(self, step: int | None) -> float | None:
+        """The validation loss after that step, or None where it was not measured or the run diverged."""
+        losses = {one.step: one.loss for one in self.evaluations} if self.diverged_at is None else {}
+        return None if step is None else losses.get(step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the results table. None stands for what was not reached or not measured.
 
+    `final_loss` is the loss after `Comparison.last_step`.
     `steps_to_baseline` and `seconds_to_baseline` say when the run first was at the baseline's final loss, interpolated
     between two evaluations; `step_milliseconds` is the median, and `optimizer_share` the ratio of the medians of
     optimizer and step, so that neither depends on a moment when the machine was busy elsewhere.
@@ -109,10 +115,15 @@ class Comparison:
     sweep: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def last_step(self) -> int | None:
+        """The last step after which every run that did not diverge was evaluated: an interrupt finds some further."""
+        return min((run.evaluations[-1].step for run in self.runs if run.last_loss is not None), default=None)
+
+    @property
     def rows(self) -> list[Row]:
         """The results table; the first run is the baseline."""
-        target = self.runs[0].final_loss if self.runs else None
-        return [_row(run, target) for run in self.runs]
+        target = self.runs[0].loss_after(self.last_step) if self.runs else None
+        return [_row(run, self.last_step, target) for run in self.runs]
 
     def to_json(self) -> str:
         content = {"format": FORMAT, **asdict(self), "results": [asdict(row) for row in self.rows]}
@@ -142,7 +153,7 @@ class Comparison:
         return cls(**content)
 
 
-def _row(run: RunResult, target: float | None) -> Row:
+def _row(run: RunResult, last_step: int | None, target: float | None) -> Row:
     reached, seconds = first_reach(run.evaluations, target) if target is not None else (None, None)
     step = statistics.median(run.step_seconds) if run.step_seconds else 0.0
     return Row(
@@ -150,7 +161,7 @@ def _row(run: RunResult, target: float | None) -> Row:
         title=run.title,
         status=run.status,
         steps=run.steps,
-        final_loss=run.final_loss,
+        final_loss=run.loss_after(last_step),
         steps_to_baseline=reached,
         seconds_to_baseline=seconds,
         step_milliseconds=step * 1e3 if step else None,

@@ -106,7 +106,7 @@ def sweep(
         run = Run(task, recipe, settings, steps=steps, seed=seed)
         run.advance(steps, None if watch is None else lambda run: watch(found, run))
         run.evaluate()
-        return run.result.final_loss
+        return run.result.last_loss
 
     try:
         for recipe in recipes:

@@ -46,7 +46,11 @@ def caution(comparison: Comparison) -> str:
         done = [row.steps for row in rows if row.status != "diverged"] or [row.steps for row in rows]
         low, high = numbers.count(min(done)), numbers.count(max(done))
         reach = low if low == high else f"{low} to {high}"
-        parts.append(f"Interrupted after {reach} of {numbers.count(comparison.steps)} steps: schedules had not ended.")
+        compared = (
+            "" if comparison.last_step is None else f", and losses are compared after step {comparison.last_step}"
+        )
+        total = numbers.count(comparison.steps)
+        parts.append(f"Interrupted after {reach} of {total} steps: schedules had not ended{compared}.")
     strain = max((slowdown(run.step_seconds) for run in comparison.runs), default=1.0)
     if strain > BUSY:
         parts.append(
