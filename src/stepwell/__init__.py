@@ -5,7 +5,7 @@ from stepwell.describing import describe
 from stepwell.facades import LAMB, SGD, Adam, AdamW, Lion, Muon, ScheduleFreeAdamW, ScheduleFreeSGD
 from stepwell.optimizer import Optimizer
 from stepwell.routing import create_optimizer
-from stepwell.rules import Rule, Slot
+from stepwell.rules import Rule, Slot, cautious, ema, grokfast, lookahead, sam, schedule_free
 from stepwell.scheduler import Scheduler, create_scheduler
 
 __version__ = "0.1.0"
@@ -24,9 +24,15 @@ __all__ = [
     "Scheduler",
     "Slot",
     "algebra",
+    "cautious",
     "create_optimizer",
     "create_scheduler",
     "describe",
+    "ema",
+    "grokfast",
+    "lookahead",
     "rules",
+    "sam",
+    "schedule_free",
     "schedules",
 ]

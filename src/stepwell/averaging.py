@@ -78,7 +78,8 @@ def _counterparts(
     for parameter, sample in zip(group["params"], samples, strict=True):
         if state.get(parameter):
             s = namespace({slot: _joined([_sample(state[parameter][slot])]) for slot in slots})
-            found.append(getattr(rule, to)(_joined([sample]), s, h).tolist())
+            weights, _ = rule.exchange(to, _joined([sample]), s, h)
+            found.append(weights.tolist())
         else:
             found.append(sample)
     return found

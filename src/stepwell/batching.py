@@ -19,7 +19,7 @@ from stepwell.engines.batch import Batch, Engine, Group, State, addresses_of
 from stepwell.engines.choice import engine_for
 from stepwell.engines.dense import is_dense
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, flags
+from stepwell.rules.rule import Rule, flags, namespace
 
 _gradient_of = attrgetter("grad")
 _dtype_of = attrgetter("dtype")
@@ -164,13 +164,15 @@ class Buckets:
         found: defaultdict[Any, list[tuple[Tensor, State, Group, Rule, Engine]]] = defaultdict(list)
         for group, parameters in zip(groups, members, strict=True):
             kind = rule_class(group["rule"])
-            rule = kind(**{name: group[name] for name in kind.field_names()})
+            whole = kind(**{name: group[name] for name in kind.field_names()})
             for parameter in parameters:
+                rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
                 prepare(rule, parameter, slots)
                 engine = engine_for(self._engine, rule, real(parameter))
                 dtypes = tuple(slots[slot.name].dtype for slot in rule.slot_list() if not slot.scalar)
-                key = (engine.name, kind, flags(kind, group), parameter.dtype, parameter.device, dtypes)
+                kind_and_flags = (type(rule), flags(type(rule), rule.values()))
+                key = (engine.name, kind, *kind_and_flags, parameter.dtype, parameter.device, dtypes)
                 found[key].append((parameter, slots, group, rule, engine))
         return [_bucket(entries, position) for entries in found.values()]
 
@@ -188,12 +190,32 @@ def _bucket(entries: list[tuple[Tensor, State, Group, Rule, Engine]], position: 
     return Bucket(engine, batch, parameters, [position[id(parameter)] for parameter in parameters])
 
 
+def settle(buckets: list[Bucket]) -> None:
+    """For rules that measure all parameters before they update any: add up, and let each work out its numbers."""
+    measuring: defaultdict[type[Rule], list[Bucket]] = defaultdict(list)
+    for bucket in buckets:
+        if type(bucket.batch.rule).measure is not Rule.measure:
+            measuring[type(bucket.batch.rule)].append(bucket)
+    for together in measuring.values():
+        totals: defaultdict[str, float] = defaultdict(float)
+        for bucket in together:
+            for name, total in bucket.engine.measure(bucket.batch).items():
+                totals[name] += total
+        for bucket in together:
+            for group, numbers, members in bucket.batch.classes():
+                new = bucket.batch.rule.settle(totals, namespace(numbers), namespace(group))
+                bucket.batch.keep(members, new)
+
+
 def prepare(rule: Rule, parameter: Tensor, state: State) -> None:
     """Fill in the slots that the state lacks, and lay the others out as the parameter is."""
     state.setdefault("step", 0)
     for slot in rule.slot_list():
         if slot.scalar:
             state.setdefault(slot.name, 0.0)
+        elif slot.shape is not None:
+            if state.get(slot.name) is None:
+                state[slot.name] = parameter.new_zeros(slot.shape(tuple(parameter.shape)))
         elif state.get(slot.name) is None:
             start = parameter.detach()
             keep = torch.preserve_format

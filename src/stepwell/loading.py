@@ -125,7 +125,8 @@ def _few(names: list[str]) -> str:
 
 def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -> State:
     """The saved slots on the parameter's device, in the dtype they were saved in."""
-    known = {slot.name: slot for slot in rule.slot_list()}
+    shape = tuple(parameter.shape)
+    known = {slot.name: slot for slot in rule.fit(shape).slot_list()}
     # torch keeps no step for SGD: what matters to it is that there was one.
     state: State = {"step": int(saved.get("step", 1))}
     for slot, value in saved.items():
@@ -137,11 +138,10 @@ def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -
             )
         if known[slot].scalar:
             state[slot] = float(value)
-        elif not isinstance(value, Tensor) or value.shape != parameter.shape:
+        elif not isinstance(value, Tensor) or value.shape != known[slot].shape_for(shape):
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise ValueError(
-                f"the saved slot {slot!r} of {name} has {found}, the parameter shape {tuple(parameter.shape)}"
-            )
+            needed = "" if known[slot].shape is None else f", which needs {known[slot].shape_for(shape)}"
+            raise ValueError(f"the saved slot {slot!r} of {name} has {found}, the parameter shape {shape}{needed}")
         elif not (value.is_floating_point() or value.is_complex()):
             raise ValueError(
                 f"the saved slot {slot!r} of {name} has dtype {value.dtype}; state is floating-point numbers"

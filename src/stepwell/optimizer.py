@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stepwell import averaging
-from stepwell.batching import Buckets, check_dense, real
+from stepwell.batching import Buckets, check_dense, real, settle
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
 from stepwell.loading import loaded, notes_for_state_dict
@@ -20,6 +20,7 @@ from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
+from stepwell.sharpness import sharp_gradients, sharp_groups
 
 OnNonfinite = Literal["ignore", "raise", "skip"]
 Parameters = Iterable[Any]
@@ -142,14 +143,17 @@ class Optimizer(torch.optim.Optimizer):
                 )
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
-            if rule.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
+            fitted = rule.fit(tuple(p.shape))
+            if p.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
+                raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {p.dtype}{where}")
+            if fitted.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
                 raise ValueError(
                     f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape "
                     f"{tuple(p.shape)} and dtype {p.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
                     "stepwell.create_optimizer(model, 'muon') does"
                 )
             if self.engine == "fused":
-                engine_for("fused", rule, real(p))
+                engine_for("fused", fitted, real(p))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -158,6 +162,8 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if sharp := sharp_groups(self.param_groups):
+            sharp_gradients(sharp, closure, with_kernel=self.engine in ("auto", "fused"))
         self._recognise()
         for group in self.param_groups:
             if group.get("holds") == "averaged":
@@ -170,9 +176,12 @@ class Optimizer(torch.optim.Optimizer):
         if factor is None:
             self.skipped += 1
             return loss
-        for bucket in self._buckets.collect(self.param_groups, self.state, self._name_of):
+        buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
+        for bucket in buckets:
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
+        settle(buckets)
+        for bucket in buckets:
             bucket.engine.apply(bucket.batch)
         return loss
 
@@ -311,9 +320,9 @@ class Optimizer(torch.optim.Optimizer):
             kind = rule_class(group["rule"])
             rule = kind(**{name: group[name] for name in kind.field_names()})
             for p in group["params"]:
-                weight = real(p)
-                if engine is not None and engine_for(self.engine, rule, weight).name == "fused":
-                    found.setdefault(engine.source(rule, weight.dtype), "")
+                fitted, weight = rule.fit(tuple(p.shape)), real(p)
+                if engine is not None and engine_for(self.engine, fitted, weight).name == "fused":
+                    found.setdefault(engine.source(fitted, weight.dtype), "")
         if not found:
             raise ValueError("no parameter of this optimizer runs in the fused engine, so there is no kernel to show")
         return "\n\n".join(found)

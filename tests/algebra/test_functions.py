@@ -78,7 +78,7 @@ def on_traces(f: Callable[..., Any], *columns: list[float]) -> list[float]:
 
     graph = Graph()
     result = f(*(graph.symbol(f"h.x{index}") for index in range(len(columns))))
-    run = host_function(Program("test", (), (result,), (), (), ()))
+    run = host_function(Program("test", (), (result,), (), (), (), ()))
     return [run({f"x{i}": x for i, x in enumerate(row)}, {})[0][0] for row in zip(*columns, strict=True)]
 
 

@@ -3,6 +3,7 @@
 from stepwell.algebra import plain as _plain  # registers Python's own numbers
 from stepwell.algebra.functions import (
     absolute,
+    column_mean,
     cos,
     exp,
     floor,
@@ -12,6 +13,7 @@ from stepwell.algebra.functions import (
     mean,
     minimum,
     norm,
+    row_mean,
     sign,
     sqrt,
     square,
@@ -24,6 +26,7 @@ __all__ = [
     "Kind",
     "Number",
     "absolute",
+    "column_mean",
     "cos",
     "exp",
     "floor",
@@ -35,6 +38,7 @@ __all__ = [
     "minimum",
     "norm",
     "register",
+    "row_mean",
     "sign",
     "sqrt",
     "square",

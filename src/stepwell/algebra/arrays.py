@@ -54,6 +54,12 @@ class Arrays:
     def mean(self, x: Any) -> Any:
         return self._library.mean(x)
 
+    def row_mean(self, x: Any) -> Any:
+        return self._library.mean(x, axis=-1, keepdims=True)
+
+    def column_mean(self, x: Any) -> Any:
+        return self._library.mean(x, axis=-2, keepdims=True)
+
 
 _LIBRARIES = {"numpy": "numpy", "jax": "jax.numpy", "jaxlib": "jax.numpy"}
 _KINDS: dict[str, Arrays] = {}

@@ -81,6 +81,16 @@ def mean(x: Any) -> Any:
     return kind_of(x).mean(x)
 
 
+def row_mean(x: Any) -> Any:
+    """The mean of each row of a matrix (…, rows, cols), as (…, rows, 1): one number a row."""
+    return kind_of(x).row_mean(x)
+
+
+def column_mean(x: Any) -> Any:
+    """The mean of each column of a matrix (…, rows, cols), as (…, 1, cols): one number a column."""
+    return kind_of(x).column_mean(x)
+
+
 def norm(x: Any) -> Any:
     """The Euclidean norm √Σx² over all elements of a tensor: one number a tensor."""
     return sqrt(total(square(x)))

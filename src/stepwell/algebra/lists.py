@@ -119,7 +119,7 @@ class Lists:
     def where(self, condition: Any, x: Any, y: Any) -> Any:
         if isinstance(condition, bool):
             return x if condition else y
-        return _each(torch.where, condition, x, y)
+        return _each(_TENSORS.where, condition, x, y)
 
     def lerp(self, x: Any, y: Any, weight: Any) -> Any:
         if isinstance(x, TensorList) and isinstance(y, TensorList) and isinstance(weight, (int, float)):
@@ -131,6 +131,12 @@ class Lists:
 
     def mean(self, x: TensorList) -> TensorList:
         return _each(_TENSORS.mean, x)
+
+    def row_mean(self, x: TensorList) -> TensorList:
+        return _each(_TENSORS.row_mean, x)
+
+    def column_mean(self, x: TensorList) -> TensorList:
+        return _each(_TENSORS.column_mean, x)
 
 
 def _extreme(operation: Callable[..., Any], x: Any, y: Any) -> TensorList:

@@ -54,6 +54,12 @@ class Plain:
     def mean(self, x: float) -> float:
         return x
 
+    def row_mean(self, x: float) -> float:
+        return x
+
+    def column_mean(self, x: float) -> float:
+        return x
+
 
 PLAIN = Plain()
 register(float, PLAIN)

@@ -55,6 +55,9 @@ class Tensors:
     def where(self, condition: Tensor | bool, x: Tensor | float, y: Tensor | float) -> Tensor | float:
         if isinstance(condition, bool):
             return x if condition else y
+        if not isinstance(x, Tensor) and not isinstance(y, Tensor) and condition.device.type != "mps":
+            # Of two plain numbers torch makes float32, with which a float64 rule would go on; MPS has no float64.
+            x = torch.tensor(x, dtype=torch.float64, device=condition.device)
         return torch.where(condition, x, y)
 
     def lerp(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
@@ -65,6 +68,12 @@ class Tensors:
 
     def mean(self, x: Tensor) -> Tensor:
         return _floating(x).mean()
+
+    def row_mean(self, x: Tensor) -> Tensor:
+        return _floating(x).mean(-1, keepdim=True)
+
+    def column_mean(self, x: Tensor) -> Tensor:
+        return _floating(x).mean(-2, keepdim=True)
 
 
 _TENSORS: Any = Tensors()

@@ -7,7 +7,7 @@ a kernel. The graph knows nothing of the language that it will be written in.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Never
 
 from stepwell.algebra.kinds import register
@@ -20,7 +20,15 @@ class Level(enum.IntEnum):
     CONSTANT = 0  # once, while tracing
     SCALAR = 1  # once a launch: made of hyper-parameters and the step alone
     TENSOR = 2  # once a tensor: made of a reduction over it
-    ELEMENT = 3  # once an element
+    ROW = 3  # once a row of a matrix: made of a reduction over its columns
+    COLUMN = 4  # once a column
+    ELEMENT = 5  # once an element
+
+
+def joined(levels: Iterable[Level]) -> Level:
+    """The level of what is made of numbers of these levels: rows and columns meet in the elements."""
+    found = set(levels)
+    return Level.ELEMENT if {Level.ROW, Level.COLUMN} <= found else max(found)
 
 
 class Expression:
@@ -152,9 +160,9 @@ class Graph:
         self.nodes: list[Expression] = []
         self._known: dict[tuple[Any, ...], Expression] = {}
 
-    def load(self, array: str) -> Expression:
-        """One element of the array called `array`."""
-        return self._node("load", (), array, Level.ELEMENT)
+    def load(self, array: str, level: Level = Level.ELEMENT) -> Expression:
+        """One number of the array called `array`, which has one for each element (or row, or column, or tensor)."""
+        return self._node("load", (), array, level)
 
     def symbol(self, name: str, *, truth: bool = False) -> Expression:
         """A number known before the launch. `truth`: it is known not to be zero, so a rule may ask `if h.momentum`."""
@@ -165,20 +173,32 @@ class Graph:
         nodes = tuple(a if isinstance(a, Expression) else self._constant(a) for a in arguments)
         if all(node.level is Level.CONSTANT for node in nodes) and operation in _FOLDED:
             return self._constant(_FOLDED[operation](*(node.value for node in nodes)))
-        return self._node(operation, nodes, None, max(node.level for node in nodes))
+        return self._node(operation, nodes, None, joined(node.level for node in nodes))
 
     def reduce(self, operation: str, argument: Any) -> Any:
-        """The node for a reduction over all elements of a tensor."""
+        """The node for a sum: a "total" over all that a tensor has of the argument (elements, or rows, or columns), a
+        "row_total" over the columns in each row, a "column_total" over the rows in each column."""
         node = argument if isinstance(argument, Expression) else self._constant(argument)
-        return self._node(operation, (self.spread(node),), None, Level.TENSOR)
+        if node.level < Level.ROW:
+            node = self.spread(node)
+        elif (operation, node.level) in (("row_total", Level.COLUMN), ("column_total", Level.ROW)):
+            operation = "total"
+        level = {"total": Level.TENSOR, "row_total": Level.ROW, "column_total": Level.COLUMN}[operation]
+        return self._node(operation, (node,), None, level)
+
+    def mean(self, operation: str, x: Expression) -> Any:
+        """The mean that belongs to a sum: its number of terms is a "count" of elements, rows or columns."""
+        if (operation, x.level) in (("row_total", Level.ROW), ("column_total", Level.COLUMN)):
+            return x  # one number in each row already
+        sum_of = self.reduce(operation, x)
+        terms = {Level.ROW: "rows", Level.COLUMN: "columns"}.get(x.level)
+        if terms is None:
+            terms = {"total": "elements", "row_total": "columns", "column_total": "rows"}[operation]
+        return sum_of / self._node("count", (), terms, Level.TENSOR)
 
     def spread(self, node: Expression) -> Expression:
         """The same number at every element."""
         return node if node.level is Level.ELEMENT else self._node("spread", (node,), None, Level.ELEMENT)
-
-    def number_of_elements(self) -> Expression:
-        """How many elements the tensor has."""
-        return self._node("count", (), None, Level.TENSOR)
 
     def _constant(self, value: Any) -> Expression:
         if not isinstance(value, (bool, int, float)):
@@ -239,7 +259,13 @@ class Tracing:
         return x.graph.reduce("total", x)
 
     def mean(self, x: Expression) -> Any:
-        return x.graph.reduce("total", x) / x.graph.number_of_elements()
+        return x.graph.mean("total", x)
+
+    def row_mean(self, x: Expression) -> Any:
+        return x.graph.mean("row_total", x)
+
+    def column_mean(self, x: Expression) -> Any:
+        return x.graph.mean("column_total", x)
 
 
 def _graph_of(*numbers: Any) -> Graph:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepwell.rules.rule import Rule
+from stepwell.rules.rule import Rule, flags
 
 State = dict[str, Any]
 _step_of = itemgetter("step")
@@ -21,7 +21,8 @@ class Batch:
     """One launch.
 
     Args:
-        rule: the rule with its flags; its numbers are not read.
+        rule: the rule with its flags, fitted to the shape of the weights. Numbers are read from the groups, where
+            these have them.
         weights: the parameters, real and strided, changed in place. They share a dtype and a device.
         states: for each parameter its slots (tensors of the parameter's shape, changed in place, each slot of one
             dtype throughout; scalar slots and `step` are numbers).
@@ -45,6 +46,9 @@ class Batch:
         self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
         self.scalar_slots = tuple(slot.name for slot in slots if slot.scalar)
         self.columns = {slot: [state[slot] for state in states] for slot in self.tensor_slots}
+        own = set(flags(type(rule), rule.values()))
+        values = rule.values()
+        self._fitted = {name: value for name, value in values.items() if name not in groups[0] or (name, value) in own}
         members: dict[int, tuple[Group, list[int]]] = {}
         for index, group in enumerate(groups):
             members.setdefault(id(group), (group, []))[1].append(index)
@@ -67,7 +71,7 @@ class Batch:
         numbers = ("step", *self.scalar_slots)
         found: list[tuple[Group, dict[str, float], list[int]]] = []
         for live, members in self._members:
-            group = plain_numbers(live)
+            group = {**plain_numbers(live), **self._fitted}
             states = self.states if len(members) == len(self.states) else [self.states[index] for index in members]
             columns = [list(map(itemgetter(number), states)) for number in numbers]
             if all(column.count(column[0]) == len(column) for column in columns):  # as a rule, all are in step
@@ -105,6 +109,9 @@ class Engine(Protocol):
 
         `function` is "update", or another method of the rule that gives weights: "averaged", "training".
         """
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
 
 
 def plain_numbers(group: Group) -> Group:

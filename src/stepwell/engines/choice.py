@@ -40,9 +40,14 @@ def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
     if name == "foreach":
         return FOREACH
     engine = fused()
-    if engine is not None and engine.serves(weight):
+    if engine is None:
+        reason = f"it cannot be loaded ({_why_not})"
+    elif any(slot.shape is not None for slot in rule.slot_list()):
+        reason = f"{type(rule).__name__} has slots that are not shaped like the parameter"
+    elif engine.serves(weight):
         return engine
-    reason = f"it cannot be loaded ({_why_not})" if engine is None else "it serves dense CPU tensors of floating point"
+    else:
+        reason = "it serves dense CPU tensors of floating point"
     if name == "fused":
         raise ValueError(
             f"engine='fused' cannot run a {weight.dtype} parameter of shape {tuple(weight.shape)} with strides "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stepwell.engines.batch import Batch
-from stepwell.rules.rule import namespace
+from stepwell.rules.rule import Rule, namespace
 
 
 class Direct(ABC):
@@ -19,7 +19,7 @@ class Direct(ABC):
     name: str
 
     @abstractmethod
-    def parts(self, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
+    def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
         """The members, in parts that are worked out together."""
 
     @abstractmethod
@@ -30,31 +30,48 @@ class Direct(ABC):
     def store(self, targets: list[Tensor], value: Any) -> None:
         """Write a number back into the tensors that it stands for."""
 
+    @abstractmethod
+    def sum(self, value: Any) -> float:
+        """The sum over all elements of a number."""
+
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         for group, scalars, members in batch.classes():
             h = namespace({name: group[name] for name in batch.rule.field_names()})
-            for part in self.parts(batch.weights, members):
+            for part in self.parts(batch.rule, batch.weights, members):
                 self._apply_to(part, batch, function, h, scalars)
 
-    def _apply_to(self, part: list[int], batch: Batch, function: str, h: Any, scalars: Mapping[str, float]) -> None:
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
+        totals: dict[str, float] = {}
+        for group, scalars, members in batch.classes():
+            h = namespace({name: group[name] for name in batch.rule.field_names()})
+            for part in self.parts(batch.rule, batch.weights, members):
+                for name, value in batch.rule.measure(*self._numbers(part, batch, scalars), h).items():
+                    totals[name] = totals.get(name, 0.0) + self.sum(value)
+        return totals
+
+    def _numbers(self, part: list[int], batch: Batch, scalars: Mapping[str, float]) -> tuple[Any, Any, Any]:
+        """p, g and s for these parameters."""
         weights, gradients = [batch.weights[index] for index in part], [batch.gradients[index] for index in part]
         columns = {slot: [column[index] for index in part] for slot, column in batch.columns.items()}
         dtype = _computed_in(weights, gradients, *columns.values())
-        p, g = self.number(weights, dtype), self.number(gradients, dtype)
-        s = namespace({**scalars, **{slot: self.number(column, dtype) for slot, column in columns.items()}})
-        if function != "update":
-            self.store(weights, getattr(batch.rule, function)(p, s, h))
-            return
+        g = self.number(gradients, dtype)
         if scalars["gradient_factor"] != 1.0:
             g = g * scalars["gradient_factor"]
-        new_weights, new = batch.rule.update(p, g, s, h)
-        batch.rule.check_slots(new)
+        slots = {slot: self.number(column, dtype) for slot, column in columns.items()}
+        return self.number(weights, dtype), g, namespace({**scalars, **slots})
+
+    def _apply_to(self, part: list[int], batch: Batch, function: str, h: Any, scalars: Mapping[str, float]) -> None:
+        p, g, s = self._numbers(part, batch, scalars)
+        rule = batch.rule
+        new_weights, new = rule.update(p, g, s, h) if function == "update" else rule.exchange(function, p, s, h)
+        rule.check_slots(new)
         for slot, value in new.items():
-            if slot in columns:
-                self.store(columns[slot], value)
-        self.store(weights, new_weights)
-        batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in columns})
+            if slot in batch.columns:
+                self.store([batch.columns[slot][index] for index in part], value)
+        self.store([batch.weights[index] for index in part], new_weights)
+        batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.columns})
 
 
 def _computed_in(*columns: list[Tensor]) -> torch.dtype:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stepwell.algebra.lists import TensorList
 from stepwell.engines.direct import Direct
+from stepwell.rules.rule import Rule
 
 # Lists are worked through in parts of about this many elements, so that what lies between is not the model's size.
 _PART = 1 << 24
@@ -19,7 +20,7 @@ class Foreach(Direct):
 
     name = "foreach"
 
-    def parts(self, weights: list[Tensor], members: list[int]) -> Iterator[list[int]]:
+    def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterator[list[int]]:
         part: list[int] = []
         elements = 0
         for index in members:
@@ -33,6 +34,9 @@ class Foreach(Direct):
 
     def number(self, tensors: list[Tensor], dtype: torch.dtype) -> TensorList:
         return TensorList([tensor.to(dtype) for tensor in tensors])
+
+    def sum(self, value: TensorList) -> float:
+        return sum(float(tensor.sum(dtype=torch.float64)) for tensor in value.tensors)
 
     def store(self, targets: list[Tensor], value: TensorList | float) -> None:
         if isinstance(value, TensorList):

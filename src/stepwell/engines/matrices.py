@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stepwell.engines.direct import Direct
+from stepwell.rules.rule import Rule
 
 
 class Matrices(Direct):
@@ -15,18 +16,21 @@ class Matrices(Direct):
 
     name = "matrices"
 
-    def parts(self, weights: list[Tensor], members: list[int]) -> Iterator[list[int]]:
+    def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterator[list[int]]:
         by_shape: dict[torch.Size, list[int]] = {}
         for index in members:
             by_shape.setdefault(weights[index].shape, []).append(index)
         for same in by_shape.values():
-            if worth_stacking(weights[same[0]]):
+            if rule.stackable and worth_stacking(weights[same[0]]):
                 yield same
             else:
                 yield from ([index] for index in same)
 
     def number(self, tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
         return tensors[0].to(dtype) if len(tensors) == 1 else torch.stack(tensors).to(dtype)
+
+    def sum(self, value: Tensor) -> float:
+        return float(value.sum(dtype=torch.float64))
 
     def store(self, targets: list[Tensor], value: Tensor) -> None:
         if len(targets) == 1:

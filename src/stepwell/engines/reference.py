@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stepwell.engines.direct import Direct
+from stepwell.rules.rule import Rule
 
 
 class Reference(Direct):
@@ -15,11 +16,14 @@ class Reference(Direct):
 
     name = "reference"
 
-    def parts(self, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
+    def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
         return ([index] for index in members)
 
     def number(self, tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
         return tensors[0].to(torch.float64)
+
+    def sum(self, value: Tensor) -> float:
+        return float(value.sum(dtype=torch.float64))
 
     def store(self, targets: list[Tensor], value: Tensor | float) -> None:
         if isinstance(value, Tensor):

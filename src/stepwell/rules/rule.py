@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self, get_type_hints
@@ -15,18 +15,41 @@ from stepwell.rules.registry import enter
 Decay = Literal["coupled", "decoupled"]
 AnyDecay = Literal["coupled", "decoupled", "inside"]
 ActsOn = Literal["elements", "tensors", "matrices"]
+Shape = tuple[int, ...]
+
+
+def row_wise(shape: Shape) -> Shape:
+    """The shape of a slot that holds one number a row: (…, rows, 1) for a parameter of shape (…, rows, cols)."""
+    return (*shape[:-1], 1)
+
+
+def column_wise(shape: Shape) -> Shape:
+    """The shape of a slot that holds one number a column: (…, 1, cols) for a parameter of shape (…, rows, cols)."""
+    return (*shape[:-2], 1, shape[-1])
+
+
+def tensor_wise(_: Shape) -> Shape:
+    """The shape of a slot that holds one number a parameter."""
+    return ()
 
 
 @dataclass(frozen=True)
 class Slot:
     """One tensor (or, where `scalar`, one number) of optimizer state for each parameter.
 
-    `start` says what stands in it before the first update: zeros, or a copy of the weights.
+    `start` says what stands in it before the first update: zeros, or a copy of the weights. `shape` gives the slot's
+    shape from the parameter's, which it has itself by default. A `scalar` slot is made of hyper-parameters and the
+    step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`.
     """
 
     name: str
     start: Literal["zeros", "weights"] = "zeros"
     scalar: bool = False
+    shape: Callable[[Shape], Shape] | None = None
+
+    def shape_for(self, parameter: Shape) -> Shape:
+        """The slot's shape for a parameter of this shape."""
+        return parameter if self.shape is None else self.shape(parameter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +74,8 @@ class Rule:
     maximize: bool = False
 
     acts_on: ClassVar[ActsOn] = "elements"
+    # Whether several matrices of one shape may be handed to a rule of matrices as one stack.
+    stackable: ClassVar[bool] = True
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
@@ -93,6 +118,24 @@ class Rule:
         if h.decay == "decoupled":
             p = p * (1 - h.lr * h.weight_decay)
         return p - h.lr * direction, slots
+
+    def exchange(self, function: str, p: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """What "averaged" or "training" gives: weights, and slots where these change with them."""
+        result = getattr(self, function)(p, s, h)
+        return result if isinstance(result, tuple) else (result, {})
+
+    def measure(self, p: Any, g: Any, s: Any, h: Any) -> Mapping[str, Any]:
+        """Numbers that are added up over all elements of all parameters, before the update, for `settle`."""
+        return {}
+
+    def settle(self, totals: Mapping[str, float], s: Any, h: Any) -> Mapping[str, float]:
+        """The new values of scalar slots, from the totals of what `measure` gave; the update then sees them."""
+        return {}
+
+    def fit(self, shape: Shape) -> Rule:
+        """The rule for a parameter of this shape: itself, unless the shape decides a flag, or that another rule
+        serves better. What it gives instead has its own flags, and the live numbers of the group."""
+        return self
 
     @classmethod
     def check_names(cls, names: Any, where: str = "") -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stepwell.algebra import lerp, maximum, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative, OpenFraction, Whole
 from stepwell.rules.rule import Rule, Slot
 
+if TYPE_CHECKING:
+    _Mixin = Rule
+else:
+    _Mixin = object
 
-@dataclass(frozen=True, kw_only=True)
-class ScheduleFree(Rule, abstract=True):
+
+class Interpolation(_Mixin):
     """The update that Schedule-Free rules share (eqs. 3–5, with the weighting of sec. 3 and 4).
 
         yₜ = (1 − β)·zₜ + β·xₜ
@@ -22,11 +26,6 @@ class ScheduleFree(Rule, abstract=True):
     The weights that the model trains on are y; the slot `z` is the fast sequence; the average x, on which to evaluate,
     is worked out when asked for. γ is the learning rate after warm-up.
     """
-
-    warmup_steps: Whole = 0
-    r: NonNegative = 0.0
-    weight_lr_power: NonNegative = 2.0
-    decay: Literal["inside"] = "inside"
 
     def rate(self, s: Any, h: Any) -> Any:
         """γₜ, the learning rate of this step."""
@@ -42,10 +41,14 @@ class ScheduleFree(Rule, abstract=True):
         weight = s.step**h.r * lr_max**h.weight_lr_power
         weight_sum = s.weight_sum + weight
         c = where(weight_sum > 0, weight / where(weight_sum > 0, weight_sum, 1.0), 0.0)
-        direction, slots = self.direction(p, g, s, h)
-        direction = direction + h.weight_decay * p  # decay is taken at y
+        direction, slots = self.decayed_direction(p, g, s, h)
         y = lerp(p, s.z, c) + rate * (beta * (1 - c) - 1) * direction
         return y, {**slots, "z": s.z - rate * direction, "lr_max": lr_max, "weight_sum": weight_sum}
+
+    def decayed_direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """dₜ(yₜ), and the new slots. Decay is taken at y."""
+        direction, slots = self.direction(p, g, s, h)
+        return direction + h.weight_decay * p, slots
 
     def averaged(self, p: Any, s: Any, h: Any) -> Any:
         """x from y: the average, to evaluate on."""
@@ -56,7 +59,17 @@ class ScheduleFree(Rule, abstract=True):
         return lerp(p, s.z, 1 - self.momentum_of(h))
 
 
-_SHARED = (Slot("z", start="weights"), Slot("lr_max", scalar=True), Slot("weight_sum", scalar=True))
+SHARED_SLOTS = (Slot("z", start="weights"), Slot("lr_max", scalar=True), Slot("weight_sum", scalar=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFree(Interpolation, Rule, abstract=True):
+    """What the fields of Schedule-Free rules have in common."""
+
+    warmup_steps: Whole = 0
+    r: NonNegative = 0.0
+    weight_lr_power: NonNegative = 2.0
+    decay: Literal["inside"] = "inside"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +92,7 @@ class ScheduleFreeSGD(ScheduleFree):
     r: NonNegative = 0.0
     weight_lr_power: NonNegative = 2.0
 
-    slots = _SHARED
+    slots = SHARED_SLOTS
 
     def momentum_of(self, h: Any) -> Any:
         return h.momentum
@@ -110,7 +123,7 @@ class ScheduleFreeAdamW(ScheduleFree):
     r: NonNegative = 0.0
     weight_lr_power: NonNegative = 2.0
 
-    slots = ("exp_avg_sq", *_SHARED)
+    slots = ("exp_avg_sq", *SHARED_SLOTS)
 
     def momentum_of(self, h: Any) -> Any:
         return h.betas[0]

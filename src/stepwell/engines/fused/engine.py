@@ -27,6 +27,10 @@ DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "b
 _ROUNDING = (torch.bfloat16, torch.float16)
 
 
+# Tensors, or where their addresses are known already, these.
+Column = Sequence[Tensor] | NDArray[np.int64]
+
+
 class Layout:
     """How tensors of these sizes are cut into chunks."""
 
@@ -65,8 +69,8 @@ class Launch:
         self.frame = np.array(numbers, dtype=np.int64)
         self._address = _address_of(self.frame)
 
-    def run(self, arrays: Sequence[Sequence[Tensor] | NDArray[np.int64]], scalars: NDArray[np.float64]) -> None:
-        """Run all phases on these arrays: tensors, or where their addresses are known already, these."""
+    def run(self, arrays: Sequence[Column], scalars: NDArray[np.float64]) -> None:
+        """Run all phases on these arrays."""
         for row, column in enumerate(arrays):
             known = isinstance(column, np.ndarray)
             self.table[row] = column if known else np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
@@ -102,9 +106,13 @@ class Fused:
         return tensor.device.type == "cpu" and tensor.dtype in DTYPES and is_dense(tensor)
 
     def apply(self, batch: Batch, function: str = "update") -> None:
+        """Work out `rule.function` for every parameter of the batch, in place."""
+        self._run(batch, function)
+
+    def _run(self, batch: Batch, function: str) -> Launch:
         if function not in batch.prepared:
             batch.prepared[function] = self._prepare(batch, function)
-        launch = batch.prepared[function]
+        launch: Launch = batch.prepared[function]
         program: Program = launch.kernel.program
         scalars: list[tuple[float, ...]] = []
         for row, (group, numbers, members) in enumerate(batch.classes()):
@@ -113,8 +121,19 @@ class Fused:
             launch.rows[members if row else slice(None)] = row
             if new and function == "update":
                 batch.keep(members, dict(zip((slot for slot, _ in program.scalar_slots), new, strict=True)))
-        known = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.columns}
+        known: dict[str, Sequence[Tensor] | NDArray[np.int64]] = {
+            WEIGHTS: batch.addresses,
+            GRADIENT: batch.gradients,
+            **batch.columns,
+        }
         launch.run([known[name] for name in program.arrays], np.array(scalars, dtype=np.float64))
+        return launch
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
+        launch = self._run(batch, "measure")
+        program = launch.kernel.program
+        return {name: float(launch.reduced[:, program.position(e)].sum()) for name, e in program.totals}
 
     def _prepare(self, batch: Batch, function: str) -> Launch:
         columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}

@@ -44,6 +44,7 @@ class Program:
     scalars: tuple[Expression, ...]
     scalar_slots: tuple[tuple[str, Expression], ...]
     reductions: tuple[Expression, ...]
+    totals: tuple[tuple[str, Expression], ...]
     phases: tuple[Phase, ...]
 
     def position(self, reduction: Expression) -> int:
@@ -71,10 +72,13 @@ def trace(rule: Rule, function: str = "update", *, stores_round: bool = False) -
     }
     s = namespace({**slots, "step": graph.symbol("s.step")})
     h = namespace(symbols(graph, rule))
+    if function == "measure":
+        totals = {name: graph.reduce("total", value) for name, value in rule.measure(p, g, s, h).items()}
+        return _cut(f"{type(rule).__name__}.measure", graph, {}, {}, totals, stores_round=False)
     if function == "update":
         weights, new_slots = rule.update(p, g, s, h)
     else:
-        weights, new_slots = getattr(rule, function)(p, s, h), {}
+        weights, new_slots = rule.exchange(function, p, s, h)
     return _program(f"{type(rule).__name__}.{function}", graph, rule, weights, new_slots, stores_round)
 
 
@@ -82,7 +86,7 @@ def trace_total(name: str, function: Any) -> Program:
     """The program that only adds up: Σ function(g) over the elements of each tensor."""
     graph = Graph()
     total = graph.reduce("total", function(graph.load(GRADIENT)))
-    return _cut(name, graph, {}, {}, [total], stores_round=False)
+    return _cut(name, graph, {}, {}, {"total": total}, stores_round=False)
 
 
 def symbols(graph: Graph, rule: Rule) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def _program(
     for slot, value in scalar_slots.items():
         if isinstance(value, Expression) and value.level > Level.SCALAR:
             raise TypeError(f"{name}: the scalar slot {slot!r} is made of tensors; it can only be made of numbers")
-    return _cut(name, graph, stores, scalar_slots, [], stores_round=stores_round)
+    return _cut(name, graph, stores, scalar_slots, {}, stores_round=stores_round)
 
 
 def _cut(
@@ -119,7 +123,7 @@ def _cut(
     graph: Graph,
     stores: Mapping[str, Any],
     scalar_slots: Mapping[str, Any],
-    totals: list[Expression],
+    totals: Mapping[str, Expression],
     *,
     stores_round: bool,
 ) -> Program:
@@ -129,8 +133,8 @@ def _cut(
     roots = {
         array: _reciprocals(graph, e) for array, e in roots.items() if not (e.operation == "load" and e.value == array)
     }
-    totals = [_reciprocals(graph, e) for e in totals]
-    reachable = _reachable([*roots.values(), *totals])
+    totals = {total: _reciprocals(graph, e) for total, e in totals.items()}
+    reachable = _reachable([*roots.values(), *totals.values()])
     reductions = tuple(e for e in reachable if e.operation == "total")
     ready = _ready(reachable)
 
@@ -147,7 +151,7 @@ def _cut(
             continue
         phases.append(phase)
 
-    used = [*(e for phase in phases for e in (*phase.per_tensor, *phase.values)), *roots.values(), *totals]
+    used = [*(e for phase in phases for e in (*phase.per_tensor, *phase.values)), *roots.values(), *totals.values()]
     scalars = _scalars_needed(used, roots.values())
     arrays = sorted(
         {a for phase in phases for a in (*phase.loads, *(stored for stored, _ in phase.stores))}, key=_order
@@ -156,7 +160,7 @@ def _cut(
         slot: value if isinstance(value, Expression) else graph.apply("add", value, 0.0)
         for slot, value in scalar_slots.items()
     }
-    return Program(name, tuple(arrays), scalars, tuple(host.items()), reductions, tuple(phases))
+    return Program(name, tuple(arrays), scalars, tuple(host.items()), reductions, tuple(totals.items()), tuple(phases))
 
 
 def _phase(
