@@ -14,7 +14,8 @@ from bench.material import Material
 from stepwell.algebra import total
 from stepwell.engines.batch import Batch
 from stepwell.engines.choice import fused
-from stepwell.engines.fused.program import Program, trace
+from stepwell.engines.fused.program import Program
+from stepwell.engines.fused.traces import trace
 from stepwell.rules import Rule
 
 PASS = "equal pass"

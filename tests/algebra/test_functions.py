@@ -11,6 +11,7 @@ import torch
 from stepwell import algebra
 from stepwell.algebra.lists import TensorList
 from stepwell.algebra.tracing import Graph
+from stepwell.engines.fused.cutting import cut
 from stepwell.engines.fused.source import host_function
 
 VALUES = [-1.5, -0.0, 0.25, 2.0]
@@ -74,12 +75,10 @@ def on_jax(f: Callable[..., Any], *columns: list[float]) -> list[float]:
 
 def on_traces(f: Callable[..., Any], *columns: list[float]) -> list[float]:
     """Traced as scalars, written as Python source, and run."""
-    from stepwell.engines.fused.program import Program
-
     graph = Graph()
     result = f(*(graph.symbol(f"h.x{index}") for index in range(len(columns))))
-    run = host_function(Program("test", (), (result,), (), (), (), ()))
-    return [run({f"x{i}": x for i, x in enumerate(row)}, {})[0][0] for row in zip(*columns, strict=True)]
+    run = host_function(cut("test", graph, {}, scalar_slots={"result": result}))
+    return [run({f"x{i}": x for i, x in enumerate(row)}, {})[1][0] for row in zip(*columns, strict=True)]
 
 
 KINDS = [on_floats, on_numpy, on_torch, on_lists, on_jax, on_traces]
@@ -166,3 +165,11 @@ def test_kinds_do_not_mix() -> None:
 def test_unknown_kinds_are_named() -> None:
     with pytest.raises(TypeError, match=r"stepwell\.algebra does not know numbers of type builtins\.str"):
         algebra.sqrt("2")
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array])
+def test_means_of_rows_and_columns(make: Any) -> None:
+    x = make([[1.0, 2.0], [3.0, 6.0]])
+    assert algebra.row_mean(x).tolist() == [[1.5], [4.5]]
+    assert algebra.column_mean(x).tolist() == [[2.0, 4.0]]
+    assert algebra.row_mean(2.0) == algebra.column_mean(2.0) == 2.0

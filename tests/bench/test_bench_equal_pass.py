@@ -7,7 +7,7 @@ from bench.equal_pass import bytes_per_element, equal_pass, equal_rule, traffic
 from bench.material import Material
 from bench.shapes import Shapes
 from bench.subjects import SUBJECTS, Subject
-from stepwell.engines.fused.program import trace
+from stepwell.engines.fused.traces import trace
 from stepwell.rules.registry import rule_names
 
 FEW = Shapes("few", "a few", ((3, 5), (7,)))

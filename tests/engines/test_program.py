@@ -8,7 +8,7 @@ import torch
 
 import stepwell
 from stepwell.algebra import norm, sqrt, square, total, where
-from stepwell.engines.fused.program import trace, trace_total
+from stepwell.engines.fused.traces import trace, trace_total
 from stepwell.rules import LAMB, SGD, AdamW, Lion, ScheduleFreeAdamW
 from stepwell.rules.registry import _RULES
 

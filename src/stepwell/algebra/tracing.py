@@ -196,9 +196,9 @@ class Graph:
             terms = {"total": "elements", "row_total": "columns", "column_total": "rows"}[operation]
         return sum_of / self._node("count", (), terms, Level.TENSOR)
 
-    def spread(self, node: Expression) -> Expression:
-        """The same number at every element."""
-        return node if node.level is Level.ELEMENT else self._node("spread", (node,), None, Level.ELEMENT)
+    def spread(self, node: Expression, level: Level = Level.ELEMENT) -> Expression:
+        """The same number at every element (or row, or column, or once a tensor)."""
+        return node if node.level is level else self._node("spread", (node,), level.name, level)
 
     def _constant(self, value: Any) -> Expression:
         if not isinstance(value, (bool, int, float)):

@@ -42,12 +42,12 @@ def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
     engine = fused()
     if engine is None:
         reason = f"it cannot be loaded ({_why_not})"
-    elif any(slot.shape is not None for slot in rule.slot_list()):
-        reason = f"{type(rule).__name__} has slots that are not shaped like the parameter"
-    elif engine.serves(weight):
-        return engine
-    else:
+    elif not engine.serves(weight):
         reason = "it serves dense CPU tensors of floating point"
+    elif not engine.serves_rule(rule, weight):
+        reason = f"for {type(rule).__name__} it serves contiguous matrices"
+    else:
+        return engine
     if name == "fused":
         raise ValueError(
             f"engine='fused' cannot run a {weight.dtype} parameter of shape {tuple(weight.shape)} with strides "

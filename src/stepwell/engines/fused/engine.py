@@ -11,16 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stepwell.algebra.tracing import Level
 from stepwell.engines.batch import Batch
 from stepwell.engines.dense import is_dense
 from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
-from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program, trace, trace_total
+from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
+from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
 from stepwell.engines.fused.threads import run_in_threads
+from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
 from stepwell.rules.rule import Rule, flags
 
-# A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing.
-CHUNK = 65_536
+# A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
+# columns of each are summed there are fewer, so that the sums stay small beside the tensors.
+CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65_536, 262_144
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # Stored in fewer bits than they are computed with.
@@ -29,61 +33,104 @@ _ROUNDING = (torch.bfloat16, torch.float16)
 
 # Tensors, or where their addresses are known already, these.
 Column = Sequence[Tensor] | NDArray[np.int64]
+# Rows and columns, where the program asks for them; else one row.
+Grid = tuple[int, int]
 
 
 class Layout:
-    """How tensors of these sizes are cut into chunks."""
+    """How tensors of these sizes are cut into chunks: anywhere, or between rows where rows count."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        owners, starts, lengths = [], [], []
-        for owner, size in enumerate(sizes):
-            for start in range(0, size, CHUNK):
-                owners.append(owner)
-                starts.append(start)
-                lengths.append(min(CHUNK, size - start))
-        self.owners, self.starts, self.lengths = (np.array(a, dtype=np.int64) for a in (owners, starts, lengths))
-        self.counts = np.array(sizes, dtype=np.float64)
+    def __init__(self, grids: Sequence[Grid], limit: int, *, in_rows: bool) -> None:
+        chunks: list[tuple[int, ...]] = []
+        sizes: list[tuple[int, ...]] = []
+        row = column = column_sum = 0
+        for owner, (rows, columns) in enumerate(grids):
+            first = len(chunks)
+            sizes_of_it = [rows * columns, rows, columns, row, column, first, 0, column_sum]
+            if in_rows and columns:
+                lines = max(1, limit // columns)
+                for start in range(0, rows, lines):
+                    count = min(lines, rows - start)
+                    chunks.append((owner, start * columns, count, columns, row + start, column_sum))
+                    column_sum += columns
+            elif not in_rows:
+                total = rows * columns
+                chunks += [(owner, start, 1, min(limit, total - start), 0, 0) for start in range(0, total, limit)]
+            sizes_of_it[TENSOR.index("parts")] = len(chunks) - first
+            sizes.append(tuple(sizes_of_it))
+            row, column = row + rows, column + columns
+        self.chunks = np.array(chunks, dtype=np.int64).reshape(-1, len(CHUNK))
+        self.sizes = np.array(sizes, dtype=np.int64).reshape(-1, len(TENSOR))
+        self.rows, self.columns, self.column_sums = (row, column, column_sum) if in_rows else (0, 0, 0)
 
 
 @functools.lru_cache(maxsize=64)
-def layout_of(sizes: tuple[int, ...]) -> Layout:
-    """The layout of tensors of these sizes."""
-    return Layout(sizes)
+def layout_of(shapes: tuple[torch.Size, ...], *, in_rows: bool, in_columns: bool) -> Layout:
+    """The layout of tensors of these shapes, for a program that asks for rows, and for columns."""
+    if not in_rows:
+        return Layout([(1, shape.numel()) for shape in shapes], CHUNK_ELEMENTS, in_rows=False)
+    grids = [(shape[:-1].numel(), shape[-1] if shape else 1) for shape in shapes]
+    return Layout(grids, CHUNK_OF_COLUMNS if in_columns else CHUNK_ELEMENTS, in_rows=True)
 
 
 class Launch:
-    """The memory that a kernel is told of: the table of addresses, what each phase adds up, and the frame that leads
-    to all of it. A batch keeps its own from step to step."""
+    """The memory that a kernel is told of: the table of addresses, what each step keeps for the next, and the frame
+    that leads to all of it. A batch keeps its own from step to step."""
 
     def __init__(self, kernel: Kernel, layout: Layout, tensors: int) -> None:
         self.kernel = kernel
-        self.layout = layout
-        width = len(kernel.program.reductions)
-        self.table = np.empty((len(kernel.program.arrays), tensors), dtype=np.int64)
-        self.rows = np.zeros(tensors, dtype=np.int64)
-        self.partials = np.zeros((len(layout.owners), width))
-        self.reduced = np.zeros((tensors, width))
-        parts = (self.table, layout.owners, layout.starts, layout.lengths, self.rows)
-        sums = (layout.counts, self.partials, self.reduced)
-        numbers = [0, 0, len(layout.owners), tensors, 0, *map(_address_of, parts), 0, *map(_address_of, sums)]
-        self.frame = np.array(numbers, dtype=np.int64)
+        program = kernel.program
+        compute = np.dtype(kernel.compute)
+        kept = {level: max(1, len(nodes)) for level, nodes in program.kept.items()}
+        self.items = (tensors, len(layout.chunks))  # of the even steps, and of the odd ones
+        self.table = np.empty((len(program.arrays), tensors), dtype=np.int64)
+        self.classes = np.zeros(tensors, dtype=np.int64)
+        self.kept = np.zeros((tensors, kept[Level.TENSOR]))
+        self._memory = {
+            "table_at": self.table,
+            "classes_at": self.classes,
+            "chunks_at": layout.chunks,
+            "sizes_at": layout.sizes,
+            "kept_at": self.kept,
+            "sums_at": np.zeros((len(layout.chunks), max(1, len(program.sums)))),
+            "kept_rows_at": np.zeros((kept[Level.ROW], layout.rows), dtype=compute),
+            "kept_columns_at": np.zeros((kept[Level.COLUMN], layout.columns), dtype=compute),
+            "column_sums_at": np.zeros((max(1, len(program.column_sums)), layout.column_sums), dtype=compute),
+        }
+        numbers = {
+            "tensors": tensors,
+            "chunks": len(layout.chunks),
+            "all_rows": layout.rows,
+            "all_columns": layout.columns,
+            "all_column_sums": layout.column_sums,
+            **{name: _address_of(array) for name, array in self._memory.items()},
+        }
+        self.frame = np.array([numbers.get(name, 0) for name in FRAME], dtype=np.int64)
         self._address = _address_of(self.frame)
+        self._steps = [number for number, _ in program.steps]
 
     def run(self, arrays: Sequence[Column], scalars: NDArray[np.float64]) -> None:
-        """Run all phases on these arrays."""
+        """Run all steps on these arrays."""
         for row, column in enumerate(arrays):
             known = isinstance(column, np.ndarray)
             self.table[row] = column if known else np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
-        self.reduced.fill(0.0)
-        self.frame[4], self.frame[10] = len(scalars), _address_of(scalars)
-        threads = min(torch.get_num_threads(), len(self.layout.owners))
-        for number, phase in enumerate(self.kernel.program.phases):
-            self.frame[0], self.frame[1] = 0, number
-            if threads:
-                run_in_threads(self.kernel.run, self._address, threads)
-            for position in map(self.kernel.program.position, phase.reductions):
-                # Chunk by chunk, in their order: the same bits whatever the number of threads.
-                np.add.at(self.reduced[:, position], self.layout.owners, self.partials[:, position])
+        self.frame[_ROWS_OF_SCALARS], self.frame[_SCALARS_AT] = len(scalars), _address_of(scalars)
+        threads = torch.get_num_threads()
+        for step in self._steps:
+            items = self.items[step % 2]
+            self.frame[_COUNTER], self.frame[_STEP], self.frame[_ITEMS] = 0, step, items
+            if items:
+                run_in_threads(self.kernel.run, self._address, min(threads, items))
+
+
+_COUNTER, _STEP, _ITEMS, _ROWS_OF_SCALARS, _SCALARS_AT = (
+    FRAME.index(name) for name in ("counter", "step", "items", "rows_of_scalars", "scalars_at")
+)
+
+
+def _layout(program: Program, tensors: Sequence[Tensor]) -> Layout:
+    shapes = tuple(tensor.shape for tensor in tensors)
+    return layout_of(shapes, in_rows=program.has_rows, in_columns=program.has_columns)
 
 
 def _address_of(array: NDArray[Any]) -> int:
@@ -105,6 +152,13 @@ class Fused:
         """Whether a tensor like this can be worked on: its numbers lie in the CPU's memory without gaps."""
         return tensor.device.type == "cpu" and tensor.dtype in DTYPES and is_dense(tensor)
 
+    def serves_rule(self, rule: Rule, weight: Tensor) -> bool:
+        """Whether the rule can run on a weight like this: rows and columns are those of a contiguous matrix."""
+        if any(slot.shape not in SLOT_LEVELS for slot in rule.slot_list()):
+            return False
+        program = self.program(rule)
+        return not program.has_rows or (weight.is_contiguous() and (weight.ndim == 2 or not program.has_columns))
+
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         self._run(batch, function)
@@ -118,7 +172,7 @@ class Fused:
         for row, (group, numbers, members) in enumerate(batch.classes()):
             values, new = launch.kernel.scalars(group, numbers)
             scalars.append(values)
-            launch.rows[members if row else slice(None)] = row
+            launch.classes[members if row else slice(None)] = row
             if new and function == "update":
                 batch.keep(members, dict(zip((slot for slot, _ in program.scalar_slots), new, strict=True)))
         known: dict[str, Sequence[Tensor] | NDArray[np.int64]] = {
@@ -133,14 +187,14 @@ class Fused:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
         launch = self._run(batch, "measure")
         program = launch.kernel.program
-        return {name: float(launch.reduced[:, program.position(e)].sum()) for name, e in program.totals}
+        return {name: float(launch.kept[:, program.position(e)].sum()) for name, e in program.totals}
 
     def _prepare(self, batch: Batch, function: str) -> Launch:
         columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
         stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
         program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(_ROUNDING))
         kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
-        return Launch(kernel, layout_of(tuple(map(Tensor.numel, batch.weights))), len(batch.weights))
+        return Launch(kernel, _layout(program, batch.weights), len(batch.weights))
 
     def totals(self, name: str, function: Callable[[Any], Any], tensors: list[Tensor]) -> NDArray[np.float64]:
         """Σ function(x) over the elements of each tensor: one read of the tensors, and nothing written.
@@ -150,9 +204,9 @@ class Fused:
         if name not in self._programs:
             self._programs[name] = trace_total(name, function)
         kernel = self.kernel(self._programs[name], (tensors[0].dtype,))
-        launch = Launch(kernel, layout_of(tuple(map(Tensor.numel, tensors))), len(tensors))
+        launch = Launch(kernel, _layout(kernel.program, tensors), len(tensors))
         launch.run([tensors], np.zeros((1, 0)))
-        return launch.reduced[:, 0]
+        return launch.kept[:, 0]
 
     def program(self, rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
         """The trace of one function of a rule with these flags."""

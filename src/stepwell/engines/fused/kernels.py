@@ -35,6 +35,7 @@ class Kernel:
 
     def __init__(self, program: Program, dtypes: Mapping[str, str]) -> None:
         self.program = program
+        self.compute = numba_writer.computed_in(dtypes)
         self.source = numba_writer.write(program, dtypes)
         self.scalars: HostScalars = host_function(program)
         self._engine, address = _machine_code(program.name, self.source)

@@ -1,0 +1,61 @@
+"""What the writers of Numba source share: how numbers are read, written and named, and how the memory is laid out."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+
+# How an array of each dtype stands in memory, and how its numbers become those that are computed with, and back.
+POINTERS = {"float64": "float64_at", "float32": "float32_at", "bfloat16": "uint16_at", "float16": "uint16_at"}
+READERS = {"float64": "{}", "float32": "{}", "bfloat16": "from_bfloat16({})", "float16": "from_float16({})"}
+WRITERS = {"float64": "{}", "float32": "{}", "bfloat16": "to_bfloat16({})", "float16": "to_float16({})"}
+ITEM_SIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+FUNCTIONS = {
+    "sqrt": "math.sqrt",
+    "absolute": "abs",
+    "exp": "math.exp",
+    "log": "math.log",
+    "cos": "math.cos",
+    "floor": "math.floor",
+}
+
+# What the table of chunks says of each: `lines` pieces of `width` elements of tensor `owner`, one after the other, from
+# element `start` on. Where rows count, a piece is a row: the first is `row` among those of all tensors, and the sums of
+# its columns lie at `column_sum` among those of all chunks.
+CHUNK = ("owner", "start", "lines", "width", "row", "column_sum")
+# What the table of tensors says of each: its sizes, where its rows, columns and chunks stand among those of all
+# tensors, and where the sums of its first chunk's columns do.
+TENSOR = ("elements", "rows", "columns", "row", "column", "first_chunk", "parts", "column_sum")
+# What the frame holds, each an int64: the counter comes first, and `_at` ends what is an address.
+FRAME = (
+    "counter", "step", "items", "tensors", "rows_of_scalars", "table_at", "classes_at", "scalars_at",
+    "chunks_at", "chunks", "sizes_at", "sums_at", "kept_at",
+    "kept_rows_at", "all_rows", "kept_columns_at", "all_columns", "column_sums_at", "all_column_sums",
+)  # fmt: skip
+
+
+_TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
+    "FAST", "address", "at", "classes", "frame", "i", "item", "kept", "kept_columns", "kept_rows", "math", "np",
+    "numba", "part", "run", "scalars", "size", "sizes", "table", "totals",
+}  # fmt: skip
+_NUMBERED = re.compile(r"(c|t|x|k|q|sum|row_sum|total|phase)\d*$")
+
+
+def array(name: str) -> str:
+    """What an array is called in the source: as the rule calls it, unless the kernel itself uses that word."""
+    return f"{name}_slot" if name in _TAKEN or _NUMBERED.match(name) or keyword.iskeyword(name) else name
+
+
+def constant(value: float | bool, compute: str) -> str:
+    """A number in the dtype that is computed with."""
+    if isinstance(value, bool):
+        return repr(value)
+    if not math.isfinite(value):
+        return f"np.{compute}({'np.nan' if math.isnan(value) else 'np.inf' if value > 0 else '-np.inf'})"
+    return f"np.{compute}({value!r})"
+
+
+def indented(lines: list[str], depth: int = 1) -> list[str]:
+    """The lines, further to the right."""
+    return [f"{'    ' * depth}{line}" for line in lines]

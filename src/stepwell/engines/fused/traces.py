@@ -1,0 +1,74 @@
+"""Rules and sums, traced: their Python is run once, on numbers that record what is done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stepwell.algebra.tracing import Expression, Graph, Level
+from stepwell.engines.fused.cutting import cut
+from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
+from stepwell.rules.hyper import is_switch
+from stepwell.rules.rule import Rule, Shape, column_wise, flags, hyper_parameters, namespace, row_wise, tensor_wise
+
+SLOT_LEVELS: dict[Callable[[Shape], Shape] | None, Level] = {
+    None: Level.ELEMENT,
+    row_wise: Level.ROW,
+    column_wise: Level.COLUMN,
+    tensor_wise: Level.TENSOR,
+}
+
+
+def trace(rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
+    """The program of `rule.update` (or of another method of a rule that gives weights: `averaged`, `training`).
+
+    `stores_round` says that a stored number is not the number that was stored (bfloat16): then all is stored in the
+    last phase, so that no phase works with rounded values.
+    """
+    graph = Graph()
+    p, g = graph.load(WEIGHTS), graph.load(GRADIENT) * graph.symbol("gradient_factor")
+    levels = {slot.name: SLOT_LEVELS[slot.shape] for slot in rule.slot_list() if not slot.scalar}
+    slots = {
+        slot.name: graph.symbol(f"s.{slot.name}") if slot.scalar else graph.load(slot.name, levels[slot.name])
+        for slot in rule.slot_list()
+    }
+    s = namespace({**slots, "step": graph.symbol("s.step")})
+    h = namespace(symbols(graph, rule))
+    if function == "measure":
+        totals = {name: graph.reduce("total", value) for name, value in rule.measure(p, g, s, h).items()}
+        return cut(f"{type(rule).__name__}.measure", graph, levels, totals=totals)
+    if function == "update":
+        weights, new_slots = rule.update(p, g, s, h)
+    else:
+        weights, new_slots = rule.exchange(function, p, s, h)
+    name = f"{type(rule).__name__}.{function}"
+    rule.check_slots(new_slots)
+    stores = {slot: value for slot, value in new_slots.items() if slot in levels}
+    stores[WEIGHTS] = weights
+    scalar_slots = {slot: value for slot, value in new_slots.items() if slot not in levels}
+    for slot, value in scalar_slots.items():
+        if isinstance(value, Expression) and value.level > Level.SCALAR:
+            raise TypeError(f"{name}: the scalar slot {slot!r} is made of tensors; it can only be made of numbers")
+    return cut(name, graph, levels, stores=stores, scalar_slots=scalar_slots, stores_round=stores_round)
+
+
+def trace_total(name: str, function: Any) -> Program:
+    """The program that only adds up: Σ function(g) over the elements of each tensor."""
+    graph = Graph()
+    total = graph.reduce("total", function(graph.load(GRADIENT)))
+    return cut(name, graph, {}, totals={"total": total})
+
+
+def symbols(graph: Graph, rule: Rule) -> dict[str, Any]:
+    """The hyper-parameters as the tracer sees them: numbers are symbols; flags, choices and counts are themselves."""
+    plain = dict(flags(type(rule), rule.values()))
+    known = hyper_parameters(type(rule))
+    values: dict[str, Any] = {}
+    for name, value in rule.values().items():
+        if name in plain:
+            values[name] = value
+        elif isinstance(value, tuple):
+            values[name] = tuple(graph.symbol(f"h.{name}[{index}]") for index in range(len(value)))
+        else:
+            values[name] = graph.symbol(f"h.{name}", truth=is_switch(known[name]))
+    return values
