@@ -21,6 +21,8 @@ from stepwell.rules.rule import Rule, flags
 
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing.
 CHUNK = 65_536
+# What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
+GRAIN = 32_768
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # Stored in fewer bits than they are computed with.
@@ -43,6 +45,7 @@ class Layout:
                 lengths.append(min(CHUNK, size - start))
         self.owners, self.starts, self.lengths = (np.array(a, dtype=np.int64) for a in (owners, starts, lengths))
         self.counts = np.array(sizes, dtype=np.float64)
+        self.most_threads = min(len(owners), -(-sum(sizes) // GRAIN))
 
 
 @functools.lru_cache(maxsize=64)
@@ -76,7 +79,7 @@ class Launch:
             self.table[row] = column if known else np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
         self.reduced.fill(0.0)
         self.frame[4], self.frame[10] = len(scalars), _address_of(scalars)
-        threads = min(torch.get_num_threads(), len(self.layout.owners))
+        threads = min(torch.get_num_threads(), self.layout.most_threads)
         for number, phase in enumerate(self.kernel.program.phases):
             self.frame[0], self.frame[1] = 0, number
             if threads:
