@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import pickle
 from typing import Any
 
@@ -138,6 +139,27 @@ def test_strangers_are_refused_and_the_optimizer_says_what_to_do(rule: Rule) -> 
             use()
     assert_bits(now(optimizer), strangers)
     assert {optimizer.state[p]["step"] for p in parameters_of(optimizer)} == {3}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("mode", ["training", "averaged"])
+@each_rule
+def test_weights_that_are_not_finite_are_known_again(rule: Rule, mode: str, number: float) -> None:
+    optimizer = go(made(rule), 1, 3)
+    if mode == "averaged":
+        optimizer.eval()
+    with torch.no_grad():
+        parameters_of(optimizer)[0][0, 0] = number
+    state, values = copy.deepcopy(optimizer.state_dict()), now(optimizer)
+    loaded = resumed(rule, state, values)
+    with loaded.averaged():
+        pass
+    assert loaded.param_groups[0]["holds"] == mode
+    for actual, expected in zip(now(loaded), values, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+    sound = resumed(rule, state, [value.nan_to_num(0.0, 0.0, 0.0) for value in values])
+    with pytest.raises(ValueError, match=r"neither those .* \(they differ by up to inf\)"):
+        sound.step()
 
 
 @each_rule

@@ -38,7 +38,7 @@ def parameters_of(signature: inspect.Signature, kind: Any) -> list[str]:
 
 
 def test_every_rule_has_a_facade() -> None:
-    made = {name for name in rules.__all__ if name not in ("Rule", "Slot")}
+    made = {name for name in rules.__all__ if isinstance(getattr(rules, name), type)} - {"Rule", "Slot"}
     assert made == set(FACADES)
     assert made <= set(stepwell.__all__)
 
@@ -127,6 +127,8 @@ def test_a_facade_is_its_rules_optimizer(name: str) -> None:
          r"^SGD got 'momentum' twice: by position and by name$"),
         (lambda: stepwell.AdamW([weight()], beta=0.9),
          r"^unknown hyper-parameter 'beta' for AdamW; did you mean 'betas'\?$"),
+        (lambda: stepwell.AdamW([weight()], fused=True),
+         r"^unknown hyper-parameter 'fused' for AdamW; write engine='fused'$"),
         (lambda: stepwell.Lion([weight()], weight_deacy=0.9),
          r"^unknown hyper-parameter 'weight_deacy' for Lion; did you mean 'weight_decay'\?$"),
         (lambda: stepwell.AdamW([weight()], engin="fused"), r"'engin' for AdamW; did you mean 'engine'\?$"),
@@ -212,3 +214,14 @@ def test_copies_are_of_the_same_class_and_go_on(name: str, way: str) -> None:
 @each
 def test_the_class_itself_can_be_pickled(name: str) -> None:
     assert pickle.loads(pickle.dumps(facade(name))) is facade(name)
+
+
+@pytest.mark.parametrize("name", ["Lion", "Muon"])
+def test_decay_that_nothing_would_apply_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^decay must be one of 'coupled', 'decoupled', got 'inside'$"):
+        facade(name)([weight()], weight_decay=0.1, decay="inside")
+
+
+@each
+def test_annotations_are_types(name: str) -> None:
+    assert not any(isinstance(p.annotation, str) for p in inspect.signature(facade(name)).parameters.values())

@@ -179,6 +179,21 @@ BROKEN: dict[str, tuple[type[Exception], str, Change]] = {
         r"^this is no optimizer's state dict: it has no 'state', only \['param_groups'\]$",
         lambda d: d.pop("state"),
     ),
+    "groups of another kind": (
+        ValueError,
+        r"^this is no optimizer's state dict: its 'param_groups' is a NoneType$",
+        lambda d: d.update(param_groups=None),
+    ),
+    "state of another kind": (
+        ValueError,
+        r"^this is no optimizer's state dict: its 'state' is a list$",
+        lambda d: d.update(state=[]),
+    ),
+    "a group without parameters": (
+        ValueError,
+        r"^this is no optimizer's state dict: its group 0 has no 'params'$",
+        lambda d: d["param_groups"][0].pop("params"),
+    ),
     "no groups": (
         ValueError,
         r"^this is no optimizer's state dict: it has no 'param_groups', only \['state'\]$",

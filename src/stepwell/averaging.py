@@ -8,6 +8,7 @@ found out. It stands in the live group only from a load to the first step, which
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -51,13 +52,20 @@ def recognise(group: Mapping[str, Any], state: Mapping[Tensor, State], saved: li
     if not len(now):
         return holds
     counterpart = _joined(_counterparts(group, state, saved, other))
-    to_saved, to_other = float((now - expected).abs().max()), float((now - counterpart).abs().max())
-    if min(to_saved, to_other) > _TOLERANCE * float(expected.abs().max()):
+    to_saved, to_other = _distance(now, expected), _distance(now, counterpart)
+    if min(to_saved, to_other) > _TOLERANCE * float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()):
         raise ValueError(_strangers(f"they differ by up to {min(to_saved, to_other):.3g}"))
     if to_saved <= to_other:
         return holds
     _LOG.warning("the weights loaded are the %s ones, the state was saved with the %s ones: put right", other, holds)
     return other
+
+
+def _distance(weights: Tensor, others: Tensor) -> float:
+    """The largest difference. NaN is as far from a number as infinity is, and like infinity no distance from itself."""
+    same = (weights == others) | (weights.isnan() & others.isnan())
+    apart = (weights - others).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    return float(apart.masked_fill(same, 0.0).max())
 
 
 def _strangers(how: str) -> str:

@@ -9,6 +9,7 @@ import inspect
 from typing import Any, ClassVar, get_type_hints
 
 from stepwell import rules
+from stepwell.engines.choice import ENGINES
 from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer
 from stepwell.rules.rule import Rule, hyper_parameters
@@ -35,7 +36,8 @@ class _Named(Optimizer):
                 raise TypeError(f"{type(self).__name__} got {name!r} twice: by position and by name")
         for name in kwargs:
             if name not in hyper_parameters(self.rule_type) and name not in _OPTIONS:
-                hint = nearest(name, [*hyper_parameters(self.rule_type), *_OPTIONS])
+                known = [*hyper_parameters(self.rule_type), *_OPTIONS]
+                hint = f"; write engine={name!r}" if name in ENGINES else nearest(name, known)
                 raise TypeError(f"unknown hyper-parameter {name!r} for {self.rule_type.__name__}{hint}")
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         super().__init__(params, self.rule_type(**given, **kwargs), **options)
@@ -61,7 +63,7 @@ def _signature(rule: type[Rule]) -> inspect.Signature:
         )
         for name in sorted(defaults, key=lambda name: name in _BY_NAME)
     ]
-    known = inspect.signature(Optimizer.__init__).parameters
+    known = inspect.signature(Optimizer.__init__, eval_str=True).parameters
     params = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return inspect.Signature([params, *fields, *(known[name] for name in _OPTIONS)])
 

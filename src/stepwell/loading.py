@@ -38,12 +38,7 @@ def loaded(groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of:
     Parameters are matched by name where both sides have names, else by their order. Raises ValueError where they do
     not match, where a slot has another shape than its parameter, and where the rules differ.
     """
-    for key in ("state", "param_groups"):
-        if key not in state_dict:
-            raise ValueError(
-                f"this is no optimizer's state dict: it has no {key!r}, only {sorted(map(str, state_dict))}"
-            )
-    saved_groups = state_dict["param_groups"]
+    saved_groups = _saved_groups(state_dict)
     if len(groups) != len(saved_groups):
         raise ValueError(f"the state dict has {len(saved_groups)} parameter groups, this optimizer has {len(groups)}")
     new_groups = [
@@ -62,6 +57,22 @@ def loaded(groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of:
             if slots:
                 state[parameter] = _slots(rule, parameter, slots, name_of(parameter))
     return state, new_groups
+
+
+def _saved_groups(state_dict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The groups of the state dict. Raises ValueError where it is none."""
+    for key, kind in (("state", Mapping), ("param_groups", list)):
+        if key not in state_dict:
+            raise ValueError(
+                f"this is no optimizer's state dict: it has no {key!r}, only {sorted(map(str, state_dict))}"
+            )
+        if not isinstance(state_dict[key], kind):
+            raise ValueError(f"this is no optimizer's state dict: its {key!r} is a {type(state_dict[key]).__name__}")
+    groups: list[Mapping[str, Any]] = state_dict["param_groups"]
+    for index, group in enumerate(groups):
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise ValueError(f"this is no optimizer's state dict: its group {index} has no 'params'")
+    return groups
 
 
 def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:

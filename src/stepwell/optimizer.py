@@ -89,7 +89,9 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, also in mid-training. Raises where a key, a value or a parameter is not what it should be."""
         if not isinstance(param_group, dict) or "params" not in param_group:
-            raise TypeError(f"a parameter group must be a dict with 'params', got {param_group!r}")
+            keys = f"only {sorted(map(str, param_group))}" if isinstance(param_group, dict) else ""
+            found = keys or f"a {type(param_group).__name__}"
+            raise TypeError(f"a parameter group must be a dict with 'params', got {found}")
         group = dict(param_group)
         where = f" (group {group.get('name', len(self.param_groups))!r})"
         names, group["params"] = _named(group["params"], where)
@@ -237,8 +239,8 @@ class Optimizer(torch.optim.Optimizer):
         self._recognise()
         groups = [group for group in self.param_groups if group.get("holds") == "training"]
         kept = [(p, p.detach().clone()) for group in groups for p in group["params"] if self.state.get(p)]
-        self.eval()
         try:
+            self.eval()
             yield
         finally:
             with torch.no_grad():

@@ -112,6 +112,8 @@ def test_a_sweep_in_which_all_diverges(here, stepwell):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--steps", ""), "--steps must be a whole number of at least 1, got ''"),
+        (("--out", ""), "--out must be a directory that can be written, got ''"),
         (("--steps", "0"), "--steps must be a whole number of at least 1, got '0'"),
         (("--steps", "-3"), "--steps must be a whole number of at least 1, got '-3'"),
         (("--steps", "many"), "--steps must be a whole number of at least 1, got 'many'"),

@@ -38,6 +38,27 @@ def test_a_pool_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, set_threads
         assert torch.equal(a, c)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [([1], 1), ([64] * 20, 1), ([65_536], 1), ([70_000], 2), ([300_000], 4), ([768] * 300, 4)]
+)
+def test_as_many_threads_as_the_work_is_worth(
+    sizes: list[int], expected: int, monkeypatch: pytest.MonkeyPatch, set_threads: object
+) -> None:
+    used: list[int] = []
+
+    def count(run: threads.Run, frame: int, number: int) -> None:
+        used.append(number)
+        run(frame)
+
+    monkeypatch.setattr("stepwell.engines.fused.engine.run_in_threads", count)
+    set_threads(4)  # type: ignore[operator]
+    ps = [torch.nn.Parameter(torch.ones(size)) for size in sizes]
+    for p in ps:
+        p.grad = torch.ones_like(p)
+    stepwell.Lion(ps, engine="fused").step()
+    assert used == [expected]
+
+
 def test_two_optimizers_in_two_threads() -> None:
     expected = train()
     found: list[list[torch.Tensor]] = []

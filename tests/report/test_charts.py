@@ -55,6 +55,17 @@ def test_the_point_at_the_baselines_loss_is_marked():
     assert "30" in [text.text for text in wide.iter("text") if text.get("class") == "reach-text"]
 
 
+def test_where_recipes_reach_it_is_written_side_by_side():
+    # Three reaches within 3 % of the axis: texts of 11 pixels a letter at most 0.8 as wide as high.
+    near = [
+        Series(name=f"r{n}", colour=n, points=[(0, 3.0), (400, 1.0)], reach=(110.0 + 4 * n, 1.5)) for n in (1, 2, 3)
+    ]
+    write = "{:.0f} ms".format
+    for svg in drawings(charts.curves(near, unit="seconds", losses=(1.0, 3.0), target=1.5, write=write)):
+        places = sorted(float(text.get("x")) for text in svg.iter("text") if text.get("class") == "reach-text")
+        assert all(after - before >= 0.8 * 11 * len("118 ms") for before, after in pairwise(places))
+
+
 def test_curves_without_a_point():
     empty = [Series(name="a", colour=0, points=[])]
     assert "Nothing was measured." in charts.curves(

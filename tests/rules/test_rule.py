@@ -83,6 +83,16 @@ def test_a_returned_slot_must_be_declared() -> None:
         Optimizer([parameter], Forgetful(), engine="reference").step()
 
 
+def test_one_slot_needs_a_tuple_too() -> None:
+    class Stringy(Rule):
+        slots = "momentum_buffer"
+
+    with pytest.raises(
+        TypeError, match=r"^slots of Stringy must be a tuple, got 'momentum_buffer'; write \('momentum_buffer',\)$"
+    ):
+        Stringy().slot_list()
+
+
 def test_slots_are_named_or_described() -> None:
     class TwoSlots(Rule):
         slots = ("exp_avg", Slot("z", start="weights"), Slot("count", scalar=True))

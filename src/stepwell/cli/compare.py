@@ -48,12 +48,12 @@ def compare(
         ),
     ] = "bytegpt",
     steps: Annotated[
-        str, typer.Option(metavar="INTEGER", help="Steps of each run.", show_default="the task's own")
-    ] = "",
+        str | None, typer.Option(metavar="INTEGER", help="Steps of each run.", show_default="the task's own")
+    ] = None,
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="Draws the weights and the batches.")] = "0",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where report.html and results.json are written.")] = Path(
-        "stepwell-compare"
-    ),
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Where report.html and results.json are written.")
+    ] = "stepwell-compare",
     sweep: Annotated[
         bool,
         typer.Option(
@@ -66,15 +66,17 @@ def compare(
     tries: Annotated[str, typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.")] = "16",
 ) -> int:
     """Trains one model under several recipes and writes the report; see `HELP`. Returns the exit code."""
-    from stepwell.cli.arguments import listed, output_directory, whole_number
+    from stepwell.cli.arguments import InputError, listed, output_directory, whole_number
     from stepwell.compare.recipes import choose_recipes
     from stepwell.compare.sweep import committed_sweep
     from stepwell.compare.task import load_task
 
     chosen = choose_recipes(listed(recipes))
     drawn = whole_number("--seed", seed, low=0, high=GREATEST_SEED)
-    length = whole_number("--steps", steps, low=1) if steps else None
+    length = whole_number("--steps", steps, low=1) if steps is not None else None
     budget = whole_number("--tries", tries, low=1)
+    if not out:  # Path("") would be the current directory, and the likely cause is a variable that was not set
+        raise InputError("--out must be a directory that can be written, got ''")
     loaded = load_task(task, drawn)
 
     from rich.console import Console
@@ -83,7 +85,7 @@ def compare(
 
     console = Console()
     try:
-        with output_directory(out) as directory:
+        with output_directory(Path(out)) as directory:
             job = Job(
                 console=console, recipes=chosen, task=loaded, steps=length or loaded.steps, seed=drawn, out=directory
             )

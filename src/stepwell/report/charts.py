@@ -90,7 +90,9 @@ def _curves(
     if target is not None:
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(target), y2=y(target), class_="target"))
     drops = {one.colour: x(one.reach[0]) for one in series if one.reach is not None}
-    texts = dict(zip(drops, spread(list(drops.values()), gap=44, low=x.start + 20, high=x.end - 8), strict=True))
+    widest = max((len(write(one.reach[0])) for one in series if one.reach is not None), default=0)
+    room = spread(list(drops.values()), gap=max(44, 9 * widest), low=x.start + 20, high=x.end - 8)
+    texts = dict(zip(drops, room, strict=True))
     places = spread([y(one.points[-1][1]) for one in series], gap=16, low=y.end + 6, high=y.start - 4)
     for one, place in zip(series, places, strict=True):
         at, loss = one.points[-1]

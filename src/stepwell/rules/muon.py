@@ -10,7 +10,7 @@ from typing import Any, Literal
 from stepwell.algebra import lerp
 from stepwell.algebra.matrices import orthogonalized
 from stepwell.rules.hyper import Count, Fraction, NonNegative
-from stepwell.rules.rule import Rule
+from stepwell.rules.rule import Decay, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Muon(Rule):
 
     Args:
         lr: learning rate η per step, at least 0.
-        weight_decay: λ, at least 0, decoupled.
+        weight_decay: λ, at least 0.
         momentum: μ in [0, 1).
         nesterov: mix the gradient into the momentum once more, as in the formula.
         ns_coefficients: (a, b, c) of the iteration.
@@ -33,6 +33,7 @@ class Muon(Rule):
         ns_steps: iterations, at least 1.
         adjust_lr_fn: the factor s. "original" (also None) is √max(1, rows/cols), Jordan's; "match_rms_adamw" is
             0.2·√max(rows, cols), so that rate and decay tuned for AdamW serve (Liu et al. 2025, arXiv:2502.16982).
+        decay: "decoupled", or "coupled" into the gradient.
     """
 
     lr: NonNegative = 1e-3
@@ -43,6 +44,7 @@ class Muon(Rule):
     eps: NonNegative = 1e-7
     ns_steps: Count = 5
     adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None
+    decay: Decay = "decoupled"
 
     slots = ("momentum_buffer",)
     acts_on = "matrices"

@@ -156,8 +156,11 @@ class Rule:
                 )
 
     def slot_list(self) -> tuple[Slot, ...]:
-        """The slots, each as a `Slot`."""
-        return tuple(slot if isinstance(slot, Slot) else Slot(slot) for slot in self.slots)
+        """The slots, each as a `Slot`. Raises TypeError where a single name stands in place of a tuple."""
+        slots: Any = self.slots
+        if isinstance(slots, str):
+            raise TypeError(f"slots of {type(self).__name__} must be a tuple, got {slots!r}; write ({slots!r},)")
+        return tuple(slot if isinstance(slot, Slot) else Slot(slot) for slot in slots)
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:

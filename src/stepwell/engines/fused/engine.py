@@ -25,6 +25,8 @@ from stepwell.rules.rule import Rule, flags
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
 # columns of each are summed there are fewer, so that the sums stay small beside the tensors.
 CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65_536, 262_144
+# What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
+GRAIN = 32_768
 
 DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # Stored in fewer bits than they are computed with.
@@ -61,6 +63,7 @@ class Layout:
             row, column = row + rows, column + columns
         self.chunks = np.array(chunks, dtype=np.int64).reshape(-1, len(CHUNK))
         self.sizes = np.array(sizes, dtype=np.int64).reshape(-1, len(TENSOR))
+        self.most_threads = -(-sum(rows * columns for rows, columns in grids) // GRAIN)
         self.rows, self.columns, self.column_sums = (row, column, column_sum) if in_rows else (0, 0, 0)
 
 
@@ -82,6 +85,7 @@ class Launch:
         program = kernel.program
         compute = np.dtype(kernel.compute)
         kept = {level: max(1, len(nodes)) for level, nodes in program.kept.items()}
+        self._most_threads = max(1, layout.most_threads)
         self.items = (tensors, len(layout.chunks))  # of the even steps, and of the odd ones
         self.table = np.empty((len(program.arrays), tensors), dtype=np.int64)
         self.classes = np.zeros(tensors, dtype=np.int64)
@@ -115,7 +119,7 @@ class Launch:
             known = isinstance(column, np.ndarray)
             self.table[row] = column if known else np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
         self.frame[_ROWS_OF_SCALARS], self.frame[_SCALARS_AT] = len(scalars), _address_of(scalars)
-        threads = torch.get_num_threads()
+        threads = min(torch.get_num_threads(), self._most_threads)
         for step in self._steps:
             items = self.items[step % 2]
             self.frame[_COUNTER], self.frame[_STEP], self.frame[_ITEMS] = 0, step, items

@@ -56,7 +56,8 @@ FAST = {fast}
 
 
 def write(program: Program, dtypes: Mapping[str, str]) -> str:
-    """The source of a module whose `run` works one step of the program out.
+    """The source of a module whose `run` works one step of the program out, given the frame of a
+    `stepwell.engines.fused.engine.Launch`.
 
     Args:
         program: what to write.
