@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, sign
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Rule
+from stepwell.rules.rule import Decay, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,14 @@ class Lion(Rule):
     Args:
         lr: learning rate η per step, at least 0.
         betas: (β₁, β₂), each in [0, 1).
-        weight_decay: λ, at least 0, decoupled.
+        weight_decay: λ, at least 0.
+        decay: "decoupled" (the paper's), or another kind.
     """
 
     lr: NonNegative = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     weight_decay: NonNegative = 0.0
+    decay: Decay = "decoupled"
 
     slots = ("exp_avg",)
 
