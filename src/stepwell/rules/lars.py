@@ -19,8 +19,9 @@ class LARS(Rule):
         vₜ = μ·vₜ₋₁ + η·lₜ·(gₜ + λ·θₜ₋₁)
         θₜ = θₜ₋₁ − vₜ                            Nesterov: − (μ·vₜ + η·lₜ·(gₜ + λ·θₜ₋₁))
 
-    The norms are taken over each whole parameter; l is 1 where either is 0. As in the paper, the rate is inside the
-    momentum: a new η changes the steps to come and not those in v.
+    The norms are taken over each whole parameter; l is 1 where the weights or the divisor are 0. As in the paper, the
+    rate is inside the momentum: a new η changes the steps to come and not those in v. Give vectors (norms and biases)
+    to a group with another rule: the paper's are for layers.
 
     Args:
         lr: learning rate η per step, at least 0.
@@ -46,9 +47,9 @@ class LARS(Rule):
         return 1.0
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        weight_norm, gradient_norm = norm(p), norm(g)
-        local = h.trust_coefficient * weight_norm / (gradient_norm + h.weight_decay * weight_norm + h.eps)
-        local = where(weight_norm > 0, where(gradient_norm > 0, local, 1.0), 1.0)
+        weight_norm = norm(p)
+        size = norm(g) + h.weight_decay * weight_norm + h.eps
+        local = where(weight_norm > 0, where(size > 0, h.trust_coefficient * weight_norm / size, 1.0), 1.0)
         step = h.lr * local * (g + h.weight_decay * p)
         buffer = h.momentum * s.momentum_buffer + step
         return (h.momentum * buffer + step if h.nesterov else buffer), {"momentum_buffer": buffer}
