@@ -103,8 +103,9 @@ def test_lars(nesterov: bool, engine: str) -> None:
 
     values: dict[str, Any] = {"lr": 0.5, "momentum": 0.8, "weight_decay": 0.3, "trust_coefficient": 0.05}
     values["nesterov"] = nesterov
-    mine, expected = ([p for p in weights() if p.ndim > 1] for _ in range(2))
-    ours, theirs = stepwell.LARS(mine, eps=0.0, engine=engine, **values), LARS(expected, **values)
+    mine, expected = weights(), weights()
+    ours = stepwell.LARS([p for p in mine if p.ndim > 1], eps=0.0, engine=engine, **values)
+    theirs = LARS([p for p in expected if p.ndim > 1], **values)
     for number in range(1, STEPS + 1):
         step(ours, mine, number)
         step(theirs, expected, number)
@@ -113,10 +114,10 @@ def test_lars(nesterov: bool, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
 def test_mars(engine: str) -> None:
-    # Theirs takes the gradient before the first for 0; ours, as the paper, for the first.
+    # Theirs takes the gradient before the first for 0, ours for the first, and theirs divides ε by the correction, too.
     from pytorch_optimizer import MARS
 
-    values: dict[str, Any] = {"lr": 0.02, **BETAS, "gamma": 0.3, "weight_decay": 0.5}
+    values: dict[str, Any] = {"lr": 0.02, **BETAS, "gamma": 0.3, "weight_decay": 0.5, "eps": 0.0}
     mine, expected = weights(), weights()
     ours, theirs = stepwell.MARS(mine, engine=engine, **values), MARS(expected, optimize_1d=True, **values)
     for p, gradient in zip(expected, gradients(1), strict=True):
