@@ -128,4 +128,4 @@ def test_mars(engine: str) -> None:
     for number in range(1, STEPS + 1):
         step(ours, mine, number)
         step(theirs, expected, number)
-        assert_near(copies(mine), copies(expected), 1e-11)
+        assert_near(copies(mine), copies(expected), 1e-7)  # theirs adds 1e-15 under the root
