@@ -15,8 +15,8 @@ from stepwell.optimizer import Optimizer
 from stepwell.rules.rule import Rule, hyper_parameters
 
 _OPTIONS = ("engine", "clip_norm", "on_nonfinite")
-# Fields of every rule come last and by name only, as torch has `maximize`.
-_BY_NAME = ("decay", "maximize")
+# Come last and by name only: fields of every rule, as torch has `maximize`, and what torch's rule of the name has not.
+_BY_NAME = ("decay", "maximize", "correct_bias", "average")
 
 
 class _Named(Optimizer):
@@ -73,10 +73,29 @@ def _doc(rule: type[Rule]) -> str:
 
 
 SGD = optimizer_class(rules.SGD)
+Adagrad = optimizer_class(rules.Adagrad)
+RMSprop = optimizer_class(rules.RMSprop)
+Adadelta = optimizer_class(rules.Adadelta)
 Adam = optimizer_class(rules.Adam)
 AdamW = optimizer_class(rules.AdamW)
-Lion = optimizer_class(rules.Lion)
+NAdam = optimizer_class(rules.NAdam)
+RAdam = optimizer_class(rules.RAdam)
+Adamax = optimizer_class(rules.Adamax)
+ASGD = optimizer_class(rules.ASGD)
+Rprop = optimizer_class(rules.Rprop)
+SignSGD = optimizer_class(rules.SignSGD)
+LARS = optimizer_class(rules.LARS)
 LAMB = optimizer_class(rules.LAMB)
+Yogi = optimizer_class(rules.Yogi)
+AdaBelief = optimizer_class(rules.AdaBelief)
+Adan = optimizer_class(rules.Adan)
+ADOPT = optimizer_class(rules.ADOPT)
+AdEMAMix = optimizer_class(rules.AdEMAMix)
+StableAdamW = optimizer_class(rules.StableAdamW)
+Tiger = optimizer_class(rules.Tiger)
+MARS = optimizer_class(rules.MARS)
+Lion = optimizer_class(rules.Lion)
 Muon = optimizer_class(rules.Muon)
 ScheduleFreeSGD = optimizer_class(rules.ScheduleFreeSGD)
 ScheduleFreeAdamW = optimizer_class(rules.ScheduleFreeAdamW)
+ScheduleFreeRAdam = optimizer_class(rules.ScheduleFreeRAdam)

@@ -20,13 +20,32 @@ from stepwell.rules.registry import rule_class, rule_names
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.05, "weight_decay": 0.1},
+    "Adagrad": {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.5},
+    "RMSprop": {"lr": 0.02, "alpha": 0.8, "weight_decay": 0.1},
+    "Adadelta": {"lr": 0.5, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1},
     "Adam": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1},
     "AdamW": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.2},
+    "NAdam": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "momentum_decay": 0.1},
+    "RAdam": {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.1},
+    "Adamax": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1},
+    "ASGD": {"lr": 0.05, "lambd": 0.1, "t0": 1, "weight_decay": 0.1},
+    "Rprop": {"lr": 0.02, "step_sizes": (0.015, 0.025), "weight_decay": 0.1},
+    "SignSGD": {"lr": 0.02, "weight_decay": 0.5},
+    "LARS": {"lr": 1.0, "momentum": 0.8, "weight_decay": 0.1, "trust_coefficient": 0.02},
+    "Yogi": {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1, "initial_accumulator_value": 0.1},
+    "AdaBelief": {"lr": 0.02, "betas": (0.8, 0.9), "weight_decay": 0.1, "eps": 1e-4},
+    "Adan": {"lr": 0.05, "betas": (0.8, 0.7, 0.9), "weight_decay": 0.1},
+    "ADOPT": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "eps": 1e-2},
+    "AdEMAMix": {"lr": 0.02, "betas": (0.8, 0.9, 0.95), "weight_decay": 0.1, "alpha": 3.0},
+    "StableAdamW": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "eps": 1e-3},
+    "Tiger": {"lr": 0.02, "beta": 0.7, "weight_decay": 0.5},
+    "MARS": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "gamma": 0.3},
     "Lion": {"lr": 0.02, "betas": (0.8, 0.9), "weight_decay": 0.5},
     "LAMB": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1},
     "Muon": {"lr": 0.05, "momentum": 0.8},
     "ScheduleFreeSGD": {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 3},
     "ScheduleFreeAdamW": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "warmup_steps": 3, "r": 1.0},
+    "ScheduleFreeRAdam": {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.1, "silent_sgd_phase": False},
 }
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -34,11 +53,25 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "momentum": {"momentum": 0.8, "dampening": 0.3},
         "nesterov": {"momentum": 0.8, "nesterov": True},
         "decoupled": {"momentum": 0.8, "decay": "decoupled"},
+        "average": {"momentum": 0.8, "average": True, "nesterov": True, "decay": "independent"},
     },
-    "Adam": {"amsgrad": {"amsgrad": True}},
+    "RMSprop": {
+        "momentum": {"momentum": 0.8},
+        "centered": {"centered": True, "momentum": 0.8},
+    },
+    "Adam": {"amsgrad": {"amsgrad": True}, "uncorrected": {"correct_bias": False}},
     "AdamW": {"amsgrad": {"amsgrad": True}},
+    "SignSGD": {"momentum": {"momentum": 0.7}},
+    "LARS": {"nesterov": {"nesterov": True}},
+    "ADOPT": {"unclipped": {"clip_exp": None}},
+    "AdEMAMix": {"warm-up": {"alpha_warmup": 3, "beta3_warmup": 3}},
+    "StableAdamW": {"decoupled": {"decay": "decoupled"}},
+    "ScheduleFreeRAdam": {"silent": {"silent_sgd_phase": True}},
     "Muon": {"plain": {"nesterov": False}, "match_rms_adamw": {"adjust_lr_fn": "match_rms_adamw"}},
 }
+
+# Rules that move by signs alone: the sign of NaN is 0.
+BY_SIGN = ("Lion", "Rprop", "SignSGD", "Tiger")
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -88,7 +121,7 @@ def _cases() -> list[Case]:
         settings = SETTINGS.get(name, {})
         found.append(Case(name, kind(**settings)))
         variants = VARIANTS.get(name, {})
-        found += [Case(f"{name}-{flag}", kind(**settings, **values)) for flag, values in variants.items()]
+        found += [Case(f"{name}-{flag}", kind(**{**settings, **values})) for flag, values in variants.items()]
     return found
 
 

@@ -41,13 +41,21 @@ WITHIN: dict[str, tuple[float, float]] = {
     "momentum": (0.1, 0.99),
     "dampening": (0.0, 1.0),
     "warmup_steps": (0, 4),
+    "t0": (0, 4),
+    "lr_decay": (0.0, 1.0),
+    "initial_accumulator_value": (0.0, 1.0),
+    "etas[1]": (1.1, 2.0),
+    "step_sizes[0]": (0.0, 1e-3),
+    "step_sizes[1]": (0.1, 10.0),
 }
 
 
 def _numbers(name: str, annotation: Any, default: Any) -> st.SearchStrategy[Any]:
     """Values of one field: numbers within its range, flags as they are."""
     if get_origin(annotation) is tuple:
-        elements = [_numbers(name, each, default[index]) for index, each in enumerate(get_args(annotation))]
+        elements = [
+            _numbers(f"{name}[{index}]", each, default[index]) for index, each in enumerate(get_args(annotation))
+        ]
         return st.tuples(*elements)
     if get_origin(annotation) is not Annotated or not isinstance(default, (int, float)):
         return st.just(default)

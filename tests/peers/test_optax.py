@@ -66,7 +66,95 @@ PAIRS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Any]]] = {
         {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1, **BETAS},
         lambda optax: optax.lamb(0.02, eps=1e-3, weight_decay=0.1, **B1_B2),
     ),
+    "sgd-average": (
+        "SGD",
+        {"lr": 0.05, "momentum": 0.9, "average": True},
+        lambda optax: optax.chain(optax.ema(0.9, debias=False), optax.scale_by_learning_rate(0.05)),
+    ),
+    "sgd-independent": (
+        "SGD",
+        {"lr": 0.05, "weight_decay": 0.01, "decay": "independent"},
+        lambda optax: optax.chain(optax.scale_by_learning_rate(0.05), optax.add_decayed_weights(-0.01)),
+    ),
+    "adam-uncorrected": (
+        "Adam",
+        {"lr": 0.02, "eps": 1e-4, "correct_bias": False, **BETAS},
+        lambda optax: optax.chain(uncorrected_adam(optax, 0.8, 0.95, 1e-4), optax.scale_by_learning_rate(0.02)),
+    ),
+    "sign-sgd": ("SignSGD", {"lr": 0.02}, lambda optax: optax.sign_sgd(0.02)),
+    "adagrad": (
+        "Adagrad",
+        {"lr": 0.1, "initial_accumulator_value": 0.3, "eps": 0.0},
+        lambda optax: optax.adagrad(0.1, initial_accumulator_value=0.3, eps=0.0),
+    ),
+    "rmsprop": (
+        "RMSprop",
+        {"lr": 0.02, "alpha": 0.8, "eps": 1e-3},
+        lambda optax: optax.rmsprop(0.02, decay=0.8, eps=1e-3, eps_in_sqrt=False),
+    ),
+    "rmsprop-centered": (
+        "RMSprop",
+        {"lr": 0.02, "alpha": 0.8, "eps": 1e-3, "centered": True, "momentum": 0.7},
+        lambda optax: optax.chain(
+            optax.scale_by_stddev(decay=0.8, eps=1e-3, eps_in_sqrt=False),
+            optax.trace(0.7),
+            optax.scale_by_learning_rate(0.02),
+        ),
+    ),
+    "adadelta": ("Adadelta", {"lr": 0.5, "rho": 0.8, "eps": 1e-3}, lambda optax: optax.adadelta(0.5, 0.8, 1e-3)),
+    "adamax": ("Adamax", {"lr": 0.02, **BETAS}, lambda optax: optax.adamax(0.02, **B1_B2)),
+    "radam": (
+        "RAdam",
+        {"lr": 0.02, "eps": 0.0, "betas": (0.8, 0.99)},
+        lambda optax: optax.radam(0.02, eps=0.0, b1=0.8, b2=0.99),
+    ),
+    "yogi": (
+        "Yogi",
+        {"lr": 0.02, "initial_accumulator_value": 0.0, **BETAS},
+        lambda optax: optax.chain(
+            optax.scale_by_yogi(**B1_B2, initial_accumulator_value=0.0), optax.scale_by_learning_rate(0.02)
+        ),
+    ),
+    "adabelief": (
+        "AdaBelief",
+        {"lr": 0.02, "eps": 1e-5, **BETAS},
+        lambda optax: optax.adabelief(0.02, eps=1e-5, eps_root=1e-5, **B1_B2),
+    ),
+    "adopt": ("ADOPT", {"lr": 0.02, **BETAS}, lambda optax: optax.contrib.adopt(0.02, **B1_B2)),
+    "ademamix": (
+        "AdEMAMix",
+        {"lr": 0.02, "betas": (0.8, 0.95, 0.99), "alpha": 3.0, "weight_decay": 0.5},
+        lambda optax: optax.contrib.ademamix(0.02, b3=0.99, alpha=3.0, weight_decay=0.5, **B1_B2),
+    ),
+    "lars": (
+        "LARS",
+        {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.05, "eps": 1e-3},
+        lambda optax: optax.lars(0.5, momentum=0.8, trust_coefficient=0.05, eps=1e-3),
+    ),
+    "lars-nesterov": (
+        "LARS",
+        {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.05, "eps": 0.0, "nesterov": True},
+        lambda optax: optax.lars(0.5, momentum=0.8, trust_coefficient=0.05, nesterov=True),
+    ),
 }
+
+
+def uncorrected_adam(optax: Any, b1: float, b2: float, eps: float) -> Any:
+    """m / (√v + ε) from optax's running means."""
+
+    import jax
+
+    first, second = optax.ema(b1, debias=False), optax.ema(b2, debias=False)
+
+    def init(params: Any) -> Any:
+        return first.init(params), second.init(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        mean, state1 = first.update(updates, state[0])
+        mean_square, state2 = second.update(jax.tree.map(lambda g: g * g, updates), state[1])
+        return jax.tree.map(lambda m, v: m / (v**0.5 + eps), mean, mean_square), (state1, state2)
+
+    return optax.GradientTransformation(init, update)
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,24 @@ def test_epsilon_stands_outside_the_root(walk: Walk) -> None:
     assert after["weight"] == approx(-0.5)
 
 
+def test_two_steps_without_bias_correction(walk: Walk) -> None:
+    # m/(√v + ε) as they are: 0.2/(0.2 + 0.1), then 0.08/(√0.0496 + 0.1)
+    after1 = 1 - 0.5 * 0.2 / 0.3
+    after2 = after1 - 0.5 * 0.08 / (math.sqrt(0.0496) + 0.1)
+    for rule in (Adam, AdamW):
+        uncorrected = rule(lr=0.5, betas=(0.9, 0.99), eps=0.1, weight_decay=0.0, correct_bias=False)
+        assert walk(uncorrected, 1.0, [2.0, -1.0]) == [
+            approx({"weight": after1, "exp_avg": M1, "exp_avg_sq": V1}),
+            approx({"weight": after2, "exp_avg": M2, "exp_avg_sq": V2}),
+        ]
+
+
+def test_without_bias_correction_the_first_steps_are_larger(walk: Walk) -> None:
+    # (1 − β₁)/√(1 − β₂) = 0.1/√0.001
+    (after,) = walk(Adam(lr=0.1, eps=0.0, correct_bias=False), 0.0, [5.0])
+    assert after["weight"] == approx(-0.1 * 0.1 / math.sqrt(0.001))
+
+
 def test_what_adamw_changes() -> None:
     assert (Adam().weight_decay, Adam().decay) == (0.0, "coupled")
     assert (AdamW().weight_decay, AdamW().decay) == (0.01, "decoupled")

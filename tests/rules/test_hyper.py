@@ -117,7 +117,12 @@ def test_values_of_the_wrong_type(annotation: Any, value: Any, message: str) -> 
 
 
 def test_what_is_a_flag_and_what_is_a_number() -> None:
-    assert dict(flags(Adam, Adam(amsgrad=True).values())) == {"amsgrad": True, "decay": "coupled", "maximize": False}
+    assert dict(flags(Adam, Adam(amsgrad=True).values())) == {
+        "amsgrad": True,
+        "decay": "coupled",
+        "correct_bias": True,
+        "maximize": False,
+    }
     assert dict(flags(Muon, Muon().values())) == {
         "nesterov": True,
         "ns_steps": 5,

@@ -12,7 +12,8 @@ import torch
 
 from rules.walking import Walk
 from stepwell import Optimizer
-from stepwell.rules import ScheduleFreeAdamW, ScheduleFreeSGD
+from stepwell.rules import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
+from stepwell.rules.radam import rectification
 
 approx = pytest.approx
 
@@ -161,6 +162,46 @@ def test_weights_and_average_follow_the_recursion(engine: str, settings: dict[st
 def test_a_rate_of_zero_leaves_the_weights(walk: Walk, rule: Any) -> None:
     # The average's weights are then 0/0, which must not become NaN.
     assert [after["weight"] for after in walk(rule, 1.5, [1.0, 2.0])] == [1.5, 1.5]
+
+
+@ENGINES
+@pytest.mark.parametrize("silent", [True, False])
+def test_radam_follows_the_recursion(engine: str, silent: bool) -> None:
+    # The sequences of the paper, with γₜ = γ·rₜ once the variance is known, and plain or no steps before.
+    beta, beta2, eps, lr, weight_decay = 0.8, 0.9, 1e-3, 0.1, 0.1
+    x = z = y = 0.5
+    v = weight_sum = lr_max = 0.0
+    p = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
+    rule = ScheduleFreeRAdam(
+        lr=lr, betas=(beta, beta2), eps=eps, weight_decay=weight_decay, silent_sgd_phase=silent, r=1.0
+    )
+    optimizer = Optimizer([p], rule, engine=engine)
+    for t, g in enumerate(GRADIENTS, start=1):
+        v = beta2 * v + (1 - beta2) * g * g
+        known, factor = rectification(beta2, t, 4.0)
+        assert known == (t > 4)
+        rate = lr * (factor if known else 0.0 if silent else 1.0)
+        d = g / (math.sqrt(v / (1 - beta2**t)) + eps) if known else g
+        z = z - rate * (d + weight_decay * y)
+        lr_max = max(lr_max, rate)
+        weight = t * lr_max**2
+        weight_sum += weight
+        c = weight / weight_sum if weight_sum else 0.0
+        x = (1 - c) * x + c * z
+        y = (1 - beta) * z + beta * x
+        p.grad = torch.tensor([g], dtype=torch.float64)
+        optimizer.step()
+        assert p.item() == approx(y, rel=1e-11)
+        assert optimizer.state[p]["z"].item() == approx(z, rel=1e-11)
+        with optimizer.averaged():
+            assert p.item() == approx(x, rel=1e-10)
+
+
+def test_radam_stands_still_until_the_variance_is_known(walk: Walk) -> None:
+    # With β₂ = 0.999 that is in step 5.
+    path = [after["weight"] for after in walk(ScheduleFreeRAdam(lr=0.1), 1.0, [3.0] * 5)]
+    assert path[:4] == [1.0] * 4
+    assert path[4] < 1.0
 
 
 def test_the_slots_and_what_stands_in_them_at_the_start() -> None:

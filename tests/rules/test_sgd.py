@@ -1,4 +1,4 @@
-"""SGD: momentum, dampening, Nesterov, and both kinds of decay, worked out by hand."""
+"""SGD: momentum, dampening, the averaged form, Nesterov, and the kinds of decay, worked out by hand."""
 
 from __future__ import annotations
 
@@ -46,6 +46,39 @@ def test_two_steps_with_nesterov(walk: Walk) -> None:
     ]
 
 
+def test_two_steps_of_the_averaged_form(walk: Walk) -> None:
+    # v₁ = 0.1·2 = 0.2; v₂ = 0.9·0.2 − 0.1·3 = −0.12
+    assert walk(SGD(lr=0.1, momentum=0.9, average=True), 1.0, [2.0, -3.0]) == [
+        approx({"weight": 0.98, "momentum_buffer": 0.2}),
+        approx({"weight": 0.992, "momentum_buffer": -0.12}),
+    ]
+
+
+def test_two_steps_of_the_averaged_form_with_nesterov(walk: Walk) -> None:
+    # 0.1·2 + 0.9·0.2 = 0.38; 0.1·(−3) + 0.9·(−0.12) = −0.408
+    assert walk(SGD(lr=0.1, momentum=0.9, average=True, nesterov=True), 1.0, [2.0, -3.0]) == [
+        approx({"weight": 0.962, "momentum_buffer": 0.2}),
+        approx({"weight": 1.0028, "momentum_buffer": -0.12}),
+    ]
+
+
+def test_dampening_differs_from_the_averaged_form_by_the_first_gradient(walk: Walk) -> None:
+    # With dampening the whole first gradient enters v, where a tenth of it should: 1.8 too much, that fades with 0.9ᵗ.
+    gradients = [2.0, -3.0, 0.5, 1.0]
+    averaged = walk(SGD(momentum=0.9, average=True), 1.0, gradients)
+    dampened = walk(SGD(momentum=0.9, dampening=0.9), 1.0, gradients)
+    excess = [a["momentum_buffer"] - b["momentum_buffer"] for a, b in zip(dampened, averaged, strict=True)]
+    assert excess == approx([1.8 * 0.9**t for t in range(4)])
+
+
+def test_independent_decay_takes_its_share_at_any_rate(walk: Walk) -> None:
+    # θ₁ = 0.95·1 − 0.1·2 = 0.75; θ₂ = 0.95·0.75 + 0.1·3 = 1.0125; and at a rate of 0 it goes on
+    rule = SGD(lr=0.1, weight_decay=0.05, decay="independent")
+    assert walk(rule, 1.0, [2.0, -3.0]) == [approx({"weight": 0.75}), approx({"weight": 1.0125})]
+    rule = SGD(lr=0.0, weight_decay=0.05, decay="independent")
+    assert walk(rule, 1.0, [2.0, -3.0]) == [approx({"weight": 0.95}), approx({"weight": 0.9025})]
+
+
 def test_coupled_decay_goes_through_the_momentum(walk: Walk) -> None:
     # g₁ + λθ = 2 + 0.5·1 = 2.5: θ₁ = 0.75; g₂ + λθ = −3 + 0.5·0.75 = −2.625; v₂ = 0.9·2.5 − 2.625 = −0.375
     assert walk(SGD(lr=0.1, momentum=0.9, weight_decay=0.5), 1.0, [2.0, -3.0]) == [
@@ -82,3 +115,8 @@ def test_nesterov_needs_momentum_and_no_dampening(momentum: float, dampening: fl
     )
     with pytest.raises(ValueError, match=message):
         SGD(momentum=momentum, dampening=dampening, nesterov=True)
+
+
+def test_the_averaged_form_takes_no_dampening() -> None:
+    with pytest.raises(ValueError, match=r"^average=True takes no dampening, got 0\.1$"):
+        SGD(momentum=0.9, dampening=0.1, average=True)

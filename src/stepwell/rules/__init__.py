@@ -1,25 +1,62 @@
 """The rules: the maths of each optimizer, one file a paper."""
 
+from stepwell.rules.adabelief import AdaBelief
+from stepwell.rules.adadelta import Adadelta
+from stepwell.rules.adagrad import Adagrad
 from stepwell.rules.adam import Adam, AdamW
+from stepwell.rules.adamax import Adamax
+from stepwell.rules.adan import Adan
+from stepwell.rules.ademamix import AdEMAMix
+from stepwell.rules.adopt import ADOPT
+from stepwell.rules.asgd import ASGD
 from stepwell.rules.lamb import LAMB
+from stepwell.rules.lars import LARS
 from stepwell.rules.lion import Lion
+from stepwell.rules.mars import MARS
 from stepwell.rules.muon import Muon
+from stepwell.rules.nadam import NAdam
+from stepwell.rules.radam import RAdam
+from stepwell.rules.rmsprop import RMSprop
+from stepwell.rules.rprop import Rprop
 from stepwell.rules.rule import Rule, Slot, column_wise, row_wise, tensor_wise
-from stepwell.rules.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from stepwell.rules.schedule_free import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
 from stepwell.rules.sgd import SGD
+from stepwell.rules.signsgd import SignSGD
+from stepwell.rules.stable_adamw import StableAdamW
+from stepwell.rules.tiger import Tiger
 from stepwell.rules.wrappers import cautious, ema, grokfast, lookahead, sam, schedule_free
+from stepwell.rules.yogi import Yogi
 
 __all__ = [
+    "ADOPT",
+    "ASGD",
     "LAMB",
+    "LARS",
+    "MARS",
     "SGD",
+    "AdEMAMix",
+    "AdaBelief",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Adan",
     "Lion",
     "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
     "Rule",
     "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
     "ScheduleFreeSGD",
+    "SignSGD",
     "Slot",
+    "StableAdamW",
+    "Tiger",
+    "Yogi",
     "cautious",
     "column_wise",
     "ema",

@@ -26,7 +26,11 @@ class Adam(Rule):
         weight_decay: λ, at least 0.
         amsgrad: divide by the largest vₜ so far (Reddi et al. 2018, arXiv:1904.09237), in one more slot. As in torch,
             the largest of the uncorrected vₜ.
-        decay: "coupled" (as torch's Adam), or "decoupled".
+        decay: "coupled" (as torch's Adam), or another kind.
+        correct_bias: divide the moments by 1 − βᵗ, as the paper does. False leaves them as they are, as BERT's
+            optimizer did: m stands for m̂ and v for v̂, and the first steps are larger, for √v starts smaller than m.
+            It is `correct_bias` of the AdamW that transformers had until version 4; its True multiplied the rate by
+            √(1 − β₂ᵗ)/(1 − β₁ᵗ), which leaves ε uncorrected, and it shrank the weights after the step.
     """
 
     lr: NonNegative = 1e-3
@@ -35,6 +39,7 @@ class Adam(Rule):
     weight_decay: NonNegative = 0.0
     amsgrad: bool = False
     decay: Decay = "coupled"
+    correct_bias: bool = True
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -47,6 +52,8 @@ class Adam(Rule):
         slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
         if h.amsgrad:
             exp_avg_sq = slots["max_exp_avg_sq"] = maximum(s.max_exp_avg_sq, exp_avg_sq)
+        if not h.correct_bias:
+            return exp_avg / (sqrt(exp_avg_sq) + h.eps), slots
         root = sqrt(exp_avg_sq) / sqrt(1 - beta2**s.step)
         return exp_avg / (1 - beta1**s.step) / (root + h.eps), slots
 

@@ -25,7 +25,7 @@ class Lion(Rule):
         lr: learning rate η per step, at least 0.
         betas: (β₁, β₂), each in [0, 1).
         weight_decay: λ, at least 0.
-        decay: "decoupled", or "coupled" into the gradient, of which Lion then takes the sign.
+        decay: "decoupled" (the paper's), or another kind.
     """
 
     lr: NonNegative = 1e-4

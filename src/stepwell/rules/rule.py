@@ -12,8 +12,8 @@ from stepwell.naming import nearest
 from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, validated
 from stepwell.rules.registry import enter
 
-Decay = Literal["coupled", "decoupled"]
-AnyDecay = Literal["coupled", "decoupled", "inside"]
+Decay = Literal["coupled", "decoupled", "independent", "proximal"]
+AnyDecay = Literal["coupled", "decoupled", "independent", "proximal", "inside"]
 ActsOn = Literal["elements", "tensors", "matrices"]
 Shape = tuple[int, ...]
 
@@ -63,8 +63,11 @@ class Rule:
     Args:
         lr: learning rate, per step.
         weight_decay: weight decay λ, at least 0.
-        decay: "coupled" adds λ·p to the gradient (L2 regularisation); "decoupled" shrinks the weights by lr·λ
-            (Loshchilov & Hutter 2019, arXiv:1711.05101); "inside" leaves it to the rule's own `direction`.
+        decay: what weight decay means. "coupled" adds λ·p to the gradient (L2 regularisation: λ/2·‖p‖² in the loss);
+            "decoupled" shrinks the weights by the share lr·λ before the step, as torch's AdamW does; "independent" by
+            the share λ, whatever the rate (θ ← (1 − λ)·θ − η·d, as Loshchilov & Hutter 2019, arXiv:1711.05101, have it
+            with a schedule of 1); "proximal" divides by 1 + lr·λ after the step (Zhuang et al. 2022, arXiv:2202.00089);
+            "inside" leaves it to the rule's own `direction`.
         maximize: go up the gradient instead of down.
     """
 
@@ -110,6 +113,10 @@ class Rule:
         """
         raise TypeError(f"{type(self).__name__} defines neither direction() nor update()")
 
+    def rate(self, s: Any, h: Any) -> Any:
+        """What the direction is multiplied with: `lr`, unless the rule makes something of it."""
+        return h.lr
+
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """The weights after the step, and the new values of the slots."""
         if h.decay == "coupled":
@@ -117,7 +124,12 @@ class Rule:
         direction, slots = self.direction(p, g, s, h)
         if h.decay == "decoupled":
             p = p * (1 - h.lr * h.weight_decay)
-        return p - h.lr * direction, slots
+        elif h.decay == "independent":
+            p = p * (1 - h.weight_decay)
+        p = p - self.rate(s, h) * direction
+        if h.decay == "proximal":
+            p = p / (1 + h.lr * h.weight_decay)
+        return p, slots
 
     def exchange(self, function: str, p: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """What "averaged" or "training" gives: weights, and slots where these change with them."""

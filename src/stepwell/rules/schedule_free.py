@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stepwell.algebra import lerp, maximum, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative, OpenFraction, Whole
+from stepwell.rules.radam import rectification
 from stepwell.rules.rule import Rule, Slot
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Interpolation(_Mixin):
 
     def rate(self, s: Any, h: Any) -> Any:
         """γₜ, the learning rate of this step."""
-        return h.lr * where(s.step < h.warmup_steps, s.step / maximum(h.warmup_steps, 1.0), 1.0)
+        raise TypeError(f"{type(self).__name__} does not say what its rate is")
 
     def momentum_of(self, h: Any) -> Any:
         """β, the share of the average in the weights that are trained on."""
@@ -59,21 +60,27 @@ class Interpolation(_Mixin):
         return lerp(p, s.z, 1 - self.momentum_of(h))
 
 
+class WarmUp(_Mixin):
+    """A linear warm-up: γₜ = γ·min(1, t / warmup_steps)."""
+
+    def rate(self, s: Any, h: Any) -> Any:
+        return h.lr * where(s.step < h.warmup_steps, s.step / maximum(h.warmup_steps, 1.0), 1.0)
+
+
 SHARED_SLOTS = (Slot("z", start="weights"), Slot("lr_max", scalar=True), Slot("weight_sum", scalar=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFree(Interpolation, Rule, abstract=True):
-    """What the fields of Schedule-Free rules have in common."""
+    """What the hyper-parameters of Schedule-Free rules have in common."""
 
-    warmup_steps: Whole = 0
     r: NonNegative = 0.0
     weight_lr_power: NonNegative = 2.0
     decay: Literal["inside"] = "inside"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleFreeSGD(ScheduleFree):
+class ScheduleFreeSGD(WarmUp, ScheduleFree):
     """Schedule-Free SGD (arXiv:2405.15682, eqs. 3–5): d = g.
 
     Args:
@@ -102,7 +109,7 @@ class ScheduleFreeSGD(ScheduleFree):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleFreeAdamW(ScheduleFree):
+class ScheduleFreeAdamW(WarmUp, ScheduleFree):
     """Schedule-Free AdamW (arXiv:2405.15682, Alg. 1): d = g / (√v̂ + ε), without Adam's first moment.
 
     Args:
@@ -133,3 +140,47 @@ class ScheduleFreeAdamW(ScheduleFree):
         exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(g)
         root = sqrt(exp_avg_sq / (1 - beta2**s.step))
         return g / (root + h.eps), {"exp_avg_sq": exp_avg_sq}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFreeRAdam(ScheduleFree):
+    """Schedule-Free with RAdam's rectification for a warm-up (the authors' schedulefree 1.4, RAdamScheduleFree).
+
+        γₜ = γ·rₜ,   dₜ = gₜ / (√v̂ₜ + ε)     once ρₜ > 4
+        γₜ = 0                               before; γₜ = γ and dₜ = gₜ with silent_sgd_phase=False
+
+    rₜ and ρₜ are those of `stepwell.rules.radam.rectification`; with β₂ = 0.999 the first phase has 4 steps.
+
+    Args:
+        lr: learning rate γ per step, at least 0.
+        betas: (β, β₂), β in (0, 1) and β₂ in [0, 1). A β₂ up to 0.6 never leaves the first phase.
+        eps: ε, at least 0.
+        weight_decay: λ, at least 0, taken at y.
+        r: power of the step in the average's weights.
+        weight_lr_power: power of the largest rate so far in the average's weights.
+        silent_sgd_phase: stand still in the first phase; False takes plain gradient steps there.
+    """
+
+    lr: NonNegative = 2.5e-3
+    betas: tuple[OpenFraction, Fraction] = (0.9, 0.999)
+    eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 0.0
+    r: NonNegative = 0.0
+    weight_lr_power: NonNegative = 2.0
+    silent_sgd_phase: bool = True
+
+    slots = ("exp_avg_sq", *SHARED_SLOTS)
+
+    def momentum_of(self, h: Any) -> Any:
+        return h.betas[0]
+
+    def rate(self, s: Any, h: Any) -> Any:
+        known, rectified = rectification(h.betas[1], s.step, 4.0)
+        return h.lr * where(known, rectified, 0.0 if h.silent_sgd_phase else 1.0)
+
+    def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        beta2 = h.betas[1]
+        known, _ = rectification(beta2, s.step, 4.0)
+        exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(g)
+        root = sqrt(exp_avg_sq / (1 - beta2**s.step))
+        return where(known, g / (root + h.eps), g), {"exp_avg_sq": exp_avg_sq}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from stepwell.algebra import where
+from stepwell.algebra import lerp, where
 from stepwell.rules.hyper import NonNegative, Range, Switch
 from stepwell.rules.rule import Decay, Rule
 
@@ -18,13 +18,18 @@ class SGD(Rule):
         vₜ = μ·vₜ₋₁ + (1 − d)·gₜ      (v₁ = g₁)
         θₜ = θₜ₋₁ − η·vₜ              Nesterov: − η·(gₜ + μ·vₜ)
 
+    The averaged form, vₜ = μ·vₜ₋₁ + (1 − μ)·gₜ from v₀ = 0 (Nesterov: − η·((1 − μ)·gₜ + μ·vₜ)), is `average=True`. A
+    dampening of 1 − μ is the same from the second step on, but begins with the whole first gradient, and so takes a
+    first step that is 1/(1 − μ) times as long.
+
     Args:
         lr: learning rate η per step, at least 0.
         momentum: μ in [0, 1]; 0 keeps no slot.
-        dampening: d, the share of the gradient that does not enter the momentum; 1 − μ gives the averaged form.
+        dampening: d, the share of the gradient that does not enter the momentum after the first step.
         weight_decay: λ, at least 0.
         nesterov: look ahead; needs a momentum above 0 and no dampening.
-        decay: "coupled" (as torch's), or "decoupled".
+        decay: "coupled" (as torch's), or another kind.
+        average: let the momentum be the mean of the gradients, not their sum; takes no dampening.
     """
 
     lr: NonNegative = 1e-3
@@ -33,6 +38,7 @@ class SGD(Rule):
     weight_decay: NonNegative = 0.0
     nesterov: bool = False
     decay: Decay = "coupled"
+    average: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,6 +47,8 @@ class SGD(Rule):
                 "nesterov=True needs momentum above 0 and dampening 0, "
                 f"got momentum {self.momentum!r} and dampening {self.dampening!r}"
             )
+        if self.average and self.dampening:
+            raise ValueError(f"average=True takes no dampening, got {self.dampening!r}")
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -49,6 +57,9 @@ class SGD(Rule):
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         if not h.momentum:
             return g, {}
+        if h.average:
+            buffer = lerp(s.momentum_buffer, g, 1 - h.momentum)
+            return (lerp(g, buffer, h.momentum) if h.nesterov else buffer), {"momentum_buffer": buffer}
         damped = where(s.step > 1, 1 - h.dampening, 1.0)  # the first gradient fills the buffer undamped
         buffer = h.momentum * s.momentum_buffer + damped * g
         return (g + h.momentum * buffer if h.nesterov else buffer), {"momentum_buffer": buffer}

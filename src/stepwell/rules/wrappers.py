@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from stepwell.algebra import floor, lerp, maximum, mean, where
 from stepwell.rules.hyper import Fraction, NonNegative, OpenFraction, Positive, Range, Whole
 from stepwell.rules.rule import Rule, Slot
-from stepwell.rules.schedule_free import SHARED_SLOTS, Interpolation
+from stepwell.rules.schedule_free import SHARED_SLOTS, Interpolation, WarmUp
 from stepwell.rules.wrapping import Wrapper, gives_a_direction, wrapped
 
 
@@ -133,7 +133,7 @@ class Grokfast(Wrapper):
         return weights, {**slots, "slow_gradient": slow}
 
 
-class ScheduleFreeOf(Interpolation, Wrapper):
+class ScheduleFreeOf(WarmUp, Interpolation, Wrapper):
     """Averaging in place of a schedule, around another rule's direction (Defazio et al. 2024, arXiv:2405.15682).
 
     The rule's own momentum should be off: the interpolation takes its place. A rule that adapts to the gradient's
@@ -158,6 +158,14 @@ class ScheduleFreeOf(Interpolation, Wrapper):
         if _has_average(rule):
             return "it keeps an average of its own"
         return None if gives_a_direction(rule) else "it averages a rule's direction, and this rule gives a whole update"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_decay and self.decay in ("independent", "proximal"):
+            raise ValueError(
+                f"schedule_free takes weight decay at y, as part of the direction: decay must be 'coupled' or "
+                f"'decoupled', got {self.decay!r}"
+            )
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
