@@ -2,7 +2,23 @@
 
 from stepwell import algebra, rules, schedules
 from stepwell.describing import describe
-from stepwell.facades import LAMB, SGD, Adam, AdamW, Lion, Muon, ScheduleFreeAdamW, ScheduleFreeSGD
+from stepwell.facades import (
+    LAMB,
+    SGD,
+    SOAP,
+    Adam,
+    AdaMuon,
+    AdamW,
+    Dion,
+    Kron,
+    Lion,
+    Muon,
+    NorMuon,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    Scion,
+    Shampoo,
+)
 from stepwell.optimizer import Optimizer
 from stepwell.routing import create_optimizer
 from stepwell.rules import Rule, Slot, cautious, ema, grokfast, lookahead, sam, schedule_free
@@ -13,15 +29,22 @@ __version__ = "0.1.0"
 __all__ = [
     "LAMB",
     "SGD",
+    "SOAP",
+    "AdaMuon",
     "Adam",
     "AdamW",
+    "Dion",
+    "Kron",
     "Lion",
     "Muon",
+    "NorMuon",
     "Optimizer",
     "Rule",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Scheduler",
+    "Scion",
+    "Shampoo",
     "Slot",
     "algebra",
     "cautious",

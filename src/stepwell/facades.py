@@ -15,7 +15,7 @@ from stepwell.rules.rule import Rule, hyper_parameters
 
 _OPTIONS = ("engine", "clip_norm", "on_nonfinite")
 # Fields of every rule come last and by name only, as torch has `maximize`.
-_BY_NAME = ("decay", "maximize")
+_BY_NAME = ("decay", "maximize", "conv1d", "split", "polar_express")
 
 
 class _Named(Optimizer):
@@ -78,3 +78,10 @@ LAMB = optimizer_class(rules.LAMB)
 Muon = optimizer_class(rules.Muon)
 ScheduleFreeSGD = optimizer_class(rules.ScheduleFreeSGD)
 ScheduleFreeAdamW = optimizer_class(rules.ScheduleFreeAdamW)
+NorMuon = optimizer_class(rules.NorMuon)
+AdaMuon = optimizer_class(rules.AdaMuon)
+Scion = optimizer_class(rules.Scion)
+Dion = optimizer_class(rules.Dion)
+SOAP = optimizer_class(rules.SOAP)
+Shampoo = optimizer_class(rules.Shampoo)
+Kron = optimizer_class(rules.Kron)

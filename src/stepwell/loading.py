@@ -126,7 +126,9 @@ def _few(names: list[str]) -> str:
 def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -> State:
     """The saved slots on the parameter's device, in the dtype they were saved in."""
     shape = tuple(parameter.shape)
-    known = {slot.name: slot for slot in rule.fit(shape).slot_list()}
+    fitted = rule.fit(shape)
+    known = {slot.name: slot for slot in fitted.slot_list()}
+    shapes = {name: fitted.slot_shape(slot, shape) for name, slot in known.items()}
     # torch keeps no step for SGD: what matters to it is that there was one.
     state: State = {"step": int(saved.get("step", 1))}
     for slot, value in saved.items():
@@ -138,9 +140,9 @@ def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -
             )
         if known[slot].scalar:
             state[slot] = float(value)
-        elif not isinstance(value, Tensor) or value.shape != known[slot].shape_for(shape):
+        elif not isinstance(value, Tensor) or value.shape != shapes[slot]:
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            needed = "" if known[slot].shape is None else f", which needs {known[slot].shape_for(shape)}"
+            needed = "" if known[slot].shape is None else f", which needs {shapes[slot]}"
             raise ValueError(f"the saved slot {slot!r} of {name} has {found}, the parameter shape {shape}{needed}")
         elif not (value.is_floating_point() or value.is_complex()):
             raise ValueError(

@@ -125,7 +125,7 @@ def test_the_gram_matrix_gives_what_the_direct_iteration_gives(
     x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True)
     for steps in (1, 2, 5):
-        near(_on_the_gram_matrix(x, JORDAN, steps), _directly(x, JORDAN, steps), tolerance)
+        near(_on_the_gram_matrix(x, [JORDAN] * steps), _directly(x, [JORDAN] * steps), tolerance)
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (6, 15), (15, 6)], ids=["square", "wide", "tall"])

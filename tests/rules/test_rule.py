@@ -188,9 +188,11 @@ def test_the_names_of_the_rules() -> None:
 
 
 def test_unknown_rules() -> None:
-    with pytest.raises(ValueError, match=r"^unknown rule 'lionn'; did you mean 'Lion'\?; known are .*LAMB, Lion, Muon"):
+    with pytest.raises(
+        ValueError, match=r"^unknown rule 'lionn'; did you mean 'Lion'\?; known are .*LAMB, .*Lion, .*Muon"
+    ):
         rule_class("lionn")
-    with pytest.raises(ValueError, match=r"^unknown rule 'xyzzy'; known are Adam, AdamW, "):
+    with pytest.raises(ValueError, match=r"^unknown rule 'xyzzy'; known are .*Adam, .*AdamW, "):
         rule_class("xyzzy")
 
 
