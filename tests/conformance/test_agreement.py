@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.cases import CASES, DTYPES, Case, acting_on, assert_near, assert_same_bits, rows, rows_and_engines
+from conformance.cases import CASES, DTYPES, Case, assert_near, assert_same_bits, rows, rows_and_engines, such_as
 from conformance.training import (
     assert_slots_are_as_declared,
     numbers_of,
@@ -29,12 +29,13 @@ def test_weights_and_slots_are_the_float64_references(case: Case, engine: str, d
     assert_near(parameters_of(optimizer), parameters_of(expected), case.tolerance(dtype))
     assert_near(slots_of(optimizer), slots_of(expected), case.tolerance(dtype))
     for ours, theirs in zip(numbers_of(optimizer), numbers_of(expected), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-14)
+        # What is measured is made of weights that have been rounded.
+        assert ours == pytest.approx(theirs, rel=10 * case.tolerance(dtype) if case.measures else 1e-14)
     assert_slots_are_as_declared(optimizer, case)
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS, ids=str)
-@rows(acting_on("elements", "tensors"))
+@rows(such_as(lambda case: "fused" in case.engines))
 def test_sixteen_bits_are_rounded_once_to_the_nearest(case: Case, dtype: torch.dtype) -> None:
     # Worked in float32 and in float64, a number rounds to another neighbour only if it lies all but half way between.
     fused, reference = trained(case, "fused", dtype, steps=1), trained(case, "reference", dtype, steps=1)
@@ -45,7 +46,7 @@ def test_sixteen_bits_are_rounded_once_to_the_nearest(case: Case, dtype: torch.d
         torch.testing.assert_close(a, e, rtol=torch.finfo(dtype).eps, atol=0)
 
 
-@rows(acting_on("elements", "tensors"))
+@rows(such_as(lambda case: "fused" in case.engines))
 def test_fused_tensors_of_several_chunks(case: Case, set_threads: Callable[[int], None]) -> None:
     set_threads(2)
 
@@ -79,7 +80,7 @@ def test_dtypes_side_by_side_in_one_group(case: Case, engine: str) -> None:
         assert_near([together[seed]], [expected[seed]], case.tolerance(dtype))
 
 
-@rows(acting_on("elements", "tensors"))
+@rows(such_as(lambda case: "fused" in case.engines))
 def test_auto_is_fused_on_a_cpu(case: Case) -> None:
     assert_same_bits(parameters_of(trained(case, "auto")), parameters_of(trained(case, "fused")))
 

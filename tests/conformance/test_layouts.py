@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.cases import CASES, PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows, rows_and_engines
+from conformance.cases import (
+    CASES,
+    PLAIN_CASES,
+    Case,
+    acting_on,
+    assert_near,
+    assert_same_bits,
+    rows,
+    rows_and_engines,
+    such_as,
+)
 from conformance.training import (
     assert_slots_are_as_declared,
     give_gradients,
@@ -101,7 +111,7 @@ def test_the_layout_may_change_in_mid_training(case: Case, engine: str) -> None:
 @rows_and_engines(CASES)
 def test_the_data_may_be_replaced_in_mid_training(case: Case, engine: str) -> None:
     shape = case.shapes[3]
-    dtypes = (torch.float32,) if case.rule.acts_on == "matrices" else (torch.float32, torch.complex64)
+    dtypes = (torch.float32, torch.complex64) if case.takes_complex else (torch.float32,)
     for dtype in dtypes:
         kept, replaced = (parameter(shape).detach().to(dtype).requires_grad_() for _ in range(2))
         train(Optimizer([kept], case.rule, engine=engine), [kept])
@@ -128,7 +138,7 @@ def test_the_dtype_may_change_in_mid_training(case: Case, engine: str) -> None:
     assert_near([module.weight.detach()], [expected.detach()], case.tolerance(torch.float32))
 
 
-@rows_and_engines(acting_on("elements", "tensors"))
+@rows_and_engines(such_as(lambda case: case.takes_complex))
 def test_complex_numbers_are_pairs_of_reals(case: Case, engine: str) -> None:
     for dtype, tolerance in ((torch.complex64, 1e-6), (torch.complex128, 1e-13)):
         pairs = parameter((5, 3, 2), dtype.to_real())
