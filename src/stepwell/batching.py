@@ -19,7 +19,7 @@ from stepwell.engines.batch import Batch, Engine, Group, State, addresses_of
 from stepwell.engines.choice import engine_for
 from stepwell.engines.dense import is_dense
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, flags, namespace
+from stepwell.rules.rule import Rule, Slot, flags, namespace
 
 _gradient_of = attrgetter("grad")
 _dtype_of = attrgetter("dtype")
@@ -215,7 +215,8 @@ def prepare(rule: Rule, parameter: Tensor, state: State) -> None:
             state.setdefault(slot.name, 0.0)
         elif slot.shape is not None:
             if state.get(slot.name) is None:
-                state[slot.name] = parameter.new_zeros(slot.shape(tuple(parameter.shape)))
+                shape = rule.slot_shape(slot, tuple(parameter.shape))
+                state[slot.name] = parameter.new_zeros(shape, dtype=_dtype_for(slot, parameter))
         elif state.get(slot.name) is None:
             start = parameter.detach()
             keep = torch.preserve_format
@@ -226,6 +227,10 @@ def prepare(rule: Rule, parameter: Tensor, state: State) -> None:
             )
         elif state[slot.name].stride() != parameter.stride() and is_dense(parameter):
             state[slot.name] = torch.empty_like(parameter, dtype=state[slot.name].dtype).copy_(state[slot.name])
+
+
+def _dtype_for(slot: Slot, parameter: Tensor) -> torch.dtype:
+    return torch.promote_types(parameter.dtype, torch.float32) if slot.wide else parameter.dtype
 
 
 def real(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from stepwell.rules.rule import Rule, hyper_parameters
 
 _OPTIONS = ("engine", "clip_norm", "on_nonfinite")
 # Come last and by name only: fields of every rule, as torch has `maximize`, and what torch's rule of the name has not.
-_BY_NAME = ("decay", "maximize", "correct_bias", "average")
+_BY_NAME = ("decay", "maximize", "correct_bias", "average", "conv1d", "split", "polar_express")
 
 
 class _Named(Optimizer):
@@ -99,3 +99,16 @@ Muon = optimizer_class(rules.Muon)
 ScheduleFreeSGD = optimizer_class(rules.ScheduleFreeSGD)
 ScheduleFreeAdamW = optimizer_class(rules.ScheduleFreeAdamW)
 ScheduleFreeRAdam = optimizer_class(rules.ScheduleFreeRAdam)
+NorMuon = optimizer_class(rules.NorMuon)
+AdaMuon = optimizer_class(rules.AdaMuon)
+Scion = optimizer_class(rules.Scion)
+Dion = optimizer_class(rules.Dion)
+SOAP = optimizer_class(rules.SOAP)
+Shampoo = optimizer_class(rules.Shampoo)
+Kron = optimizer_class(rules.Kron)
+Adafactor = optimizer_class(rules.Adafactor)
+CAME = optimizer_class(rules.CAME)
+AdamMini = optimizer_class(rules.AdamMini)
+NovoGrad = optimizer_class(rules.NovoGrad)
+Prodigy = optimizer_class(rules.Prodigy)
+DAdaptAdam = optimizer_class(rules.DAdaptAdam)

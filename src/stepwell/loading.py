@@ -20,17 +20,22 @@ _TORCH_HAS_A_FLAG = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
 # How torch's optimizers run, not what they work out: the engine is chosen where the training runs, never by a file.
 _ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
+# torch's names for a rule's hyper-parameters, where they are not ours.
+_TORCHS_NAMES = {"Adafactor": {"beta2_decay": "decay_rate", "d": "clip_threshold"}}
+
 Loaded = tuple[defaultdict[Tensor, State], list[dict[str, Any]]]
 
 
 def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
     """What a group says in a state dict beside what it holds: a fingerprint of its weights where an average is kept,
-    and the kind of decay under torch's name where torch has the rule."""
+    and what torch has other names for."""
     notes: dict[str, Any] = {}
     if "holds" in group and "fingerprint" not in group:
         notes["fingerprint"] = fingerprint(group["params"])
     if group["rule"] in _TORCH_HAS_A_FLAG and group["decay"] in ("coupled", "decoupled"):
         notes["decoupled_weight_decay"] = group["decay"] == "decoupled"
+    for theirs, ours in _TORCHS_NAMES.get(group["rule"], {}).items():
+        notes[theirs] = group[ours]
     return notes
 
 
@@ -84,7 +89,7 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
         raise ValueError(f"the state was saved by {saved['rule']}, the rule here is {kind.__name__}{where}")
     known = hyper_parameters(kind)
     new = dict(group)
-    for name, value in saved.items():
+    for name, value in _in_our_words(kind.__name__, saved).items():
         if name in known:
             new[name] = validated(name, value, known[name], where)
         elif name == "decoupled_weight_decay":
@@ -98,6 +103,19 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
     except ValueError as error:  # what must hold between hyper-parameters
         raise ValueError(f"{error}{where}") from None
     return new
+
+
+def _in_our_words(rule: str, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved group without torch's names for what has a name of ours."""
+    names = _TORCHS_NAMES.get(rule, {})
+    if "rule" in saved:
+        return {name: value for name, value in saved.items() if name not in names}
+    renamed = {names.get(name, name): value for name, value in saved.items()}
+    if rule == "Adafactor" and "beta2_decay" in saved:
+        eps1, eps2 = saved["eps"]
+        # torch's None is the ε of the parameter's dtype; here all is worked out in float32.
+        renamed |= {"eps": (2.0**-23 if eps1 is None else eps1, eps2), "eps_as_floor": True, "decay": "decoupled"}
+    return renamed
 
 
 def _is_note(name: str) -> bool:
@@ -139,7 +157,9 @@ def _few(names: list[str]) -> str:
 def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -> State:
     """The saved slots on the parameter's device, in the dtype they were saved in."""
     shape = tuple(parameter.shape)
-    known = {slot.name: slot for slot in rule.fit(shape).slot_list()}
+    fitted = rule.fit(shape)
+    known = {slot.name: slot for slot in fitted.slot_list()}
+    shapes = {name: fitted.slot_shape(slot, shape) for name, slot in known.items()}
     # torch keeps no step for SGD: what matters to it is that there was one.
     state: State = {"step": int(saved.get("step", 1))}
     for slot, value in saved.items():
@@ -151,9 +171,9 @@ def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -
             )
         if known[slot].scalar:
             state[slot] = float(value)
-        elif not isinstance(value, Tensor) or value.shape != known[slot].shape_for(shape):
+        elif not isinstance(value, Tensor) or value.shape != shapes[slot]:
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            needed = "" if known[slot].shape is None else f", which needs {known[slot].shape_for(shape)}"
+            needed = "" if known[slot].shape is None else f", which needs {shapes[slot]}"
             raise ValueError(f"the saved slot {slot!r} of {name} has {found}, the parameter shape {shape}{needed}")
         elif not (value.is_floating_point() or value.is_complex()):
             raise ValueError(

@@ -145,15 +145,18 @@ class Optimizer(torch.optim.Optimizer):
                 )
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
-            fitted = rule.fit(tuple(p.shape))
-            if p.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
-                raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {p.dtype}{where}")
+            try:
+                fitted = rule.fit(tuple(p.shape))
+            except ValueError as error:
+                raise ValueError(f"{error}, as parameter {name} has{where}") from None
             if fitted.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
                 raise ValueError(
                     f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape "
                     f"{tuple(p.shape)} and dtype {p.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
                     "stepwell.create_optimizer(model, 'muon') does"
                 )
+            if p.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
+                raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {p.dtype}{where}")
             if self.engine == "fused":
                 engine_for("fused", fitted, real(p))
 

@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from conformance.cases import PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows_and_engines
+from conformance.cases import PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows_and_engines, such_as
 from conformance.training import parameter
 from stepwell import Optimizer
 
@@ -34,7 +34,7 @@ def test_elements_do_not_see_where_the_tensor_is_cut(case: Case, engine: str) ->
     assert_same_bits([torch.cat(pieces).detach()], [whole.detach()])
 
 
-@rows_and_engines(acting_on("elements", "tensors"))
+@rows_and_engines(such_as(lambda case: not case.sees_rows, acting_on("elements", "tensors")))
 def test_tensors_do_not_see_shape_nor_order(case: Case, engine: str) -> None:
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(24, generator=generator)
@@ -67,15 +67,25 @@ def test_tensors_are_worked_on_one_by_one(case: Case, engine: str) -> None:
 def test_matrices_stacked_are_matrices_alone(case: Case, engine: str) -> None:
     for rows, cols in [(4, 3), (3, 8), (5, 5)]:
         stacked = parameter((6, rows, cols), torch.float64, seed=1)
-        nested = stacked.detach().reshape(2, 3, rows, cols).clone().requires_grad_()
         single = [matrix.clone().requires_grad_() for matrix in stacked.detach()]
         gradients = [parameter((6, rows, cols), torch.float64, seed=10 + step).detach() for step in range(STEPS)]
         _train(case, engine, [stacked], [[g] for g in gradients])
-        _train(case, engine, [nested], [[g.reshape(2, 3, rows, cols)] for g in gradients])
         for index, matrix in enumerate(single):  # each in an optimizer of its own
             _train(case, engine, [matrix], [[g[index]] for g in gradients])
         assert_near(list(stacked.detach()), [m.detach() for m in single], 1e-11)
-        assert_near([nested.detach().reshape_as(stacked)], [stacked.detach()], 1e-11)
+
+
+@rows_and_engines(acting_on("matrices"))
+def test_a_kernel_is_the_matrix_that_maps_a_patch(case: Case, engine: str) -> None:
+    for shape, flags in (((3, 2, 2, 2), {}), ((2, 3, 1, 2, 2), {}), ((3, 2, 2), {"conv1d": True})):
+        kernel = parameter(shape, torch.float64, seed=1)
+        matrix = kernel.detach().flatten(1).clone().requires_grad_()
+        gradients = [parameter(shape, torch.float64, seed=10 + step).detach() for step in range(STEPS)]
+        of_kernels = case.but(**flags)
+        of_matrices = Case(case.name, of_kernels.rule.fit(shape))  # what a rule reads from the shape of a kernel
+        _train(of_kernels, engine, [kernel], [[g] for g in gradients])
+        _train(of_matrices, engine, [matrix], [[g.flatten(1)] for g in gradients])
+        assert_same_bits([kernel.detach().flatten(1)], [matrix.detach()])
 
 
 @rows_and_engines(acting_on("matrices", among=PLAIN_CASES))

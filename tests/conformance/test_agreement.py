@@ -12,13 +12,21 @@ from conformance.cases import (
     CASES,
     DTYPES,
     Case,
-    acting_on,
     assert_near,
     assert_same_bits,
     rows,
     rows_and_engines,
+    such_as,
 )
-from conformance.training import numbers_of, parameter, parameters_of, slots_of, train, trained
+from conformance.training import (
+    assert_slots_are_as_declared,
+    numbers_of,
+    parameter,
+    parameters_of,
+    slots_of,
+    train,
+    trained,
+)
 from stepwell import Optimizer
 
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
@@ -31,12 +39,13 @@ def test_weights_and_slots_are_the_float64_references(case: Case, engine: str, d
     assert_near(parameters_of(optimizer), parameters_of(expected), case.tolerance(dtype))
     assert_near(slots_of(optimizer), slots_of(expected), case.tolerance(dtype))
     for ours, theirs in zip(numbers_of(optimizer), numbers_of(expected), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-14)
-    assert {slot.dtype for slot in slots_of(optimizer)} <= {dtype}
+        # What is measured is made of weights that have been rounded.
+        assert ours == pytest.approx(theirs, rel=10 * case.tolerance(dtype) if case.measures else 1e-14)
+    assert_slots_are_as_declared(optimizer, case)
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS, ids=str)
-@rows(acting_on("elements", "tensors"))
+@rows(such_as(lambda case: "fused" in case.engines))
 def test_sixteen_bits_are_rounded_once_to_the_nearest(case: Case, dtype: torch.dtype) -> None:
     # Worked in float32 and in float64, a number rounds to another neighbour only if it lies all but half way between.
     fused, reference = trained(case, "fused", dtype, steps=1), trained(case, "reference", dtype, steps=1)
@@ -47,7 +56,7 @@ def test_sixteen_bits_are_rounded_once_to_the_nearest(case: Case, dtype: torch.d
         torch.testing.assert_close(a, e, rtol=torch.finfo(dtype).eps, atol=0)
 
 
-@rows(acting_on("elements", "tensors"))
+@rows(such_as(lambda case: "fused" in case.engines))
 def test_fused_tensors_of_several_chunks(case: Case, set_threads: Callable[[int], None]) -> None:
     set_threads(2)
 
@@ -81,7 +90,7 @@ def test_dtypes_side_by_side_in_one_group(case: Case, engine: str) -> None:
         assert_near([together[seed]], [expected[seed]], case.tolerance(dtype))
 
 
-@rows(acting_on("elements", "tensors"))
+@rows(such_as(lambda case: "fused" in case.engines))
 def test_auto_is_fused_on_a_cpu(case: Case) -> None:
     assert_same_bits(parameters_of(trained(case, "auto")), parameters_of(trained(case, "fused")))
 
@@ -104,5 +113,5 @@ def test_nan_and_infinity_are_seen(case: Case, engine: str) -> None:
     for a, e in zip(actual, expected, strict=True):
         assert torch.equal(a.isfinite(), e.isfinite())
     assert_near(actual[2:], expected[2:], case.tolerance(torch.float32))
-    if type(case.rule).__name__ not in BY_SIGN:
+    if not any(name in case.name for name in (*BY_SIGN, "AdaMuon", "sign")):
         assert not actual[0].isfinite().all()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.cases import CASES, Case, acting_on, assert_same_bits, rows, rows_and_engines
+from conformance.cases import CASES, Case, assert_same_bits, rows, rows_and_engines, such_as
 from conformance.training import parameter, parameters_of, slots_of, train, trained
 from stepwell import Optimizer
 
@@ -20,7 +20,7 @@ def test_twice_the_same_bits(case: Case, engine: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@rows(acting_on("elements", "tensors"))
+@rows(such_as(lambda case: "fused" in case.engines))
 def test_fused_bits_do_not_depend_on_the_threads(
     case: Case, dtype: torch.dtype, set_threads: Callable[[int], None]
 ) -> None:

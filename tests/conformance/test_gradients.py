@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.cases import CASES, PLAIN_CASES, Case, acting_on, assert_near, assert_same_bits, rows, rows_and_engines
+from conformance.cases import CASES, PLAIN_CASES, Case, assert_near, assert_same_bits, rows, rows_and_engines, such_as
 from conformance.training import (
     copies,
     give_gradients,
@@ -62,7 +62,7 @@ def test_a_step_without_any_gradient_does_nothing(case: Case, engine: str) -> No
     assert_same_bits(parameters_of(optimizer), before)
 
 
-@rows_and_engines(CASES)
+@rows_and_engines(such_as(lambda case: not case.measures))
 def test_the_first_gradient_may_come_late(case: Case, engine: str) -> None:
     # Each parameter counts its own updates: bias corrections, warm-up and averages begin when it begins.
     early, late, alone = (parameter(case.shapes[3], seed=1) for _ in range(3))
@@ -172,7 +172,7 @@ def test_sparse_gradients_are_refused(case: Case) -> None:
     assert_same_bits([p.detach(), other.detach()], before)
 
 
-@rows_and_engines(acting_on("elements", "tensors", among=PLAIN_CASES))
+@rows_and_engines(such_as(lambda case: case.takes_complex, PLAIN_CASES))
 def test_conjugated_gradients(case: Case, engine: str) -> None:
     # Autograd hands out gradients of complex parameters as lazy conjugates.
     lazy, resolved = (torch.tensor([1 + 2j, -0.5 + 1j], requires_grad=True) for _ in range(2))

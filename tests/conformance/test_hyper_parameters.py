@@ -23,8 +23,15 @@ def _other_numbers(case: Case) -> dict[str, Any]:
     """Every number of the rule, changed to another that it may take."""
     values = case.rule.values()
     others = {"betas": (0.7, 0.95), "momentum": 0.7, "dampening": 0.1, "eps": 1e-3, "r": 2.0}
-    changed = {name: value for name, value in others.items() if values.get(name)}
+    changed = {name: value for name, value in others.items() if _is_like(values.get(name), value)}
     return {"lr": 0.5 * values["lr"], "weight_decay": values["weight_decay"] + 0.1, **changed}
+
+
+def _is_like(value: Any, other: Any) -> bool:
+    """Whether a field that has one value may have the other: a number above 0, or as many numbers."""
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        return len(value) == len(other)
+    return bool(value) and not isinstance(value, tuple) and not isinstance(other, tuple)
 
 
 @rows_and_engines(CASES)

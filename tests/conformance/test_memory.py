@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from conformance.cases import Case, acting_on, rows
+from conformance.cases import Case, acting_on, rows, such_as
 from conformance.training import parameter
 from stepwell import Optimizer
 
@@ -42,7 +42,7 @@ def _optimizer(case: Case, engine: str, dtype: torch.dtype, **options: object) -
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the profiler's own
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@rows(acting_on("elements", "tensors"))
+@rows(such_as(lambda case: "fused" in case.engines))
 def test_no_temporary_above_a_mebibyte(case: Case, dtype: torch.dtype) -> None:
     optimizer = _optimizer(case, "fused", dtype, clip_norm=1.0, on_nonfinite="skip")
     assert _largest_allocation(optimizer.step) < LIMIT

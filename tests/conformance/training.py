@@ -77,6 +77,17 @@ def numbers_of(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
     ]
 
 
+def assert_slots_are_as_declared(optimizer: Optimizer, case: Case) -> None:
+    """Every slot has the shape and the dtype that its rule says, for parameters of each shape."""
+    for p in optimizer.param_groups[0]["params"]:
+        fitted, shape = case.rule.fit(tuple(p.shape)), tuple(p.shape)
+        for slot in fitted.slot_list():
+            held = optimizer.state[p][slot.name]
+            if not slot.scalar:
+                assert held.shape == fitted.slot_shape(slot, shape)
+                assert held.dtype == (torch.promote_types(p.dtype, torch.float32) if slot.wide else p.dtype)
+
+
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The tensors as they are now."""
     return [t.detach().clone() for t in tensors]

@@ -127,6 +127,9 @@ def test_what_is_a_flag_and_what_is_a_number() -> None:
         "nesterov": True,
         "ns_steps": 5,
         "adjust_lr_fn": None,
+        "polar_express": False,
+        "split": 1,
+        "conv1d": False,
         "decay": "decoupled",
         "maximize": False,
     }

@@ -7,48 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from rules.singular_values import JORDAN, diagonal, near, newton_schulz, with_singular_values
 from stepwell import Optimizer
 from stepwell.algebra.matrices import _directly, _on_the_gram_matrix, orthogonalized
 from stepwell.rules import Muon
 
 approx = pytest.approx
 
-JORDAN = (3.4445, -4.7750, 2.0315)
 ENGINES = pytest.mark.parametrize("engine", ["reference", "auto"])
-
-
-def newton_schulz(
-    values: list[float], coefficients: tuple[float, float, float] = JORDAN, steps: int = 5
-) -> list[float]:
-    """The iteration on singular values: X ← aX + bXXᵀX + c(XXᵀ)²X is σ ← aσ + bσ³ + cσ⁵ for each of them."""
-    a, b, c = coefficients
-    scaled = [value / math.hypot(*values) for value in values]
-    for _ in range(steps):
-        scaled = [a * s + b * s**3 + c * s**5 for s in scaled]
-    return scaled
-
-
-def diagonal(values: list[float], rows: int, cols: int) -> Tensor:
-    """A (rows, cols) matrix with these values on its diagonal and zeros elsewhere."""
-    matrix = torch.zeros(rows, cols, dtype=torch.float64)
-    for index, value in enumerate(values):
-        matrix[index, index] = value
-    return matrix
-
-
-def with_singular_values(values: Tensor, rows: int, cols: int, seed: int = 0) -> Tensor:
-    """A (rows, cols) matrix in general position with these singular values, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    left, _ = torch.linalg.qr(torch.randn(rows, rows, generator=generator, dtype=torch.float64))
-    right, _ = torch.linalg.qr(torch.randn(cols, cols, generator=generator, dtype=torch.float64))
-    count = min(rows, cols)
-    return left[:, :count] * values @ right[:count]
-
-
-def near(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 ADJUSTMENTS: dict[Any, dict[tuple[int, int], float]] = {
@@ -125,7 +92,7 @@ def test_the_gram_matrix_gives_what_the_direct_iteration_gives(
     x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True)
     for steps in (1, 2, 5):
-        near(_on_the_gram_matrix(x, JORDAN, steps), _directly(x, JORDAN, steps), tolerance)
+        near(_on_the_gram_matrix(x, [JORDAN] * steps), _directly(x, [JORDAN] * steps), tolerance)
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (6, 15), (15, 6)], ids=["square", "wide", "tall"])

@@ -17,6 +17,8 @@ def on_floats(rule: Rule, weight: float, gradients: Sequence[float]) -> list[dic
     slots = {slot.name: weight if slot.start == "weights" else 0.0 for slot in rule.slot_list()}
     hyper, path = namespace(rule.values()), []
     for step, gradient in enumerate(gradients, start=1):
+        known = namespace({**slots, "step": step})
+        slots |= rule.settle(rule.measure(weight, gradient, known, hyper), known, hyper)
         weight, new = rule.update(weight, gradient, namespace({**slots, "step": step}), hyper)
         slots = {**slots, **new}
         path.append({"weight": weight, **slots})

@@ -55,6 +55,12 @@ class Direct(ABC):
         """p, g and s for these parameters."""
         weights, gradients = [batch.weights[index] for index in part], [batch.gradients[index] for index in part]
         columns = {slot: [column[index] for index in part] for slot, column in batch.columns.items()}
+        if batch.rule.acts_on == "matrices":
+            shape = batch.rule.working_shape(tuple(weights[0].shape))
+            if shape != weights[0].shape:
+                own_shape = {slot.name for slot in batch.rule.slot_list() if slot.shape is None}
+                weights, gradients = _reshaped(weights, shape), _reshaped(gradients, shape)
+                columns = {name: _reshaped(c, shape) if name in own_shape else c for name, c in columns.items()}
         dtype = _computed_in(weights, gradients, *columns.values())
         g = self.number(gradients, dtype)
         if scalars["gradient_factor"] != 1.0:
@@ -72,6 +78,10 @@ class Direct(ABC):
                 self.store([batch.columns[slot][index] for index in part], value)
         self.store([batch.weights[index] for index in part], new_weights)
         batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.columns})
+
+
+def _reshaped(tensors: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:
+    return [tensor.reshape(shape) for tensor in tensors]
 
 
 def _computed_in(*columns: list[Tensor]) -> torch.dtype:

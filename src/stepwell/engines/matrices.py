@@ -34,9 +34,9 @@ class Matrices(Direct):
 
     def store(self, targets: list[Tensor], value: Tensor) -> None:
         if len(targets) == 1:
-            targets[0].copy_(value)
+            targets[0].copy_(value.reshape(targets[0].shape))
         else:
-            torch._foreach_copy_(targets, list(value.unbind()))
+            torch._foreach_copy_(targets, list(value.reshape(len(targets), *targets[0].shape).unbind()))
 
 
 def worth_stacking(matrix: Tensor) -> bool:

@@ -27,6 +27,6 @@ class Reference(Direct):
 
     def store(self, targets: list[Tensor], value: Tensor | float) -> None:
         if isinstance(value, Tensor):
-            targets[0].copy_(value)
+            targets[0].copy_(value.reshape(targets[0].shape) if value.numel() == targets[0].numel() else value)
         else:
             targets[0].fill_(value)

@@ -63,7 +63,9 @@ def may_be_flag(annotation: Any) -> bool:
     """Whether a value of this field can be a flag."""
     if get_origin(annotation) is Annotated and get_args(annotation)[0] is float:
         return is_switch(annotation)
-    return annotation is not float and get_origin(annotation) is not tuple
+    if get_origin(annotation) is tuple:
+        return _counts(annotation)
+    return annotation is not float
 
 
 def is_flag(annotation: Any, value: Any) -> bool:
@@ -72,7 +74,17 @@ def is_flag(annotation: Any, value: Any) -> bool:
         return True
     if is_switch(annotation):
         return not value
-    return annotation is int or int in get_args(annotation)[:1]
+    return _counts(annotation)
+
+
+def _counts(annotation: Any) -> bool:
+    """Whether values are counts: `Count`, a tuple of counts, or either of them."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return get_args(annotation)[0] is int
+    if origin is tuple or origin in (Union, types.UnionType):
+        return all(_counts(each) for each in get_args(annotation) if each is not Ellipsis and each is not type(None))
+    return annotation is int
 
 
 def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
@@ -104,7 +116,10 @@ def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
         options = get_args(annotation)
         if value is None and type(None) in options:
             return None
-        return validated(name, value, next(option for option in options if option is not type(None)), where)
+        as_tuple = isinstance(value, (tuple, list))
+        some = [option for option in options if option is not type(None)]
+        fitting = [option for option in some if (get_origin(option) is tuple) == as_tuple]
+        return validated(name, value, (fitting or some)[0], where)
     return value
 
 
@@ -128,6 +143,8 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
 
 
 def _tuple(name: str, value: Any, annotations: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if annotations[-1] is Ellipsis and isinstance(value, (tuple, list)) and value:
+        annotations = annotations[:1] * len(value)
     if isinstance(value, str) or not isinstance(value, (tuple, list)) or len(value) != len(annotations):
         raise ValueError(f"{name} must be {len(annotations)} numbers, got {value!r}{where}")
     return tuple(

@@ -39,17 +39,15 @@ class Slot:
 
     `start` says what stands in it before the first update: zeros, or a copy of the weights. `shape` gives the slot's
     shape from the parameter's, which it has itself by default. A `scalar` slot is made of hyper-parameters and the
-    step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`.
+    step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`. A `wide` slot
+    has at least 32 bits, also where the parameter has 16: an orthogonal basis does not survive being rounded.
     """
 
     name: str
     start: Literal["zeros", "weights"] = "zeros"
     scalar: bool = False
     shape: Callable[[Shape], Shape] | None = None
-
-    def shape_for(self, parameter: Shape) -> Shape:
-        """The slot's shape for a parameter of this shape."""
-        return parameter if self.shape is None else self.shape(parameter)
+    wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +146,19 @@ class Rule:
         """The rule for a parameter of this shape: itself, unless the shape decides a flag, or that another rule
         serves better. What it gives instead has its own flags, and the live numbers of the group."""
         return self
+
+    def working_shape(self, shape: Shape) -> Shape:
+        """The shape in which a rule of matrices sees a parameter of this shape, and its slots of the same shape. Slots
+        of another shape are made for this one."""
+        return shape
+
+    def slot_shape(self, slot: Slot, shape: Shape) -> Shape:
+        """The shape of one of its slots for a parameter of this shape."""
+        return shape if slot.shape is None else slot.shape(self.working_shape(shape))
+
+    def but(self, **values: Any) -> Self:
+        """The same rule with other hyper-parameters."""
+        return type(self)(**{**self.values(), **values})
 
     @classmethod
     def check_names(cls, names: Any, where: str = "") -> None:

@@ -1,0 +1,117 @@
+"""Adafactor: Adam's second moment from its row and column means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from stepwell.algebra import column_mean, lerp, maximum, mean, minimum, row_mean, sqrt, square
+from stepwell.rules.hyper import Fraction, NonNegative, Positive, Range
+from stepwell.rules.rule import Rule, Shape, Slot, column_wise, row_wise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adafactor(Rule):
+    """Sublinear memory (Shazeer & Stern 2018, arXiv:1804.04235, Alg. 4 and 5; sec. 3–7).
+
+        R = β̂₂·R + (1 − β̂₂)·row_mean(G² + ε₁),   C likewise of columns,   β̂₂ = 1 − t^τ
+        U = G / √(R·C / mean(R)),   Û = U / max(1, RMS(U)/d)
+        θ = θ − α·Û,   α = max(ε₂, RMS(θ))·ρ,   ρ = min(η, 1/√t)
+
+    Parameters of less than two dimensions keep the whole second moment.
+
+    The defaults are those of both implementations in use. Arguments of `transformers` (4.34) have their names here:
+    its `lr=None` with `relative_step=True` is lr = 0.01 here, the cap of the relative step. `torch.optim.Adafactor` has
+    `clip_threshold` as `d`, `decay_rate` as `beta2_decay`, and differs where the paper is silent: it is
+    `eps_as_floor=True, decay="decoupled", eps=(2**-23, 1e-3)`; its state dict is read as that.
+
+    Args:
+        lr: η, at least 0: the cap of ρ; without `relative_step` it is ρ.
+        eps: (ε₁, ε₂), each at least 0.
+        clip_threshold: d, above 0.
+        decay_rate: τ, at most 0.
+        beta1: β₁ in [0, 1) of a momentum of the steps α·Û, or None for none.
+        weight_decay: λ, at least 0.
+        scale_parameter: multiply ρ by max(ε₂, RMS(θ)).
+        relative_step: let ρ fall as 1/√t.
+        warmup_init: cap ρ by 10⁻⁶·t in place of η.
+        eps_as_floor: hold mean(R) at ε₁ and the estimate of G² at ε₁² or above, rather than add ε₁ to G².
+        factored: False keeps the whole second moment for every parameter.
+        decay: "inside" shrinks the weights by α·λ, "decoupled" by η·λ.
+    """
+
+    lr: NonNegative = 1e-2
+    eps: tuple[NonNegative, NonNegative] = (1e-30, 1e-3)
+    clip_threshold: Positive = 1.0
+    decay_rate: Annotated[float, Range(high=0)] = -0.8
+    beta1: Fraction | None = None
+    weight_decay: NonNegative = 0.0
+    scale_parameter: bool = True
+    relative_step: bool = True
+    warmup_init: bool = False
+    eps_as_floor: bool = False
+    factored: bool = True
+    decay: Literal["inside", "decoupled"] = "inside"
+
+    acts_on = "tensors"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_init and not self.relative_step:
+            raise ValueError("warmup_init=True needs relative_step=True")
+
+    @property
+    def slots(self) -> tuple[str | Slot, ...]:
+        factors = (Slot("row_var", shape=row_wise), Slot("col_var", shape=column_wise))
+        moment = factors if self.factored else ("variance",)
+        return moment if self.beta1 is None else (*moment, "exp_avg")
+
+    def fit(self, shape: Shape) -> Rule:
+        return self.but(factored=False) if self.factored and len(shape) < 2 else self
+
+    def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        step, slots = self.unit_step(g, s, h)
+        alpha = self.relative_rate(s, h)
+        if h.scale_parameter:
+            alpha = alpha * maximum(root_mean_square(p), h.eps[1])
+        step = alpha * step
+        if h.beta1 is not None:
+            step = slots["exp_avg"] = lerp(step, s.exp_avg, h.beta1)
+        shrink = alpha * h.weight_decay if h.decay == "inside" else h.lr * h.weight_decay
+        return p * (1 - shrink) - step, slots
+
+    def relative_rate(self, s: Any, h: Any) -> Any:
+        """ρ."""
+        if not h.relative_step:
+            return h.lr
+        return minimum(1e-6 * s.step if h.warmup_init else h.lr, 1 / sqrt(s.step))
+
+    def unit_step(self, g: Any, s: Any, h: Any) -> tuple[Any, dict[str, Any]]:
+        """Û, and the new second moment."""
+        memory = 1 - s.step**h.decay_rate
+        squares = square(g) if h.eps_as_floor else square(g) + h.eps[0]
+        slots: dict[str, Any]
+        if h.factored:
+            row_var, col_var = lerp(row_mean(squares), s.row_var, memory), lerp(column_mean(squares), s.col_var, memory)
+            mean_of_rows = column_mean(row_var)
+            if h.eps_as_floor:
+                mean_of_rows = maximum(mean_of_rows, h.eps[0])
+            # In this order, because R·C of two numbers near ε₁ is below what float32 holds.
+            estimate, slots = row_var / mean_of_rows * col_var, {"row_var": row_var, "col_var": col_var}
+        else:
+            estimate = lerp(squares, s.variance, memory)
+            slots = {"variance": estimate}
+        if h.eps_as_floor:
+            estimate = maximum(estimate, square(h.eps[0]))
+        return clipped(g / sqrt(estimate), h.clip_threshold), slots
+
+
+def root_mean_square(x: Any) -> Any:
+    """√mean(x²) over all elements."""
+    return sqrt(mean(square(x)))
+
+
+def clipped(step: Any, threshold: Any) -> Any:
+    """The step, shortened where its root mean square is above the threshold."""
+    return step / maximum(root_mean_square(step) / threshold, 1.0)

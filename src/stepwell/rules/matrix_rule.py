@@ -1,0 +1,59 @@
+"""What rules of whole matrices share: which parameters they see as matrices, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stepwell.rules.rule import Decay, Rule, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRule(Rule, abstract=True):
+    """A rule of whole matrices (…, rows, cols).
+
+    A 2-D parameter is a matrix. A 3-D parameter is a stack of matrices, as of experts, each worked on by itself. What
+    has four or more dimensions is the kernel of a convolution (out, in, height, width): the matrix (out,
+    in·height·width) that maps a patch to its outputs.
+
+    Args:
+        conv1d: a 3-D parameter is the kernel (out, in, width) of a 1-d convolution, no stack.
+    """
+
+    decay: Decay = "decoupled"
+    conv1d: bool = False
+
+    acts_on = "matrices"
+
+    def working_shape(self, shape: Shape) -> Shape:
+        is_kernel = len(shape) > 3 or (len(shape) == 3 and self.conv1d)
+        return (shape[0], math.prod(shape[1:])) if is_kernel else shape
+
+
+def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Tensor], *matrices: Tensor) -> Tensor:
+    """The function of each block of rows of the matrices (…, rows, cols), put together again.
+
+    `split` is a number of equal blocks, which the function then gets as a stack (…, blocks, rows/blocks, cols), or the
+    number of rows of each.
+    """
+    if split == 1:
+        return function(*matrices)
+    if isinstance(split, int):
+        stacks = [x.reshape(*x.shape[:-2], split, x.shape[-2] // split, x.shape[-1]) for x in matrices]
+        return function(*stacks).flatten(-3, -2)
+    blocks = zip(*(torch.split(x, list(split), dim=-2) for x in matrices), strict=True)
+    return torch.cat([function(*block) for block in blocks], dim=-2)
+
+
+def check_split(split: int | tuple[int, ...], shape: Shape) -> None:
+    """Raise ValueError where the rows of a matrix of this shape cannot be split so."""
+    if isinstance(split, int) and shape[-2] % split:
+        raise ValueError(f"split={split} does not divide the {shape[-2]} rows of a matrix of shape {shape}")
+    if not isinstance(split, int) and sum(split) != shape[-2]:
+        raise ValueError(
+            f"split={split} adds up to {sum(split)} rows, not the {shape[-2]} of a matrix of shape {shape}"
+        )

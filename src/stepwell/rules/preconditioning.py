@@ -1,0 +1,53 @@
+"""What rules with a matrix for each side of a parameter share: the size of those matrices, and products with them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from stepwell.algebra import square
+from stepwell.rules.rule import Shape
+
+Side = Literal["rows", "columns"]
+
+
+def square_factor(shape: Shape, *, side: Side, limit: int, one_sided: bool = False) -> Shape:
+    """The shape (…, n, n) of the matrix for one side of (…, rows, cols), n = rows or cols.
+
+    It is (…, 0, 0), and that side is left as it is, where n is 1 or above the limit. `one_sided` leaves the larger
+    side.
+    """
+    *stack, rows, cols = shape
+    size, other = (rows, cols) if side == "rows" else (cols, rows)
+    larger = size > other or (size == other and side == "columns")
+    used = 1 < size <= limit and not (one_sided and larger)
+    return (*stack, size, size) if used else (*stack, 0, 0)
+
+
+def square_or_diagonal(shape: Shape, *, side: Side, limit: int) -> Shape:
+    """The shape of the factor for one side of (…, rows, cols): (…, n, n), or where n is 1 or above the limit its
+    diagonal, (…, n, 1)."""
+    *stack, rows, cols = shape
+    size = rows if side == "rows" else cols
+    return (*stack, size, size) if 1 < size <= limit else (*stack, size, 1)
+
+
+def is_square(factor: Tensor) -> bool:
+    """Whether a factor is a whole matrix, no diagonal (…, n, 1)."""
+    return factor.shape[-1] > 1
+
+
+def times(factor: Tensor, x: Tensor) -> Tensor:
+    """The factor of the rows of x times x."""
+    return factor @ x if is_square(factor) else factor * x
+
+
+def times_transposed(factor: Tensor, x: Tensor) -> Tensor:
+    """The transposed factor of the rows of x times x."""
+    return factor.mT @ x if is_square(factor) else factor * x
+
+
+def outer_square(x: Tensor, factor: Tensor) -> Tensor:
+    """x·xᵀ, or its diagonal where the factor of the rows is one."""
+    return x @ x.mT if is_square(factor) else square(x).sum(-1, keepdim=True)

@@ -1,0 +1,75 @@
+"""Shampoo: a preconditioner for each side of a matrix."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from stepwell.algebra.matrices import inverse_root
+from stepwell.rules.hyper import Count, NonNegative, Positive, Range, Switch
+from stepwell.rules.matrix_rule import MatrixRule
+from stepwell.rules.preconditioning import is_square, outer_square, square_or_diagonal, times
+from stepwell.rules.rule import Decay, Slot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shampoo(MatrixRule):
+    """Full-matrix Adagrad, factored by sides (Gupta et al. 2018, arXiv:1802.09568, Alg. 1).
+
+        Lₜ = Lₜ₋₁ + Gₜ·Gₜᵀ,   Rₜ = Rₜ₋₁ + Gₜᵀ·Gₜ
+        θₜ = θₜ₋₁ − η·(Lₜ + ε·I)^(−1/4)·Gₜ·(Rₜ + ε·I)^(−1/4)
+
+    Args:
+        lr: learning rate η per step, at least 0.
+        momentum: μ in [0, 1) of a heavy ball over the preconditioned gradients; 0 keeps no slot.
+        weight_decay: λ, at least 0.
+        eps: ε, above 0.
+        beta2: 1 adds up, as in the paper; below 1, L and R are averages with this memory.
+        precondition_frequency: steps from one working out of the roots to the next.
+        max_precond_dim: a side that is longer has the diagonal of its matrix alone (the paper's sec. 5).
+        decay: "coupled", or "decoupled".
+        conv1d: take a 3-D parameter as the kernel (out, in, width) of a 1-d convolution, not as a stack.
+    """
+
+    lr: NonNegative = 1e-1
+    momentum: Annotated[float, Range(low=0, high=1, open_high=True), Switch()] = 0.0
+    weight_decay: NonNegative = 0.0
+    eps: Positive = 1e-4
+    beta2: Annotated[float, Range(low=0, high=1)] = 1.0
+    precondition_frequency: Count = 1
+    max_precond_dim: Count = 8192
+    decay: Decay = "coupled"
+
+    @property
+    def slots(self) -> tuple[str | Slot, ...]:
+        shape = functools.partial(square_or_diagonal, limit=self.max_precond_dim)
+        rows, columns = functools.partial(shape, side="rows"), functools.partial(shape, side="columns")
+        factors = (Slot("row_factor", shape=rows, wide=True), Slot("column_factor", shape=columns, wide=True))
+        roots = (Slot("row_root", shape=rows, wide=True), Slot("column_root", shape=columns, wide=True))
+        kept = roots if self.precondition_frequency > 1 else ()
+        return (*factors, *kept, "momentum_buffer") if self.momentum else (*factors, *kept)
+
+    def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        share = 1.0 if h.beta2 == 1 else 1 - h.beta2
+        row_factor = h.beta2 * s.row_factor + share * outer_square(g, s.row_factor)
+        column_factor = h.beta2 * s.column_factor + share * outer_square(g.mT, s.column_factor)
+        slots = {"row_factor": row_factor, "column_factor": column_factor}
+        if (s.step - 1) % h.precondition_frequency:
+            row_root, column_root = s.row_root, s.column_root
+        else:
+            row_root, column_root = root_of(row_factor, h.eps), root_of(column_factor, h.eps)
+        if h.precondition_frequency > 1:
+            slots |= {"row_root": row_root, "column_root": column_root}
+        direction = times(column_root, times(row_root, g).mT).mT
+        if h.momentum:
+            direction = slots["momentum_buffer"] = h.momentum * s.momentum_buffer + direction
+        return direction, slots
+
+
+def root_of(factor: Tensor, eps: float) -> Tensor:
+    """(factor + ε·I)^(−1/4), of a matrix or of a diagonal."""
+    return inverse_root(factor, 4, eps) if is_square(factor) else (factor + eps) ** -0.25
