@@ -54,7 +54,7 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
         (
             lambda: create_scheduler(sgd(), "cosine", horizon=10, warmpu=3),
             TypeError,
-            "unknown argument 'warmpu' for Cosine; it takes horizon, warmup, end; did you mean 'warmup'?",
+            "unknown argument 'warmpu' for Cosine; it takes horizon, warmup, end, waves; did you mean 'warmup'?",
         ),
         (
             lambda: create_scheduler(sgd(), "linear"),
