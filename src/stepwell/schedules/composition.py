@@ -64,6 +64,9 @@ class Warmup(_Around):
         inner = self._inner(None if known is None else known - length)
         return replace(self, schedule=inner, length=length, horizon=None)
 
+    def without_warmup(self) -> Schedule:
+        return self.schedule.without_warmup()
+
     def factor(self, step: Any) -> Any:
         length = int(self.length)
         after = self.schedule.factor(maximum(step, length) - length)

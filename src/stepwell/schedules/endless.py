@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepwell.algebra import floor, maximum, minimum, sqrt, where
@@ -64,6 +64,9 @@ class InverseSqrt(_Endless):
     """
 
     timescale: Length | None = fields.length(None, least=1, fits=False)
+
+    def without_warmup(self) -> Schedule:
+        return replace(self, warmup=0, timescale=self.timescale or self.warmup or None)
 
     def way(self, since: Any) -> Any:
         scale = (self.warmup or 10_000) if self.timescale is None else self.timescale
@@ -212,6 +215,9 @@ class Noam(Schedule):
     horizon: int | None = fields.horizon()
     warmup: Length = fields.length(4000, least=1)
     width: float | None = fields.number(None, above=0)
+
+    def without_warmup(self) -> Schedule:
+        return self  # the warm-up is half of what it is
 
     def factor(self, step: Any) -> Any:
         warmup = max(int(self.warmup), 1)

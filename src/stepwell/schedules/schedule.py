@@ -97,6 +97,11 @@ class Schedule:
         changes: dict[str, Any] = {"horizon": horizon} if "horizon" in _names(self) else {}
         return replace(self, **changes)
 
+    def without_warmup(self) -> Schedule:
+        """The same schedule from the end of its warm-up on."""
+        changes: dict[str, Any] = {"warmup": 0} if "warmup" in _names(self) else {}
+        return replace(self, **changes)
+
     def check_fits(self, horizon: int) -> None:
         """Raise ValueError for a length in steps that goes beyond the horizon."""
         for field in _lengths(self):
@@ -131,7 +136,7 @@ def schedule_class(name: str) -> type[Schedule]:
     """The schedule of that name; case, dashes and underscores do not matter. Raises ValueError with the nearest."""
     folded = {_folded(known): kind for known, kind in _KINDS.items()}
     if _folded(name) not in folded:
-        raise ValueError(f"unknown schedule {name!r}{nearest(name, _KINDS)}; known are {', '.join(_KINDS)}")
+        raise ValueError(f"unknown schedule {name!r}{nearest(name, _KINDS)}; known are {', '.join(sorted(_KINDS))}")
     return folded[_folded(name)]
 
 
