@@ -59,9 +59,10 @@ class Warmup(_Around):
     def resolve(self, horizon: int | None = None) -> Self:
         known = self.horizon or check_horizon("horizon", horizon)
         length = in_steps(self.length, known, self)
-        if known is not None and length >= known:
+        left = None if known is None else known - length
+        if left is not None and (left < 0 or (left == 0 and self.schedule.needs_horizon)):
             raise ValueError(f"length must be less than the horizon of {known} steps, got {self.length}")
-        inner = self._inner(None if known is None else known - length)
+        inner = self._inner(left or None)  # what needs no horizon may have no step of it
         return replace(self, schedule=inner, length=length, horizon=None)
 
     def without_warmup(self) -> Schedule:
@@ -109,7 +110,7 @@ class Clamp(_Around):
 class Shift(_Around):
     """A schedule that begins later; made by `shift`."""
 
-    by: Length = fields.length(least=0)
+    by: Length = fields.length(least=-(2**62))
     horizon: int | None = fields.horizon()
 
     def resolve(self, horizon: int | None = None) -> Self:
@@ -120,7 +121,8 @@ class Shift(_Around):
         return replace(self, schedule=self._inner(None if known is None else known - by), by=by, horizon=None)
 
     def factor(self, step: Any) -> Any:
-        return self.schedule.factor(maximum(step, int(self.by)) - int(self.by))
+        by = int(self.by)
+        return self.schedule.factor(maximum(step, max(by, 0)) - by)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -227,7 +229,7 @@ def clamp(schedule: Schedule, *, low: float = 0.0, high: float | None = None) ->
 def shift(schedule: Schedule, by: Length, *, horizon: int | None = None) -> Shift:
     """The schedule `by` steps later (or a share of the horizon), over the steps that are left.
 
-    It holds its first factor until then.
+    It holds its first factor until then. With fewer than 0 steps it begins that far into it.
     """
     return Shift(schedule=schedule, by=by, horizon=horizon)
 

@@ -77,10 +77,11 @@ class Cosine(_Decay):
         horizon: total optimizer steps T, at least 1; may be left to the scheduler.
         warmup: steps (int), or a share of the horizon (float strictly between 0 and 1); at most the horizon.
         end: the factor at the foot of the wave, at least 0; above 1 the schedule rises.
-        waves: how many waves fit between warm-up and horizon, above 0; ½ goes down once (`num_cycles` in transformers).
+        waves: how many waves fit between warm-up and horizon, at least 0; ½ goes down once. `num_cycles` in
+            transformers.
     """
 
-    waves: float = fields.number(0.5, above=0)
+    waves: float = fields.number(0.5, least=0)
 
     def shape(self, remaining: Any) -> Any:
         return 0.5 * (1 + cos(2 * math.pi * self.waves * (1 - remaining)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from stepwell.algebra import maximum, minimum
+from stepwell.algebra import maximum, minimum, where
 from stepwell.schedules import fields
 from stepwell.schedules.fields import Length
 from stepwell.schedules.schedule import Schedule
@@ -36,8 +36,9 @@ class _Stable(Schedule):
         assert self.horizon is not None
         assert isinstance(self.warmup, int)
         start = self.falls_at
-        progress = (minimum(maximum(step, start), self.horizon) - start) / max(self.horizon - start, 1)
-        return warmed_up(step, self.warmup, between(1.0, self.end, descent(self.way, progress)))
+        progress = 1 - (self.horizon - minimum(maximum(step, start), self.horizon)) / max(self.horizon - start, 1)
+        fallen = between(1.0, self.end, descent(self.way, maximum(progress, 0.0)))
+        return warmed_up(step, self.warmup, where(step < start, 1.0, fallen))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
