@@ -1,4 +1,4 @@
-"""`python -m bench step|memory|start|table`, from the root of the repository."""
+"""`python -m bench step|memory|start|schedule|table`, from the root of the repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import memory, start, step, table
+from bench import memory, schedule, start, step, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.records import RESULTS, Report, Row
@@ -46,6 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
     elif given.what == "memory":
         settings = {"peers": ", ".join(_versions())}
         rows = memory.measure(subjects, shapes if given.shapes else [GPT2], device)
+    elif given.what == "schedule":
+        settings = {"rounds": str(rounds)}
+        rows = schedule.measure(rounds)
+        whole = whole and rounds >= _FEWEST_ROUNDS
     else:
         settings = {"processes": str(rounds)}
         rows = start.measure(subjects, rounds)
@@ -98,22 +102,24 @@ def _versions() -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
-    commands = parser.add_subparsers(dest="what", required=True, metavar="{step,memory,start,table}")
+    commands = parser.add_subparsers(dest="what", required=True, metavar="{step,memory,start,schedule,table}")
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
         ("memory", "peak memory of one step above parameters, gradients and state"),
         ("start", "imports, and the first step with an empty and a filled kernel cache"),
+        ("schedule", "one call of a schedule, and one step of a scheduler beside torch's and transformers'"),
     ):
         command = commands.add_parser(what, help=about, description=about)
-        command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
+        if what != "schedule":
+            command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
-        command.set_defaults(shapes=None, device="cpu", repeats=1, quick=False)
-        if what != "start":
+        command.set_defaults(rules=None, shapes=None, device="cpu", repeats=1, quick=False)
+        if what in ("step", "memory"):
             default = "gpt2" if what == "memory" else "all"
             command.add_argument("--shapes", metavar="NAMES", help=f"of {', '.join(SHAPES)}; {default} by default")
             command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         if what != "memory":
-            repeats, unit = (_ROUNDS, "rounds") if what == "step" else (_QUICK_ROUNDS, "processes")
+            repeats, unit = (_QUICK_ROUNDS, "processes") if what == "start" else (_ROUNDS, "rounds")
             command.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"{unit}, default {repeats}")
             command.add_argument("--quick", action="store_true", help=f"at most {_QUICK_ROUNDS} {unit}, and not saved")
     commands.add_parser("table", help="write docs/benchmarks.md from bench/results")

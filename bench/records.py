@@ -86,8 +86,28 @@ class StartRow:
     needs_numba: bool
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow)}
+@dataclass(frozen=True)
+class ScheduleRow:
+    """Times of one call of a schedule, or of one step of schedulers of the same schedule."""
+
+    what: str
+    subject: str
+    timings: dict[str, Timing]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def peers(self) -> list[str]:
+        """The peers that took part, the fastest first."""
+        return sorted((name for name in self.timings if name != OURS), key=lambda name: self.timings[name].median)
+
+    @property
+    def ratio(self) -> float | None:
+        """Our time over the best peer's."""
+        return self.timings[OURS].median / self.timings[self.peers[0]].median if self.peers else None
+
+
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow)}
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory" or "start".
+        what: "step", "memory", "start" or "schedule".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.

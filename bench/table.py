@@ -9,14 +9,14 @@ from pathlib import Path
 from bench.contenders import OURS
 from bench.equal_pass import PASS
 from bench.machine import Machine
-from bench.records import RESULTS, ImportRow, MemoryRow, Report, Row, StartRow, StepRow, load_all
+from bench.records import RESULTS, ImportRow, MemoryRow, Report, Row, ScheduleRow, StartRow, StepRow, load_all
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 _HEAD = """# Benchmarks
 
-Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory` and `start`
-leave. Times drift from machine to machine and from day to day; the ratios are what to read.
+Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory`, `start`
+and `schedule` leave. Times drift from machine to machine and from day to day; the ratios are what to read.
 """
 
 _STEP = """\
@@ -37,11 +37,17 @@ Seconds in fresh processes, medians. The kernel cache is empty at first; later p
 import Numba.
 """
 
+_SCHEDULE = """\
+Time of one call, for a step in the middle of a million. Contenders are called in turn in one process, many times at a
+turn; a figure is the median over the rounds. *Ratio* is our time over that of the best peer.
+"""
+
 _COLUMNS: dict[type[Row], tuple[str, ...]] = {
     StepRow: ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers"),
     MemoryRow: ("rule", "contender", "allocated", "resident"),
     ImportRow: ("`import torch`", "`import stepwell` after it", "`import numba` after both"),
     StartRow: ("rule", "kernel cache", "construct", "first step", "second step", "imports Numba"),
+    ScheduleRow: ("schedule", "stepwell", "best peer", "ratio", "other peers"),
 }
 
 
@@ -72,6 +78,7 @@ def section(report: Report) -> list[str]:
         "step": ("Step time", _STEP),
         "memory": ("Memory", _MEMORY),
         "start": ("Start", _START),
+        "schedule": ("Schedules", _SCHEDULE),
     }[report.what]
     parts = [f"### {title}\n", _software(report.machine) + _settings(report) + "\n", about]
     for heading, rows in itertools.groupby(report.rows, key=heading_of):
@@ -89,6 +96,8 @@ def heading_of(row: Row) -> str:
         return f"{_capital(row.shapes)}: {count}{_millions(row.parameters)} parameters"
     if isinstance(row, MemoryRow):
         return f"{_capital(row.shapes)}: {_millions(row.parameters)} parameters"
+    if isinstance(row, ScheduleRow):
+        return row.what
     return "Imports" if isinstance(row, ImportRow) else _capital(row.shapes)
 
 
@@ -108,7 +117,19 @@ def line(row: Row) -> str:
     if isinstance(row, StartRow):
         times = map(_seconds, (row.construct, row.first_step, row.second_step))
         return _line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
-    return _step_line(row)
+    return _schedule_line(row) if isinstance(row, ScheduleRow) else _step_line(row)
+
+
+def _schedule_line(row: ScheduleRow) -> str:
+    peers = [f"{name} {microseconds(row.timings[name].median)}" for name in row.peers]
+    cells = (
+        f"`{row.subject}`" if "(" in row.subject else row.subject,
+        f"**{microseconds(row.timings[OURS].median)}**",
+        peers[0] if peers else "—",
+        "—" if row.ratio is None else f"**{row.ratio:.2f}**",
+        ", ".join(peers[1:]) or "—",
+    )
+    return _line(cells)
 
 
 def _step_line(row: StepRow) -> str:
@@ -131,6 +152,11 @@ def milliseconds(number: float) -> str:
     return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f} ms"
 
 
+def microseconds(number: float) -> str:
+    """Milliseconds, written in microseconds."""
+    return f"{1e3 * number:.2f} µs"
+
+
 def size(number: int) -> str:
     """Bytes in the largest unit that leaves at least 1."""
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
@@ -143,7 +169,8 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
     """Notes, and who did not take part, as a list under the table."""
     steps = [row for row in rows if isinstance(row, StepRow)]
     found = [f"- {row.rule}: {row.note}." for row in steps if row.note]
-    absent = dict.fromkeys(f"{name} ({reason})" for row in steps for name, reason in row.missing.items())
+    timed = [row for row in rows if isinstance(row, StepRow | ScheduleRow)]
+    absent = dict.fromkeys(f"{name} ({reason})" for row in timed for name, reason in row.missing.items())
     if absent:
         found.append(f"- Not measured: {', '.join(absent)}.")
     return ["\n".join(found) + "\n"] if found else []

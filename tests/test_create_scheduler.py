@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stepwell.scheduler import create_scheduler
-from stepwell.schedules import Constant, Cosine, Linear, Schedule
+from stepwell.schedules import Constant, Cosine, Linear, OneCycle, Schedule
 
 
 def sgd(*rates: float, **options: Any) -> torch.optim.SGD:
@@ -22,6 +22,7 @@ def sgd(*rates: float, **options: Any) -> torch.optim.SGD:
         ({"schedule": "constant"}, Constant()),
         ({"schedule": "Constant", "warmup": 5}, Constant(warmup=5)),
         ({"schedule": "LINEAR", "horizon": 50, "warmup": 0.1}, Linear(horizon=50, warmup=5)),
+        ({"schedule": "one-cycle", "horizon": 50, "rise": 9}, OneCycle(horizon=50, rise=9)),
         ({"schedule": "cosine", "horizon": 50, "end": 0.1}, Cosine(horizon=50, end=0.1)),
         ({"schedule": Cosine(warmup=0.1), "horizon": 50}, Cosine(horizon=50, warmup=5)),
         ({"schedule": Cosine(horizon=20), "horizon": 50}, Cosine(horizon=20)),
@@ -37,14 +38,9 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
     ("make", "error", "message"),
     [
         (
-            lambda: create_scheduler(sgd(), "cosin", horizon=10),
-            ValueError,
-            "unknown schedule 'cosin'; there are constant, linear, cosine; did you mean 'cosine'?",
-        ),
-        (
             lambda: create_scheduler(sgd(), None, horizon=10),
-            ValueError,
-            "unknown schedule None; there are constant, linear, cosine",
+            TypeError,
+            "schedule must be a name, such as 'cosine', or a Schedule, got None",
         ),
         (
             lambda: create_scheduler(sgd(), "constant", horizon=10, end=0.1),
@@ -54,7 +50,7 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
         (
             lambda: create_scheduler(sgd(), "cosine", horizon=10, warmpu=3),
             TypeError,
-            "unknown argument 'warmpu' for Cosine; it takes horizon, warmup, end; did you mean 'warmup'?",
+            "unknown argument 'warmpu' for Cosine; it takes horizon, warmup, end, waves; did you mean 'warmup'?",
         ),
         (
             lambda: create_scheduler(sgd(), "linear"),
@@ -72,3 +68,10 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
 def test_create_scheduler_errors(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         make()
+
+
+def test_a_name_that_is_close_to_one() -> None:
+    with pytest.raises(
+        ValueError, match=r"^unknown schedule 'cosin'; did you mean 'Cosine'\?; known are .*Constant, Cosine, "
+    ):
+        create_scheduler(sgd(), "cosin", horizon=10)

@@ -1,6 +1,7 @@
 """stepwell: the part of deep-learning training that moves the weights."""
 
 from stepwell import algebra, rules, schedules
+from stepwell.advice import advise
 from stepwell.describing import describe
 from stepwell.facades import (
     ADOPT,
@@ -45,6 +46,8 @@ from stepwell.facades import (
     Yogi,
 )
 from stepwell.optimizer import Optimizer
+from stepwell.plateau import Greedy, ReduceOnPlateau
+from stepwell.range_test import find_lr
 from stepwell.routing import create_optimizer
 from stepwell.rules import Rule, Slot, cautious, ema, grokfast, lookahead, sam, schedule_free
 from stepwell.scheduler import Scheduler, create_scheduler
@@ -73,6 +76,7 @@ __all__ = [
     "Adan",
     "DAdaptAdam",
     "Dion",
+    "Greedy",
     "Kron",
     "Lion",
     "Muon",
@@ -83,6 +87,7 @@ __all__ = [
     "Prodigy",
     "RAdam",
     "RMSprop",
+    "ReduceOnPlateau",
     "Rprop",
     "Rule",
     "ScheduleFreeAdamW",
@@ -96,12 +101,14 @@ __all__ = [
     "StableAdamW",
     "Tiger",
     "Yogi",
+    "advise",
     "algebra",
     "cautious",
     "create_optimizer",
     "create_scheduler",
     "describe",
     "ema",
+    "find_lr",
     "grokfast",
     "lookahead",
     "rules",

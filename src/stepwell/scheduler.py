@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import numbers
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -15,11 +12,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stepwell.naming import nearest
-from stepwell.schedules import Constant, Cosine, Linear, Schedule
+from stepwell.saved_schedules import check_same, read, written
+from stepwell.schedules import Function, Length, Schedule
+from stepwell.schedules.extending import rewarmed
+from stepwell.schedules.fields import check_horizon, check_length
+from stepwell.schedules.schedule import schedule_class
+from stepwell.tracks import Entry, Group, Selector, Track, check_selectors, copied, find_entry, plain, selects
 
 _LOG = logging.getLogger("stepwell")
 
-_SHAPES: dict[str, type[Schedule]] = {"constant": Constant, "linear": Linear, "cosine": Cosine}
+Schedules = Schedule | Callable[[Any], Any] | Mapping[Selector, Schedule | Callable[[Any], Any]]
 
 
 class Scheduler(LRScheduler):
@@ -32,6 +34,12 @@ class Scheduler(LRScheduler):
     what stands in the group when the scheduler first sees it, and is kept there as torch does: `initial_lr`,
     `initial_weight_decay`, … A group added in mid-training is scheduled from the next `step()` on.
 
+    Groups may have schedules of their own, by name, by index, or by a function of the group. The first selector that
+    matches decides; a group that none matches keeps its values. (A function is asked again when groups are added or
+    loaded: let it look at what does not change.)
+
+        Scheduler(optimizer, lr={"embedding": Constant(warmup=0.1), "*": Cosine(warmup=0.1)}, horizon=10_000)
+
     It is a torch `LRScheduler`, whose only state is the step: `last_epoch`, `base_lrs`, `get_last_lr()` and
     `state_dict()` are what torch users expect. Unlike torch's own, it neither patches the optimizer nor warns about the
     order of the first calls, which cannot be told from a first step that a GradScaler skipped.
@@ -41,17 +49,31 @@ class Scheduler(LRScheduler):
         horizon: total optimizer steps, at least 1, for the schedules that have no horizon of their own.
         last_epoch: the last step done, to go on without a state dict, as in torch; the groups must then hold their
             `initial_…` values, as those of a loaded optimizer do. -1 starts at step 0.
-        schedules: the schedule of each hyper-parameter, under its name in the groups. One element of a tuple goes by
-            its index: `**{"betas[0]": Linear(end=0.9)}`.
+        counts: "calls" counts calls of `step()`, as torch does. "steps" counts the optimizer's own steps, those alone
+            that were taken (not the ones that a GradScaler or `on_nonfinite="skip"` left out), and sets the values
+            right after each: `step()` need not be called, and however often it is (once for each process, as
+            Accelerate does; for each micro-batch; for each epoch), it changes nothing.
+        tensors: keep scheduled values in tensors, written in place, for a compiled training step or a captured graph,
+            which would take a new Python number for a reason to compile again.
+        schedules: the schedule of each hyper-parameter, under its name in the groups, or a dict of them by selector. A
+            Python function of the step is one too. An element of a tuple goes by its index:
+            `**{"betas[0]": Linear(end=0.9)}`.
 
     Raises:
         TypeError: an unknown hyper-parameter, or one that is not a number; something that is not a schedule.
-        ValueError: no schedule; a horizon that is needed and not known; a length that does not fit in it; or
-            `last_epoch` is given and a group lacks its base.
+        ValueError: no schedule; a horizon that is needed and not known; a length that does not fit in it; a selector
+            that matches no group; or `last_epoch` is given and a group lacks its base.
     """
 
     def __init__(
-        self, optimizer: Optimizer, *, horizon: int | None = None, last_epoch: int = -1, **schedules: Schedule
+        self,
+        optimizer: Optimizer,
+        *,
+        horizon: int | None = None,
+        last_epoch: int = -1,
+        counts: Literal["calls", "steps"] = "calls",
+        tensors: bool = False,
+        **schedules: Schedules,
     ) -> None:
         # torch's constructor is not called: it wraps optimizer.step() to count calls for a warning that is wrong
         # where a GradScaler skips the first step.
@@ -59,194 +81,310 @@ class Scheduler(LRScheduler):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if not schedules:
             raise ValueError("a Scheduler needs at least one schedule, such as lr=Cosine(warmup=0.1)")
+        if counts not in ("calls", "steps"):
+            raise ValueError(f"counts must be 'calls' or 'steps', got {counts!r}")
         _check_step("last_epoch", last_epoch, least=-1)
         self.optimizer = optimizer
-        self._entries = {name: _entry(name, optimizer) for name in schedules}
-        self.schedules = {name: _resolved(name, schedule, horizon) for name, schedule in schedules.items()}
+        self.horizon = check_horizon("horizon", horizon)
+        self.counts = counts
+        self.tensors = tensors
+        self._entries = {name: find_entry(name, optimizer) for name in schedules}
+        self._given = {name: _by_selector(name, given, optimizer) for name, given in schedules.items()}
+        self._set(self._resolve(lambda schedule: schedule.resolve(self.horizon)))
         self.last_epoch = last_epoch
         if last_epoch >= 0:
             self._check_bases()
         self._initial_step()
+        self._follow()
+
+    @property
+    def schedules(self) -> dict[str, Any]:
+        """The schedule of each hyper-parameter, every length in steps; by selector where there are several."""
+        return {name: chosen["*"] if list(chosen) == ["*"] else dict(chosen) for name, chosen in self._resolved.items()}
 
     @property
     def base_lrs(self) -> list[Any]:
         """The learning rate of each group that its factor multiplies; kept in the group as `initial_lr`."""
-        return [_plain(group.get("initial_lr", group["lr"])) for group in self.optimizer.param_groups]
+        return [plain(group.get("initial_lr", group["lr"])) for group in self.optimizer.param_groups]
 
     @base_lrs.setter
     def base_lrs(self, values: list[Any]) -> None:
         for group, value in zip(self.optimizer.param_groups, values, strict=True):
             group["initial_lr"] = value
 
+    @property
+    def last(self) -> dict[str, list[Any]]:
+        """What stands in the groups now, for each scheduled hyper-parameter; None in a group that lacks it."""
+        return {
+            name: [copied(entry.read(group)) if entry.stands_in(group) else None for group in self._groups]
+            for name, entry in self._entries.items()
+        }
+
     def step(self, epoch: int | None = None) -> None:
         """Set every scheduled hyper-parameter for the next optimizer step, or for step `epoch`."""
         self._step_count += 1
-        self._update_lr(epoch)
+        if self.counts == "calls" or epoch is not None or self._step_count == 1:
+            self._update_lr(epoch)
 
     def get_lr(self) -> list[Any]:
         """The learning rate of each group at the current step: its base times the schedule's factor."""
-        if "lr" not in self.schedules:
-            return [_copy(group["lr"]) for group in self.optimizer.param_groups]
-        factor = self.schedules["lr"](self.last_epoch)
-        return [base * factor for base in self.base_lrs]
+        factors = {
+            id(group): track.schedule(self.last_epoch)
+            for track in self._tracks
+            if track.entry == Entry("lr")
+            for group in track.groups
+        }
+        return [
+            base * factors[id(group)] if id(group) in factors else copied(group["lr"])
+            for group, base in zip(self._groups, self.base_lrs, strict=True)
+        ]
+
+    def extend(
+        self, horizon: int, *, how: Literal["stretch", "hold", "rewarm"], warmup: Length = 0.01
+    ) -> dict[str, list[Any]]:
+        """Train longer than was planned, and say how; says "next lr = …, was …" on the logger "stepwell" (INFO).
+
+        Args:
+            horizon: the new total of optimizer steps, more than are done.
+            how: "stretch" lays every schedule over the new horizon, as if it had been known from the start: in
+                mid-decay the values jump up. "hold" goes on at the value that each schedule ends with. "rewarm" goes in
+                a line from the present value to the peak, and lays each schedule, without its own warm-up, over the
+                steps that are left (Ibrahim et al. 2024, arXiv:2403.08763).
+            warmup: how long "rewarm" takes to the peak: steps, or a share of the steps that are left.
+
+        Returns:
+            The values set, as `last`.
+
+        Raises:
+            ValueError: a horizon that is not beyond the steps done, or an unknown way. Nothing has changed then.
+        """
+        wanted = check_horizon("horizon", horizon)
+        if wanted is None or wanted <= self.last_epoch:
+            raise ValueError(f"horizon must be more than the {self.last_epoch} steps that are done, got {horizon!r}")
+        if how == "stretch":
+            given = {
+                name: {selector: one.stretched(wanted) for selector, one in chosen.items()}
+                for name, chosen in self._given.items()
+            }
+            self._given, before = given, self._given
+            try:
+                resolved = self._resolve(lambda schedule: schedule.resolve(wanted))
+            except ValueError:
+                self._given = before
+                raise
+        elif how == "hold":
+            resolved = self._resolved
+        elif how == "rewarm":
+            length = check_length("warmup", warmup)
+            resolved = {
+                name: {
+                    key: rewarmed(one, self._resolved[name][key], max(self.last_epoch, 0), wanted, length)
+                    for key, one in chosen.items()
+                }
+                for name, chosen in self._given.items()
+            }
+        else:
+            raise ValueError(f"how must be 'stretch', 'hold' or 'rewarm', got {how!r}")
+        self.horizon = wanted
+        self._change(f"extended to {wanted} steps ({how})", lambda: self._set(resolved))
+        return self.last
+
+    def override(self, **bases: float) -> dict[str, list[Any]]:
+        """Change the base value of a scheduled hyper-parameter in mid-training: `override(lr=3e-4)`.
+
+        The schedule goes on as before, from the new base; says "next lr = …, was …" on the logger "stepwell" (INFO).
+        After a resume this is how a new learning rate comes into force: groups bring their old base with them.
+
+        Args:
+            bases: the new base of the first group whose base is not 0; the others keep their ratio to it.
+
+        Returns:
+            The values set, as `last`.
+
+        Raises:
+            TypeError: a hyper-parameter that is not scheduled, or a value that is not a number.
+            ValueError: a value that is not finite; every group's base is 0. Nothing has changed then.
+        """
+        changes: list[tuple[Entry, Group, float]] = []
+        for name, value in bases.items():
+            if name not in self._entries:
+                there = ", ".join(self._entries)
+                raise TypeError(f"{name!r} is not scheduled here; there are {there}{nearest(name, self._entries)}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not value - value == 0:
+                raise ValueError(f"{name} must be a finite number, got {value!r}")
+            entry = self._entries[name]
+            groups = [group for group in self._groups if entry.stands_in(group)]
+            old = next((base for group in groups if (base := entry.base(group))), 0.0)
+            if not old:
+                raise ValueError(
+                    f"every group's base of {name} is 0, and keeps no ratio to {value!r}: set the groups' own"
+                )
+            changes += [(entry, group, entry.base(group) / old * value) for group in groups]
+
+        def change() -> None:
+            for entry, group, base in changes:
+                entry.set_base(group, base)
+
+        self._change("overridden", change)
+        return self.last
 
     def state_dict(self) -> dict[str, Any]:
         """The step, and the schedules as text, so that a resume under another schedule is noticed."""
-        return {
-            "step": self.last_epoch,
-            "schedules": {name: repr(schedule) for name, schedule in self.schedules.items()},
-        }
+        return {"step": self.last_epoch, "schedules": written(self._resolved)}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this"] = "same") -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this", "saved"] = "same"
+    ) -> None:
         """Go to the saved step and set its values at once; says "next lr = …, was …" on the logger "stepwell" (INFO).
 
         Args:
             state_dict: what `state_dict()` gave.
             schedule: "same" refuses a state that was saved under other schedules; "this" goes on at the saved step
-                under the schedules of this scheduler.
+                under the schedules of this scheduler, "saved" under those that were saved.
 
         Raises:
             ValueError: the state is not a Scheduler's, or was saved under other schedules. Nothing has changed then.
         """
-        if schedule not in ("same", "this"):
-            raise ValueError(f"schedule must be 'same' or 'this', got {schedule!r}")
+        if schedule not in ("same", "this", "saved"):
+            raise ValueError(f"schedule must be 'same', 'this' or 'saved', got {schedule!r}")
         if "step" not in state_dict:
             raise ValueError(f"not the state of a stepwell Scheduler: it has no 'step', but {list(state_dict)}")
-        _check_step("step", state_dict["step"], least=0)
+        _check_step("step", state_dict["step"], least=-1)
+        saved = state_dict.get("schedules", {})
         if schedule == "same":
-            self._check_same(state_dict.get("schedules", {}))
-        before = self._first_values()
-        self._update_lr(state_dict["step"])
-        after = self._first_values()
-        changes = "; ".join(f"next {name} = {after[name]:.4g}, was {before[name]:.4g}" for name in after)
-        groups = len(self.optimizer.param_groups)
-        _LOG.info("resumed at step %d: %s%s", self.last_epoch, changes, f" (first of {groups} groups)" * (groups > 1))
+            check_same(written(self._resolved), saved)
+        resolved = read(saved, self._resolved) if schedule == "saved" else self._resolved
+        if state_dict["step"] < 0:  # inside a SequentialLR, where its turn has not come: it has nothing to set
+            self._set(resolved)
+            self.last_epoch = state_dict["step"]
+            return
+
+        def go() -> None:
+            self._set(resolved)
+            self.last_epoch = state_dict["step"]
+
+        self._change(f"resumed at step {state_dict['step']}", go)
+
+    # How it is done.
+
+    @property
+    def _groups(self) -> list[Group]:
+        return self.optimizer.param_groups
+
+    def _resolve(self, way: Callable[[Schedule], Schedule]) -> dict[str, dict[Selector, Schedule]]:
+        return {name: {key: way(one) for key, one in chosen.items()} for name, chosen in self._given.items()}
+
+    def _set(self, resolved: dict[str, dict[Selector, Schedule]]) -> None:
+        self._resolved = resolved
+        self._seen: list[Group] = []
 
     def _update_lr(self, epoch: int | None = None) -> None:
         if epoch is not None:
             _check_step("epoch", epoch, least=0)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        for name, entry in self._entries.items():
-            factor = self.schedules[name](self.last_epoch)
-            for group in self.optimizer.param_groups:
-                if entry.stands_in(group):
-                    entry.write(group, entry.base(group) * factor)
-        self._last_lr = [_copy(group["lr"]) for group in self.optimizer.param_groups]
+        self._write()
+
+    def _write(self) -> None:
+        """Set the values of the current step."""
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self._seen) or not all(map(operator.is_, groups, self._seen)):
+            self._survey()  # groups were added, or came anew from a state dict
+        for track in self._tracks:
+            track.write(self.last_epoch)
+        self._last_lr = [group["lr"] for group in groups]
+        if any(rate.__class__ is not float for rate in self._last_lr):
+            self._last_lr = [copied(rate) for rate in self._last_lr]
+
+    def _survey(self) -> None:
+        """Find the groups of every schedule, and the bases that they multiply."""
+        self._seen = list(self._groups)
+        self._tracks: list[Track] = []
+        for name, chosen in self._resolved.items():
+            entry = self._entries[name]
+            tracks = {selector: Track(entry, schedule) for selector, schedule in chosen.items()}
+            for index, group in enumerate(self._seen):
+                selector = next((one for one in chosen if selects(one, group, index)), None)
+                if selector is not None and entry.stands_in(group):
+                    base = entry.base(group)
+                    if self.tensors:
+                        entry.as_tensor(group)
+                    elif not isinstance(entry.read(group), Tensor):
+                        entry.set_base(group, base)  # a number, also where torch has kept a tensor
+                    tracks[selector].groups.append(group)
+            self._tracks += [track for track in tracks.values() if track.groups]
+
+    def _change(self, what: str, change: Callable[[], None]) -> None:
+        """Make a change, set the values, and say what becomes of them."""
+        before = self._first_values()
+        change()
+        self._write()
+        after = self._first_values()
+        changes = "; ".join(f"next {name} = {after[name]:.4g}, was {before[name]:.4g}" for name in after)
+        groups = len(self._groups)
+        _LOG.info("%s: %s%s", what, changes, f" (first of {groups} groups)" * (groups > 1))
 
     def _check_bases(self) -> None:
         for name, entry in self._entries.items():
-            for index, group in enumerate(self.optimizer.param_groups):
+            for index, group in enumerate(self._groups):
                 if entry.stands_in(group) and entry.base_name not in group:
                     raise ValueError(
                         f"group {index} has no {entry.base_name!r}, the base that the schedule of {name} multiplies: "
                         "load the optimizer's state before giving last_epoch"
                     )
 
-    def _check_same(self, saved: Mapping[str, str]) -> None:
-        ours = {name: repr(schedule) for name, schedule in self.schedules.items()}
-        for name in {**ours, **saved}:
-            there, here = saved.get(name, "none"), ours.get(name, "none")
-            if there != here:
-                raise ValueError(
-                    f"the saved schedule of {name} is {there}, this scheduler's is {here}; "
-                    "load_state_dict(state, schedule='this') goes on with this scheduler's"
-                )
-
     def _first_values(self) -> dict[str, float]:
         """What stands now in the first group that has it, for each scheduled hyper-parameter."""
         return {
-            name: float(next(entry.read(group) for group in self.optimizer.param_groups if entry.stands_in(group)))
+            name: float(next(entry.read(group) for group in self._groups if entry.stands_in(group)))
             for name, entry in self._entries.items()
         }
 
+    def _follow(self) -> None:
+        """Where the optimizer's own steps count, hear of each of them."""
+        if self.counts != "steps":
+            return
 
-@dataclass(frozen=True)
-class _Entry:
-    """One number in a parameter group: a hyper-parameter, or the element of one that is a tuple."""
+        def after_step(*_: Any) -> None:
+            if not self._was_skipped():
+                self._update_lr()
 
-    name: str
-    index: int | None = None
+        self._skipped = getattr(self.optimizer, "skipped", 0)
+        self._hook = self.optimizer.register_step_post_hook(after_step)
 
-    @cached_property
-    def base_name(self) -> str:
-        return f"initial_{self.name}"
+    def _was_skipped(self) -> bool:
+        """Did the step that has just returned leave the weights alone?"""
+        before, self._skipped = self._skipped, getattr(self.optimizer, "skipped", 0)
+        found_inf = getattr(self.optimizer, "found_inf", None)
+        return self._skipped > before or (found_inf is not None and bool(found_inf))
 
-    def stands_in(self, group: Mapping[str, Any]) -> bool:
-        value = group.get(self.name)
-        if self.index is None:
-            return _is_number(value)
-        return isinstance(value, (tuple, list)) and self.index < len(value) and _is_number(value[self.index])
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_hook", "_seen", "_tracks")}
 
-    def base(self, group: dict[str, Any]) -> Any:
-        """The value that factors multiply: kept in the group from when it is first seen."""
-        if self.base_name not in group:
-            group[self.base_name] = _plain(group[self.name])
-        return _plain(self._pick(group[self.base_name]))
-
-    def read(self, group: Mapping[str, Any]) -> Any:
-        return self._pick(group[self.name])
-
-    def write(self, group: dict[str, Any], value: Any) -> None:
-        live = self.read(group)
-        if isinstance(live, Tensor):
-            live.fill_(value)  # in place, as torch does: a captured graph reads this very tensor
-        elif self.index is None:
-            group[self.name] = value
-        else:
-            elements = group[self.name]
-            group[self.name] = type(elements)((*elements[: self.index], value, *elements[self.index + 1 :]))
-
-    def _pick(self, value: Any) -> Any:
-        return value if self.index is None else value[self.index]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._survey()
+        self._follow()
 
 
-def _entry(name: str, optimizer: Optimizer) -> _Entry:
-    """The entry called `name`. Raises TypeError where no group of the optimizer has it as a number."""
-    match = re.fullmatch(r"(\w+)\[(\d+)\]", name)
-    entry = _Entry(match[1], int(match[2])) if match else _Entry(name)
-    if not any(entry.stands_in(group) for group in optimizer.param_groups):
-        known = list(dict.fromkeys(key for group in optimizer.param_groups for key in _schedulable(group)))
-        elements = [key for key in known if key.startswith(f"{name}[")]
-        if elements:
-            raise TypeError(f"{name} is not one number: schedule {' or '.join(elements)}")
-        hint = nearest(name, [*known, "horizon", "last_epoch"])
-        raise TypeError(f"no group of the optimizer has a number {name!r}; there are {', '.join(known)}{hint}")
-    return entry
+def _by_selector(name: str, given: Any, optimizer: Optimizer) -> dict[Selector, Schedule]:
+    if not isinstance(given, Mapping):
+        return {"*": _schedule(name, given)}
+    if not given:
+        raise ValueError(f"{name} has no schedule: give one for each selector, such as {{'*': Cosine(warmup=0.1)}}")
+    check_selectors(name, list(given), optimizer.param_groups)
+    return {selector: _schedule(name, one) for selector, one in given.items()}
 
 
-def _schedulable(group: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in group.items():
-        if name == "params" or name.startswith("initial_"):
-            continue
-        if _is_number(value):
-            yield name
-        elif isinstance(value, (tuple, list)):
-            yield from (f"{name}[{index}]" for index, element in enumerate(value) if _is_number(element))
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.numel() == 1
-    return isinstance(value, (float, int, numbers.Real)) and not isinstance(value, bool)
-
-
-def _plain(value: Any) -> Any:
-    """A tensor as a number: a base stays what it is while the live value is written in place."""
-    if isinstance(value, Tensor):
-        return value.item()
-    return type(value)(map(_plain, value)) if isinstance(value, (tuple, list)) else value
-
-
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _resolved(name: str, schedule: Any, horizon: int | None) -> Schedule:
-    if not isinstance(schedule, Schedule):
-        raise TypeError(
-            f"{name} must be a schedule, such as Cosine(warmup=0.1), got {schedule!r}; its base stands in the optimizer"
-        )
-    return schedule.resolve(horizon)
+def _schedule(name: str, given: Any) -> Schedule:
+    if isinstance(given, Schedule):
+        return given
+    if callable(given) and not isinstance(given, type):
+        return Function(function=given)
+    raise TypeError(
+        f"{name} must be a schedule, such as Cosine(warmup=0.1), got {given!r}; its base stands in the optimizer"
+    )
 
 
 def _check_step(name: str, value: Any, least: int) -> None:
@@ -268,8 +406,9 @@ def create_scheduler(
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
-        schedule: "constant", "linear" or "cosine" (upper or lower case), or a schedule.
-        horizon: total optimizer steps, at least 1; only "constant" with a warm-up in steps can do without.
+        schedule: the name of a schedule, such as "cosine" or "wsd" (case, dashes and underscores do not matter), or a
+            schedule.
+        horizon: total optimizer steps, at least 1; only schedules without an end can do without.
         warmup: steps (int), or a share of the horizon (float strictly between 0 and 1).
         options: what else the named schedule takes, such as `end=0.1`.
 
@@ -277,13 +416,11 @@ def create_scheduler(
         ValueError: an unknown name, or a value out of range.
         TypeError: an option that the named schedule does not take, or options beside a schedule that carries its own.
     """
+    beside = {**({"warmup": warmup} if warmup else {}), **options}
     if isinstance(schedule, Schedule):
-        beside = {**({"warmup": warmup} if warmup else {}), **options}
         if beside:
             raise TypeError(f"{schedule!r} carries its own arguments: give {', '.join(beside)} to it, not beside it")
         return Scheduler(optimizer, horizon=horizon, lr=schedule)
-    shape = _SHAPES.get(str(schedule).casefold())
-    if shape is None:
-        hint = nearest(schedule, _SHAPES) if isinstance(schedule, str) else ""
-        raise ValueError(f"unknown schedule {schedule!r}; there are {', '.join(_SHAPES)}{hint}")
-    return Scheduler(optimizer, horizon=horizon, lr=shape(warmup=warmup, **options))
+    if not isinstance(schedule, str):
+        raise TypeError(f"schedule must be a name, such as 'cosine', or a Schedule, got {schedule!r}")
+    return Scheduler(optimizer, horizon=horizon, lr=schedule_class(schedule)(**beside))

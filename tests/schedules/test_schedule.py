@@ -170,7 +170,7 @@ def test_a_step_before_the_first_gives_the_first() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Cosine(floor=0.1), "unknown argument 'floor' for Cosine; it takes horizon, warmup, end"),
+        (lambda: Cosine(floor=0.1), "unknown argument 'floor' for Cosine; it takes horizon, warmup, end, waves"),
         (
             lambda: Linear(warmpu=10),
             "unknown argument 'warmpu' for Linear; it takes horizon, warmup, end; did you mean 'warmup'?",
@@ -241,7 +241,7 @@ def test_schedules_are_immutable() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InverseSqrt(Schedule):
+class MyInverseSqrt(Schedule):
     """√(timescale / (t + timescale))."""
 
     timescale: int = 16
@@ -251,12 +251,12 @@ class InverseSqrt(Schedule):
 
 
 def test_a_schedule_of_ones_own_needs_a_factor_only() -> None:
-    schedule = InverseSqrt(timescale=4)
+    schedule = MyInverseSqrt(timescale=4)
     assert schedule(0) == 1.0
     assert schedule(12) == 0.5
     assert schedule(np.array([0, 12])).tolist() == [1.0, 0.5]
     assert schedule.resolve(1000) == schedule
-    assert sequence(Constant(), InverseSqrt(timescale=4), at=[10])(22) == 0.5
+    assert sequence(Constant(), MyInverseSqrt(timescale=4), at=[10])(22) == 0.5
 
 
 def test_a_schedule_without_a_factor_says_so() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli.compare import HELP, compare
+from stepwell.cli import advise, compare, find_lr, plot
 
 BAD_INPUT = 2
 
@@ -20,7 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(help=HELP)(compare)
+app.command("compare", help=compare.HELP)(compare.compare)
+app.command("find-lr", help=find_lr.HELP)(find_lr.find_lr)
+app.command("advise", help=advise.HELP)(advise.advise)
+app.command("plot", help=plot.HELP)(plot.plot)
 
 
 @app.callback(invoke_without_command=True)

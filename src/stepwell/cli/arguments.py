@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,34 @@ def whole_number(name: str, text: str, *, low: int, high: int | None = None) -> 
     if number is None or number < low or (high is not None and number > high):
         raise InputError(f"{name} must be a whole number {allowed}, got {text!r}")
     return number
+
+
+def number(name: str, text: str, *, above: float) -> float:
+    """The number that `text` writes, more than `above`."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not (math.isfinite(found) and found > above):
+        raise InputError(f"{name} must be a number above {above:g}, got {text!r}")
+    return found
+
+
+@contextmanager
+def users() -> Iterator[None]:
+    """Within this context a TypeError or ValueError is the user's: one line that says what to mend."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def picture(path: Path) -> str:
+    """What a file's name asks for: "svg" or "html"."""
+    kind = path.suffix.casefold().removeprefix(".")
+    if kind not in ("svg", "html"):
+        raise InputError(f"--out must end in .svg or .html, got {str(path)!r}")
+    return kind
 
 
 def listed(text: str) -> list[str]:

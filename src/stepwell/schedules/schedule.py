@@ -6,17 +6,17 @@ optimizer steps, counted as in `torch.optim.lr_scheduler.LambdaLR`: the update m
 
 from __future__ import annotations
 
-import math
-import numbers
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from stepwell.algebra import maximum
 from stepwell.naming import nearest
+from stepwell.schedules.fields import Length, check_horizon
+from stepwell.schedules.written import as_python
 
-Length = int | float
-"""Steps (an int), or a share of the horizon (a float strictly between 0 and 1)."""
+_KINDS: dict[str, type[Schedule]] = {}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -28,19 +28,36 @@ class Schedule:
     value, pickle, and print as the code that makes them.
 
     A schedule of your own is a frozen, keyword-only dataclass derived from this class, with a `factor` written in
-    functions of `stepwell.algebra`, and a `resolve` if it has lengths that may be shares of a horizon.
+    functions of `stepwell.algebra`. Fields made with `stepwell.schedules.fields` are checked, and lengths among them
+    resolved, without further ado.
     """
 
+    needs_horizon: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not cls.__name__.startswith("_"):
+            _KINDS[cls.__name__] = cls
+
     def __new__(cls, *_: Any, **given: Any) -> Self:
-        known = [field.name for field in fields(cls)]
+        known = {field.name: field for field in fields(cls)}
         for name in given:
             if name not in known:
                 takes = f"it takes {', '.join(known)}" if known else "it takes none"
                 raise TypeError(f"unknown argument {name!r} for {cls.__name__}; {takes}{nearest(name, known)}")
         return super().__new__(cls)
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if "check" in field.metadata:
+                object.__setattr__(self, field.name, field.metadata["check"](field.name, getattr(self, field.name)))
+        if self._own_horizon is not None:
+            self.check_fits(self._own_horizon)
+
     def __call__(self, step: Any) -> Any:
         """The factor at `step`. Raises ValueError where the horizon is needed and not known."""
+        if step.__class__ is int:
+            return self._at(step)
         return self._resolved.factor(maximum(step, 0))
 
     def factor(self, step: Any) -> Any:
@@ -61,67 +78,72 @@ class Schedule:
             ValueError: a length is a share or the shape ends at the horizon, and no horizon is known; or a length
                 does not fit in the horizon.
         """
-        check_horizon(horizon)
-        return self
+        known = self._own_horizon or check_horizon("horizon", horizon)
+        changes: dict[str, Any] = {
+            field.name: _in_steps(getattr(self, field.name), known, self) for field in _lengths(self)
+        }
+        if self.needs_horizon:
+            required(known, self)
+        if "horizon" in _names(self):
+            changes["horizon"] = known
+        changed = {name: value for name, value in changes.items() if value != getattr(self, name)}
+        resolved = replace(self, **changed) if changed else self
+        if known is not None:
+            resolved.check_fits(known)
+        return resolved
+
+    def stretched(self, horizon: int) -> Self:
+        """The same schedule over another horizon: shares follow it, lengths in steps stay."""
+        changes: dict[str, Any] = {"horizon": horizon} if "horizon" in _names(self) else {}
+        return replace(self, **changes)
+
+    def without_warmup(self) -> Schedule:
+        """The same schedule from the end of its warm-up on."""
+        changes: dict[str, Any] = {"warmup": 0} if "warmup" in _names(self) else {}
+        return replace(self, **changes)
+
+    def check_fits(self, horizon: int) -> None:
+        """Raise ValueError for a length in steps that goes beyond the horizon."""
+        for field in _lengths(self):
+            value = getattr(self, field.name)
+            if field.metadata["fits"] and isinstance(value, int) and value > horizon:
+                raise ValueError(f"{field.name} must be at most the horizon of {horizon} steps, got {value}")
+
+    @property
+    def _own_horizon(self) -> int | None:
+        found: int | None = self.__dict__.get("horizon")
+        return found
 
     @cached_property
     def _resolved(self) -> Self:
         return self.resolve()
 
+    @cached_property
+    def _at(self) -> Callable[[int], Any]:
+        """The factor at one step, as straight Python: a scheduler asks for it in every step of a training."""
+        resolved = self._resolved
+        return as_python(lambda step: resolved.factor(maximum(step, 0)), type(self).__name__)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in _names(self)}
+
     def __repr__(self) -> str:
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
-        defaults = {field.name: field.default for field in fields(self)}
-        shown = (f"{name}={value!r}" for name, value in given.items() if value != defaults[name])
+        shown = (f"{name}={value!r}" for name, value in given(self).items())
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def check_horizon(horizon: Any) -> int | None:
-    """The horizon as an int of at least 1, or None. Raises TypeError or ValueError."""
-    if horizon is None:
-        return None
-    if isinstance(horizon, bool) or not isinstance(horizon, numbers.Integral):
-        raise TypeError(f"horizon must be a whole number of steps (int), got {horizon!r}")
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1 step, got {horizon!r}")
-    return int(horizon)
+def schedule_class(name: str) -> type[Schedule]:
+    """The schedule of that name; case, dashes and underscores do not matter. Raises ValueError with the nearest."""
+    folded = {_folded(known): kind for known, kind in _KINDS.items()}
+    if _folded(name) not in folded:
+        raise ValueError(f"unknown schedule {name!r}{nearest(name, _KINDS)}; known are {', '.join(sorted(_KINDS))}")
+    return folded[_folded(name)]
 
 
-def check_length(name: str, length: Any, least: int = 0) -> Length:
-    """The length as an int of at least `least`, or as a share. Raises TypeError or ValueError."""
-    if isinstance(length, float):
-        if not 0 < length < 1:
-            hint = f"; write {int(length)} for steps" if length.is_integer() and length >= least else ""
-            raise ValueError(
-                f"{name} is a share of the horizon when it is a float, strictly between 0 and 1, got {length!r}{hint}"
-            )
-        return float(length)
-    if isinstance(length, bool) or not isinstance(length, numbers.Integral):
-        raise TypeError(f"{name} must be steps (int) or a share of the horizon (float), got {length!r}")
-    if length < least:
-        raise ValueError(f"{name} must be at least {least}, got {length!r}")
-    return int(length)
-
-
-def check_factor(name: str, factor: Any) -> float:
-    """The factor as it is: a finite number of at least 0. Raises TypeError or ValueError."""
-    if isinstance(factor, bool) or not isinstance(factor, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {factor!r}")
-    if not math.isfinite(factor) or factor < 0:
-        raise ValueError(f"{name} must be a finite number of at least 0, got {factor!r}")
-    return float(factor)
-
-
-def check_fits(name: str, length: Length, horizon: int) -> None:
-    """Raise ValueError for a length in steps that goes beyond the horizon."""
-    if length > horizon:
-        raise ValueError(f"{name} must be at most the horizon of {horizon} steps, got {length}")
-
-
-def in_steps(length: Length, horizon: int | None, schedule: Schedule) -> int:
-    """A length of `schedule` in steps. Raises ValueError where it is a share of a horizon that is not known."""
-    if isinstance(length, int):
-        return length
-    return round(length * required(horizon, schedule))
+def given(schedule: Schedule) -> dict[str, Any]:
+    """The fields that do not stand at their default, by name."""
+    values = {field.name: (getattr(schedule, field.name), field.default) for field in fields(schedule) if field.init}
+    return {name: value for name, (value, default) in values.items() if default is MISSING or value != default}
 
 
 def required(horizon: int | None, schedule: Schedule) -> int:
@@ -132,3 +154,26 @@ def required(horizon: int | None, schedule: Schedule) -> int:
             "its scheduler, or call resolve(horizon)"
         )
     return horizon
+
+
+def in_steps(length: Length, horizon: int | None, schedule: Schedule) -> int:
+    """A length of `schedule` in steps. Raises ValueError where it is a share of a horizon that is not known."""
+    return length if isinstance(length, int) else round(length * required(horizon, schedule))
+
+
+def _in_steps(value: Any, horizon: int | None, schedule: Schedule) -> Any:
+    if isinstance(value, tuple):
+        return tuple(in_steps(one, horizon, schedule) for one in value)
+    return None if value is None else in_steps(value, horizon, schedule)
+
+
+def _lengths(schedule: Schedule) -> list[Field[Any]]:
+    return [field for field in fields(schedule) if field.metadata.get("length")]
+
+
+def _names(schedule: Schedule) -> list[str]:
+    return [field.name for field in fields(schedule)]
+
+
+def _folded(name: str) -> str:
+    return str(name).casefold().replace("-", "").replace("_", "").replace(" ", "")

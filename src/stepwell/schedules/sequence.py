@@ -9,7 +9,9 @@ from itertools import pairwise
 from typing import Any, Self
 
 from stepwell.algebra import where
-from stepwell.schedules.schedule import Length, Schedule, check_horizon, check_length, in_steps
+from stepwell.schedules import fields
+from stepwell.schedules.fields import Length, check_horizon, check_length
+from stepwell.schedules.schedule import Schedule, in_steps
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -18,12 +20,13 @@ class Sequence(Schedule):
 
     pieces: tuple[Schedule, ...]
     at: tuple[Length, ...]
-    horizon: int | None = None
+    horizon: int | None = fields.horizon()
 
     def __post_init__(self) -> None:
         at = tuple(check_length(f"at[{index}]", start, least=1) for index, start in enumerate(self.at))
         object.__setattr__(self, "at", at)
-        object.__setattr__(self, "horizon", check_horizon(self.horizon))
+        object.__setattr__(self, "pieces", tuple(self.pieces))
+        super().__post_init__()
         if len(self.pieces) < 2:
             raise ValueError(f"a sequence needs at least 2 schedules, got {len(self.pieces)}")
         for index, piece in enumerate(self.pieces):
@@ -38,7 +41,7 @@ class Sequence(Schedule):
             self._starts(self.horizon)
 
     def resolve(self, horizon: int | None = None) -> Self:
-        horizon = check_horizon(horizon) if self.horizon is None else self.horizon
+        horizon = self.horizon or check_horizon("horizon", horizon)
         starts = self._starts(horizon)
         ends = (*starts[1:], horizon)
         pieces = tuple(

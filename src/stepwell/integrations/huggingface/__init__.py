@@ -1,0 +1,42 @@
+"""The schedules of `transformers.optimization` under its names, without transformers.
+
+    from stepwell.integrations.huggingface import get_scheduler
+
+Every function takes transformers' arguments and gives a `torch.optim.lr_scheduler.LambdaLR` (also a
+`stepwell.Scheduler`) with transformers' values at every step up to the horizon. Where they differ, and why, stands in
+docs/schedules.md.
+"""
+
+from stepwell.integrations.huggingface.adafactor import AdafactorSchedule
+from stepwell.integrations.huggingface.factory import SchedulerType, get_scheduler
+from stepwell.integrations.huggingface.metric import get_greedy_schedule, get_reduce_on_plateau_schedule
+from stepwell.integrations.huggingface.schedules import (
+    get_constant_schedule,
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_cosine_with_hard_restarts_schedule_with_warmup,
+    get_cosine_with_min_lr_schedule_with_warmup,
+    get_cosine_with_min_lr_schedule_with_warmup_lr_rate,
+    get_inverse_sqrt_schedule,
+    get_linear_schedule_with_warmup,
+    get_polynomial_decay_schedule_with_warmup,
+    get_wsd_schedule,
+)
+
+__all__ = [
+    "AdafactorSchedule",
+    "SchedulerType",
+    "get_constant_schedule",
+    "get_constant_schedule_with_warmup",
+    "get_cosine_schedule_with_warmup",
+    "get_cosine_with_hard_restarts_schedule_with_warmup",
+    "get_cosine_with_min_lr_schedule_with_warmup",
+    "get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
+    "get_greedy_schedule",
+    "get_inverse_sqrt_schedule",
+    "get_linear_schedule_with_warmup",
+    "get_polynomial_decay_schedule_with_warmup",
+    "get_reduce_on_plateau_schedule",
+    "get_scheduler",
+    "get_wsd_schedule",
+]

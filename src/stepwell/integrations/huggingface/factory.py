@@ -1,0 +1,96 @@
+"""Schedules by transformers' names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from torch.optim import Optimizer
+
+from stepwell.integrations.huggingface import schedules
+from stepwell.integrations.huggingface.metric import (
+    check_known,
+    get_greedy_schedule,
+    get_reduce_on_plateau_schedule,
+)
+from stepwell.naming import nearest
+
+
+class SchedulerType(str, Enum):  # noqa: UP042 - transformers' is a str that prints as the member
+    """The names that `get_scheduler` takes, as in transformers."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    COSINE_WITH_RESTARTS = "cosine_with_restarts"
+    POLYNOMIAL = "polynomial"
+    CONSTANT = "constant"
+    CONSTANT_WITH_WARMUP = "constant_with_warmup"
+    INVERSE_SQRT = "inverse_sqrt"
+    REDUCE_ON_PLATEAU = "reduce_lr_on_plateau"
+    COSINE_WITH_MIN_LR = "cosine_with_min_lr"
+    COSINE_WARMUP_WITH_MIN_LR = "cosine_warmup_with_min_lr"
+    WARMUP_STABLE_DECAY = "warmup_stable_decay"
+    GREEDY = "greedy"
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        names = [one.value for one in cls]
+        raise ValueError(f"unknown schedule {value!r}; there are {', '.join(names)}{nearest(str(value), names)}")
+
+
+_MAKERS: dict[SchedulerType, Callable[..., Any]] = {
+    SchedulerType.LINEAR: schedules.get_linear_schedule_with_warmup,
+    SchedulerType.COSINE: schedules.get_cosine_schedule_with_warmup,
+    SchedulerType.COSINE_WITH_RESTARTS: schedules.get_cosine_with_hard_restarts_schedule_with_warmup,
+    SchedulerType.POLYNOMIAL: schedules.get_polynomial_decay_schedule_with_warmup,
+    SchedulerType.CONSTANT: schedules.get_constant_schedule,
+    SchedulerType.CONSTANT_WITH_WARMUP: schedules.get_constant_schedule_with_warmup,
+    SchedulerType.INVERSE_SQRT: schedules.get_inverse_sqrt_schedule,
+    SchedulerType.REDUCE_ON_PLATEAU: get_reduce_on_plateau_schedule,
+    SchedulerType.COSINE_WITH_MIN_LR: schedules.get_cosine_with_min_lr_schedule_with_warmup,
+    SchedulerType.COSINE_WARMUP_WITH_MIN_LR: schedules.get_cosine_with_min_lr_schedule_with_warmup_lr_rate,
+    SchedulerType.WARMUP_STABLE_DECAY: schedules.get_wsd_schedule,
+    SchedulerType.GREEDY: get_greedy_schedule,
+}
+_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+
+
+def get_scheduler(
+    name: str | SchedulerType,
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: dict[str, Any] | None = None,
+) -> Any:
+    """A scheduler by its name.
+
+    Args:
+        name: one of `SchedulerType`, or its value.
+        optimizer: any `torch.optim.Optimizer`.
+        num_warmup_steps: steps of the warm-up; needed by all but "constant", "reduce_lr_on_plateau" and "greedy".
+        num_training_steps: total optimizer steps; needed by what ends there.
+        scheduler_specific_kwargs: what else the schedule takes; nothing of it is dropped, also for constant schedules.
+
+    Raises:
+        ValueError: an unknown name, a value out of range, or steps that are needed and missing.
+        TypeError: an argument that the schedule does not take.
+    """
+    kind = SchedulerType(name)
+    make = _MAKERS[kind]
+    given = dict(scheduler_specific_kwargs or {})
+    if kind in _METRIC:
+        return make(optimizer, **given)
+    parameters = inspect.signature(make).parameters
+    steps = {"num_warmup_steps": num_warmup_steps, "num_training_steps": num_training_steps}
+    check_known(kind.value, given, [one for one in parameters if one not in ("optimizer", *steps)])
+    if kind is SchedulerType.CONSTANT and num_warmup_steps:
+        raise ValueError(
+            f"the schedule 'constant' has no warm-up, got num_warmup_steps={num_warmup_steps}; "
+            "'constant_with_warmup' has one"
+        )
+    for step, value in steps.items():
+        if value is None and step in parameters and parameters[step].default is inspect.Parameter.empty:
+            raise ValueError(f"the schedule {kind.value!r} needs {step}, got None")
+    return make(optimizer, **{step: value for step, value in steps.items() if step in parameters}, **given)

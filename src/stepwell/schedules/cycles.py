@@ -1,0 +1,206 @@
+"""Schedules that rise and fall: cosine with restarts, one cycle, cycles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+from stepwell.algebra import floor, log, maximum, minimum, where
+from stepwell.schedules import fields
+from stepwell.schedules.fields import Length
+from stepwell.schedules.schedule import Schedule
+from stepwell.schedules.ways import between, descent, rise, warmed_up
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CosineRestarts(Schedule):
+    """Cosine waves, each from its peak down to `end` (SGDR, Loshchilov & Hutter 2017, arXiv:1608.03983).
+
+    After the warm-up, in cycle i, u of the way through it:
+
+        factor = end + (peakᵢ − end) · ½ · (1 + cos(πu)),  peakᵢ = max(peak_decay^i, end)
+
+    The first cycle is `first` steps long, each later one `growth` times the one before; or there are `cycles` of them,
+    which fill the horizon. With `first` and no warm-up these are the values of torch's `CosineAnnealingWarmRestarts`
+    before the horizon, with `cycles` those of `get_cosine_with_hard_restarts_schedule_with_warmup` in transformers.
+    (Where a restart falls on a step, that one can miss it by rounding.) The horizon ends the cycle that it falls in:
+    it never is a restart.
+
+    Args:
+        horizon: total optimizer steps; needed with `cycles`. Without one the restarts go on for ever.
+        warmup: steps (int), or a share of the horizon (float strictly between 0 and 1); at most the horizon.
+        end: the factor at the foot of each wave, at least 0.
+        first: the length of the first cycle, steps (int, at least 1) or a share of the horizon.
+        cycles: how many fill the time between warm-up and horizon, at least 1.
+        growth: how much longer each cycle is than the one before, at least 1 (T_mult).
+        peak_decay: how much lower each peak is than the one before, above 0 and at most 1.
+    """
+
+    horizon: int | None = fields.horizon()
+    warmup: Length = fields.length(0)
+    end: float = fields.factor(0.0)
+    first: Length | None = fields.length(None, least=1)
+    cycles: int | None = fields.count(None)
+    growth: float = fields.number(1.0, least=1)
+    peak_decay: float = fields.number(1.0, above=0, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.first is None) == (self.cycles is None):
+            raise ValueError(
+                "CosineRestarts takes one of first (the length of the first cycle) and cycles (how many there are)"
+            )
+
+    @property
+    def needs_horizon(self) -> bool:  # type: ignore[override]
+        return self.cycles is not None
+
+    def factor(self, step: Any) -> Any:
+        warmup = int(self.warmup)
+        if self.horizon is not None:
+            step = minimum(step, self.horizon)
+        place = self._place(maximum(step, warmup) - warmup)
+        cycle = self._cycle(place)
+        last = self._last_cycle
+        if last is not None:
+            cycle = minimum(cycle, last)
+        through = (place - self._start(cycle)) / self.growth**cycle
+        peak = maximum(self.peak_decay**cycle, self.end)
+        return warmed_up(step, warmup, between(peak, self.end, descent("cosine", through)))
+
+    def _place(self, since: Any) -> Any:
+        """Steps since the warm-up, in lengths of the first cycle."""
+        if self.cycles is None:
+            return since / max(int(self.first or 1), 1)
+        assert self.horizon is not None
+        length = self.horizon - int(self.warmup)
+        # Multiplied first: a restart that falls on a step is then met without a rounding error.
+        return since * self._start(self.cycles) / length if length else self._start(self.cycles)
+
+    def _start(self, cycle: Any) -> Any:
+        """Where a cycle starts, in lengths of the first one."""
+        return cycle if self.growth == 1 else (self.growth**cycle - 1) / (self.growth - 1)
+
+    def _cycle(self, place: Any) -> Any:
+        """The cycle that a place lies in."""
+        if self.growth == 1:
+            return floor(place)
+        guess = floor(log(place * (self.growth - 1) + 1) / math.log(self.growth))
+        guess = where(place < self._start(guess), guess - 1, guess)  # the logarithm may be off by a rounding
+        return where(place < self._start(guess + 1), guess, guess + 1)
+
+    @property
+    def _last_cycle(self) -> int | None:
+        """The cycle that the horizon ends."""
+        if self.cycles is not None:
+            return self.cycles - 1
+        if self.horizon is None:
+            return None
+        return int(self._cycle(self._place(max(self.horizon - int(self.warmup) - 1, 0))))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class OneCycle(Schedule):
+    """Up to the peak and down below the start, once (Smith & Topin 2018, arXiv:1708.07120).
+
+    From `start` at step 0 to `peak` at step R = `rise`, and to `end` at the horizon; with `three_phase` it first comes
+    back to `start` at step 2R. These are the values of torch's `OneCycleLR`, whose `total_steps` are T + 1, whose
+    `max_lr` is the base rate, and which raises one step later, where this holds.
+
+    Args:
+        horizon: total optimizer steps T, at least 1; may be left to the scheduler.
+        rise: the length R, steps (int, at least 1) or a share of the horizon, at most the horizon (with three phases:
+            half of it).
+        start: the factor of step 0, at least 0 (1 / `div_factor`).
+        peak: the factor of step R, at least 0.
+        end: the factor of the horizon, at least 0 (1 / (`div_factor` · `final_div_factor`)).
+        shape: "cosine" or "linear".
+        three_phase: down to `start` as fast as up, then on to `end`.
+    """
+
+    horizon: int | None = fields.horizon()
+    rise: Length = fields.length(0.3, least=1)
+    start: float = fields.factor(0.04)
+    peak: float = fields.factor(1.0)
+    end: float = fields.factor(4e-6)
+    shape: str = fields.choice("cosine", ("cosine", "linear"))
+    three_phase: bool = fields.flag()
+
+    needs_horizon: ClassVar[bool] = True
+
+    def check_fits(self, horizon: int) -> None:
+        super().check_fits(horizon)
+        if self.three_phase and isinstance(self.rise, int) and 2 * self.rise > horizon:
+            raise ValueError(f"rise must be at most half the horizon of {horizon} steps, got {self.rise}")
+
+    def opposite(self, lowest: float) -> Self:
+        """The schedule of the momentum that goes with it: 1 where the rate is low, `lowest` where it peaks.
+
+        torch's `base_momentum=0.85, max_momentum=0.95` is momentum 0.95 in the group and `opposite(0.85 / 0.95)`.
+        """
+        return replace(self, start=1.0, peak=lowest, end=1.0)
+
+    def factor(self, step: Any) -> Any:
+        assert self.horizon is not None
+        assert isinstance(self.rise, int)
+        top = max(self.rise, 1)
+        points = [(0, self.start), (top, self.peak), (self.horizon, self.end)]
+        if self.three_phase:
+            points.insert(2, (2 * top, self.start))
+        value: Any = self.start
+        for (begin, a), (finish, b) in pairwise(points):
+            progress = (minimum(maximum(step, begin), finish) - begin) / max(finish - begin, 1)
+            value = where(step < begin, value, between(a, b, descent(self.shape, progress)))
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Cyclic(Schedule):
+    """Triangles between `low` and `peak` (Smith 2017, arXiv:1506.01186).
+
+    In cycle i = ⌊t / (up + down)⌋, with h the height of the triangle at t, from 0 to 1 and back:
+
+        factor(t) = low + (peak − low) · h · scale
+
+    where scale is 1 ("triangular"), 2^−i ("triangular2") or gamma^t ("exp_range").
+
+    These are the values of torch's `CyclicLR` with `max_lr` as the base rate and `base_lr = low · max_lr`.
+
+    Args:
+        horizon: where the schedule holds; None goes on for ever, unless the scheduler knows one.
+        up: the length of the rise, steps (int, at least 1) or a share of the horizon.
+        down: the length of the fall; as long as the rise by default.
+        low: the factor at the foot, at least 0.
+        peak: the factor at the first peak, at least 0.
+        mode: "triangular", "triangular2" or "exp_range".
+        gamma: the factor of one step for "exp_range", above 0 and at most 1.
+    """
+
+    horizon: int | None = fields.horizon()
+    up: Length = fields.length(2000, least=1, fits=False)
+    down: Length | None = fields.length(None, least=1, fits=False)
+    low: float = fields.factor(0.1)
+    peak: float = fields.factor(1.0)
+    mode: str = fields.choice("triangular", ("triangular", "triangular2", "exp_range"))
+    gamma: float = fields.number(1.0, above=0, most=1)
+
+    def opposite(self, lowest: float) -> Self:
+        """The schedule of the momentum that goes with it: 1 where the rate is low, `lowest` where it peaks."""
+        return replace(self, low=1.0, peak=lowest)
+
+    def factor(self, step: Any) -> Any:
+        up = max(int(self.up), 1)
+        down = up if self.down is None else max(int(self.down), 1)
+        if self.horizon is not None:
+            step = minimum(step, self.horizon)
+        cycle = floor(step / (up + down))
+        within = step - cycle * (up + down)
+        height = where(within < up, rise("linear", within / up), descent("linear", (within - up) / down))
+        scale: Any = 1.0
+        if self.mode == "triangular2":
+            scale = 0.5**cycle
+        elif self.mode == "exp_range":
+            scale = self.gamma**step
+        return between(self.peak, self.low, height * scale)

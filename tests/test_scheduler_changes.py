@@ -1,0 +1,423 @@
+"""What changes in mid-training, and says so: selectors, a new horizon, a new base, another counting, tensors."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, SequentialLR
+
+import stepwell
+from stepwell.scheduler import Scheduler
+from stepwell.schedules import (
+    WSD,
+    Constant,
+    Cosine,
+    Function,
+    InverseSqrt,
+    Linear,
+    MultiStep,
+    OneCycle,
+    Schedule,
+    warmup,
+)
+
+
+def weight() -> Tensor:
+    return torch.zeros(2, requires_grad=True)
+
+
+def sgd(*rates: float, names: tuple[str, ...] = (), **options: Any) -> torch.optim.SGD:
+    groups: list[dict[str, Any]] = [{"params": [weight()], "lr": rate} for rate in rates or (1.0,)]
+    for group, name in zip(groups, names, strict=False):
+        group["name"] = name
+    return torch.optim.SGD(groups, **options)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def run(scheduler: Scheduler, steps: int) -> list[list[float]]:
+    seen = []
+    for _ in range(steps):
+        seen.append(rates(scheduler.optimizer))
+        scheduler.step()
+    return seen
+
+
+# Selectors
+
+
+def test_groups_have_schedules_of_their_own() -> None:
+    optimizer = sgd(1.0, 2.0, 4.0, names=("embedding", "blocks.norm", "blocks.mlp"))
+    scheduler = Scheduler(optimizer, lr={"*norm": Constant(), 0: Linear(end=0.5), "*": Linear()}, horizon=2)
+    assert run(scheduler, 3) == [[1.0, 2.0, 4.0], [0.75, 2.0, 2.0], [0.5, 2.0, 0.0]]
+    assert scheduler.get_lr() == [0.5, 2.0, 0.0]
+    assert scheduler.schedules == {"lr": {"*norm": Constant(), 0: Linear(end=0.5, horizon=2), "*": Linear(horizon=2)}}
+
+
+def test_a_group_that_nothing_selects_keeps_its_values() -> None:
+    optimizer = sgd(1.0, 2.0, weight_decay=0.5)
+    scheduler = Scheduler(
+        optimizer,
+        lr={lambda group: group.get("initial_lr", group["lr"]) > 1: Linear()},
+        weight_decay={1: Linear()},
+        horizon=2,
+    )
+    assert run(scheduler, 2) == [[1.0, 2.0], [1.0, 1.0]]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+    assert scheduler.last == {"lr": [1.0, 0.0], "weight_decay": [0.5, 0.0]}
+    optimizer.add_param_group({"params": [weight()], "lr": 8.0})
+    scheduler.step(1)
+    assert rates(optimizer) == [1.0, 1.0, 4.0]
+
+
+def big(group: dict[str, Any]) -> bool:
+    return group["lr"] > 1
+
+
+def test_a_state_keeps_the_schedules_by_selector() -> None:
+    def scheduler(end: float) -> Scheduler:
+        return Scheduler(sgd(1.0, 2.0), lr={big: Linear(end=end), 0: Linear()}, horizon=4)
+
+    saved = scheduler(0.5)
+    saved.step()
+    state = saved.state_dict()
+    assert state["schedules"] == {
+        "lr": {f"{__name__}.big": "Linear(horizon=4, end=0.5)", "group 0": "Linear(horizon=4)"}
+    }
+    other = scheduler(0.0)
+    with pytest.raises(ValueError, match="the saved schedule of lr is"):
+        other.load_state_dict(state)
+    other.load_state_dict(state, schedule="saved")
+    assert rates(other.optimizer) == rates(saved.optimizer) == [0.75, 1.75]
+
+
+@pytest.mark.parametrize(
+    ("lr", "error", "message"),
+    [
+        (
+            {"norm": Constant(), "*": Linear()},
+            ValueError,
+            "the selector 'norm' of lr matches no group; there are 2, called norms, rest; did you mean 'norms'?",
+        ),
+        ({5: Constant()}, ValueError, "the selector 'group 5' of lr matches no group; there are 2"),
+        ({}, ValueError, "lr has no schedule: give one for each selector"),
+        (
+            {1.5: Constant()},
+            TypeError,
+            "a selector of lr must be a group's name, its index, or a function of the group",
+        ),
+        ({"*": 0.5}, TypeError, "lr must be a schedule, such as Cosine(warmup=0.1), got 0.5"),
+    ],
+)
+def test_selectors_that_are_wrong(lr: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        Scheduler(sgd(1.0, 2.0, names=("norms", "rest")), lr=lr, horizon=5)
+
+
+# Functions
+
+
+def test_a_python_function_is_a_schedule() -> None:
+    scheduler = Scheduler(sgd(2.0), lr=lambda step: 1 / (1 + step), horizon=3)
+    assert [rate for (rate,) in run(scheduler, 6)] == pytest.approx([2, 1, 2 / 3, 0.5, 0.5, 0.5])
+    peer = LambdaLR(optimizer := sgd(2.0), lambda step: 0.5 ** (step // 2))
+    ours = Scheduler(sgd(2.0), lr=lambda step: 0.5 ** (step // 2))  # asks more of its step than arithmetic
+    for _ in range(6):
+        assert rates(ours.optimizer) == rates(optimizer)
+        optimizer.step()
+        peer.step()
+        ours.step()
+
+
+# A longer horizon
+
+
+def test_stretch_is_as_if_the_horizon_had_been_known() -> None:
+    scheduler = Scheduler(sgd(1.0), lr=Linear(warmup=0.2), weight_decay=Linear(horizon=5), horizon=10)
+    scheduler.step(6)
+    assert scheduler.extend(20, how="stretch") == {"lr": [14 / 16], "weight_decay": [0.0]}
+    assert scheduler.schedules == {"lr": Linear(horizon=20, warmup=4), "weight_decay": Linear(horizon=20)}
+    assert scheduler.horizon == 20
+
+
+def test_hold_stays_at_the_end() -> None:
+    scheduler = Scheduler(sgd(1.0), lr=Linear(end=0.25), horizon=4)
+    scheduler.step(4)
+    scheduler.extend(100, how="hold")
+    scheduler.step(60)
+    assert rates(scheduler.optimizer) == [0.25]
+
+
+def test_rewarm_goes_from_where_it_is_to_the_peak_and_down_again() -> None:
+    scheduler = Scheduler(sgd(1.0), lr=Linear(warmup=2, end=0.5), horizon=4)
+    scheduler.step(4)
+    assert scheduler.extend(12, how="rewarm", warmup=0.25) == {"lr": [0.5]}
+    # Two of the eight new steps up, six down.
+    expected = [0.5, 0.75] + [1 - 0.5 * t / 6 for t in range(7)] + [0.5, 0.5]
+    assert [rate for (rate,) in run(scheduler, 11)] == pytest.approx(expected)
+    assert scheduler.schedules["lr"](3) == 0.75  # what was, has been
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(
+        [Linear(), Cosine(warmup=0.1, end=0.1), WSD(warmup=5), InverseSqrt(warmup=4), OneCycle(), Constant()]
+    )
+    | st.just(warmup(Cosine(), 0.1, shape="cosine")),
+    st.integers(40, 60),
+    st.integers(0, 80),
+)
+def test_rewarm_never_jumps_and_resumes(schedule: Schedule, horizon: int, at: int) -> None:
+    at = max(at, 8)
+    scheduler = Scheduler(sgd(0.3), lr=schedule, horizon=horizon)
+    scheduler.step(at)
+    (before,) = rates(scheduler.optimizer)
+    scheduler.extend(at + 100, how="rewarm", warmup=10)
+    assert rates(scheduler.optimizer) == pytest.approx([before], rel=1e-12)
+    state = scheduler.state_dict()
+    other = Scheduler(sgd(0.3), lr=schedule, horizon=horizon)
+    other.load_state_dict(state, schedule="saved")
+    for _ in range(105):
+        assert rates(other.optimizer) == rates(scheduler.optimizer)
+        other.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"horizon": 5, "how": "stretch"}, "horizon must be more than the 5 steps that are done, got 5"),
+        ({"horizon": 9, "how": "strech"}, "how must be 'stretch', 'hold' or 'rewarm', got 'strech'"),
+        ({"horizon": 8, "how": "rewarm", "warmup": 3}, "warmup must be less than the 3 steps that are left, got 3"),
+    ],
+)
+def test_extensions_that_are_wrong_change_nothing(arguments: Any, message: str) -> None:
+    scheduler = Scheduler(sgd(1.0), lr=Linear(), horizon=6)
+    scheduler.step(5)
+    before = copy.deepcopy(scheduler.state_dict())
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        scheduler.extend(**arguments)
+    assert scheduler.state_dict() == before
+
+
+# A new base
+
+
+def test_override_gives_a_new_base_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = sgd(1.0, 0.5)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4)
+    scheduler.step()
+    with caplog.at_level(logging.INFO, logger="stepwell"):
+        assert scheduler.override(lr=4.0) == {"lr": [3.0, 1.5]}
+    assert caplog.messages == ["overridden: next lr = 3, was 0.75 (first of 2 groups)"]
+    assert scheduler.base_lrs == [4.0, 2.0]
+    scheduler.step()
+    assert rates(optimizer) == [2.0, 1.0]
+
+
+def test_override_of_an_element_and_of_groups_at_zero() -> None:
+    optimizer = torch.optim.AdamW(
+        [{"params": [weight()], "weight_decay": 0.0}, {"params": [weight()]}], weight_decay=0.1
+    )
+    scheduler = Scheduler(optimizer, horizon=4, weight_decay=Constant(), **{"betas[0]": Linear(end=0.5)})
+    scheduler.step(4)
+    scheduler.override(weight_decay=0.3, **{"betas[0]": 0.8})
+    assert scheduler.last == {"weight_decay": [0.0, pytest.approx(0.3)], "betas[0]": [0.4, 0.4]}
+    assert optimizer.param_groups[0]["betas"][1] == 0.999
+
+
+@pytest.mark.parametrize(
+    ("bases", "error", "message"),
+    [
+        (
+            {"weight_decy": 0.1},
+            TypeError,
+            "'weight_decy' is not scheduled here; there are lr, weight_decay; did you mean",
+        ),
+        ({"lr": "0.1"}, TypeError, "lr must be a number, got '0.1'"),
+        ({"lr": float("nan")}, ValueError, "lr must be a finite number, got nan"),
+        ({"lr": 3.0, "weight_decay": 0.1}, ValueError, "every group's base of weight_decay is 0"),
+    ],
+)
+def test_overrides_that_are_wrong_change_nothing(bases: Any, error: type[Exception], message: str) -> None:
+    scheduler = Scheduler(sgd(1.0), lr=Linear(), weight_decay=Linear(), horizon=4)
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        scheduler.override(**bases)
+    assert scheduler.base_lrs == [1.0]
+
+
+# Counting
+
+
+def take(optimizer: torch.optim.Optimizer, gradient: float = 1.0) -> None:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.full_like(p, gradient)
+    optimizer.step()
+
+
+def test_the_optimizers_own_steps_count_however_often_step_is_called() -> None:
+    optimizer = sgd(1.0)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")
+    seen = []
+    for _ in range(3):
+        seen += rates(optimizer)
+        take(optimizer)
+        for _ in range(8):  # processes, or micro-batches
+            scheduler.step()
+    assert seen == [1.0, 0.75, 0.5]
+    assert scheduler.last_epoch == 3
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, stepwell.SGD], ids=["torch", "stepwell"])
+def test_steps_that_are_skipped_do_not_count(make: Any) -> None:
+    parameter = weight()
+    optimizer = make([parameter], lr=1.0)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for factor, expected in ((float("inf"), 1.0), (1.0, 0.75), (float("nan"), 0.75), (1.0, 0.5)):
+        optimizer.zero_grad()
+        scaler.scale((parameter * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert rates(optimizer) == [expected]
+        assert scheduler.last_epoch == round(4 * (1 - expected))
+
+
+def test_steps_that_the_optimizer_leaves_out_do_not_count() -> None:
+    optimizer = stepwell.Optimizer([weight()], stepwell.rules.SGD(lr=1.0), on_nonfinite="skip")
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")
+    take(optimizer, float("nan"))
+    assert scheduler.last_epoch == 0
+    take(optimizer)
+    assert scheduler.last_epoch == 1
+
+
+@pytest.mark.parametrize("counts", ["calls", "steps"])
+def test_a_copy_goes_its_own_way(counts: Any) -> None:
+    scheduler = Scheduler(sgd(1.0), lr=Linear(), horizon=4, counts=counts)
+    for twin in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        take(twin.optimizer)
+        twin.step()
+        assert rates(twin.optimizer) == [0.75]
+        assert rates(scheduler.optimizer) == [1.0]
+
+
+def test_an_unknown_way_to_count_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^counts must be 'calls' or 'steps', got 'epochs'$"):
+        Scheduler(sgd(), lr=Constant(), counts="epochs")  # type: ignore[arg-type]
+
+
+# Tensors
+
+
+def test_values_are_kept_in_tensors_where_a_compiled_step_needs_them() -> None:
+    optimizer = torch.optim.AdamW([weight()], lr=0.5, weight_decay=0.25)
+    scheduler = Scheduler(optimizer, lr=Linear(), weight_decay=Linear(), horizon=4, tensors=True)
+    (group,) = optimizer.param_groups
+    live = group["lr"], group["weight_decay"]
+    assert all(isinstance(value, Tensor) for value in live)
+    scheduler.step()
+    assert (group["lr"] is live[0], group["weight_decay"] is live[1]) == (True, True)
+    assert (live[0].item(), live[1].item()) == (0.375, 0.1875)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"].item() == 0.25
+    assert scheduler.base_lrs == [0.5]
+
+
+def test_a_step_of_ours_reads_the_tensor() -> None:
+    parameter = torch.ones(1, requires_grad=True)
+    optimizer = stepwell.SGD([parameter], lr=0.5)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=2, tensors=True)
+    for expected in (0.5, 0.25, 0.25):
+        take(optimizer)
+        scheduler.step()
+        assert parameter.item() == expected
+
+
+# Among torch's schedulers
+
+
+def sequential() -> tuple[torch.optim.Optimizer, SequentialLR]:
+    optimizer = sgd(1.0, momentum=0.9)
+    parts = [Scheduler(optimizer, lr=schedule, horizon=5) for schedule in (Linear(end=0.5), Linear(), Cosine(end=0.1))]
+    return optimizer, SequentialLR(optimizer, parts, milestones=[3, 8])
+
+
+@pytest.mark.parametrize("cut", range(11))
+@pytest.mark.parametrize("scheduler_first", [False, True])
+def test_torchs_sequential_resumes(cut: int, scheduler_first: bool) -> None:
+    optimizer, scheduler = sequential()
+    for _ in range(cut):
+        scheduler.step()
+    resumed, second = sequential()
+    states = [
+        (resumed, copy.deepcopy(optimizer.state_dict())),
+        (second, copy.deepcopy(scheduler.state_dict())),
+    ]
+    for each, state in reversed(states) if scheduler_first else states:
+        each.load_state_dict(state)
+    for _ in range(4):
+        assert rates(resumed) == rates(optimizer)
+        scheduler.step()
+        second.step()
+
+
+def test_torchs_chained_runs_it_as_it_runs_lambda_lr() -> None:
+    ours, theirs = sgd(1.0, weight_decay=0.5), sgd(1.0)
+    chained = ChainedScheduler(
+        [Scheduler(ours, lr=Linear(), horizon=8), Scheduler(ours, weight_decay=Linear(), horizon=8)], ours
+    )
+    peer = ChainedScheduler([LambdaLR(theirs, lambda step: (8 - step) / 8)], theirs)
+    for step in range(8):
+        assert rates(ours) == rates(theirs) == chained.get_last_lr()
+        assert ours.param_groups[0]["weight_decay"] == 0.5 * (8 - step) / 8
+        for optimizer, each in ((ours, chained), (theirs, peer)):
+            optimizer.step()
+            each.step()
+
+
+# States
+
+
+def test_the_saved_side_can_be_taken() -> None:
+    saved = Scheduler(sgd(1.0), lr=MultiStep(at=[2], gamma=0.5))
+    saved.step(3)
+    scheduler = Scheduler(sgd(1.0), lr=Linear(), horizon=10)
+    scheduler.load_state_dict(saved.state_dict(), schedule="saved")
+    assert scheduler.schedules == {"lr": MultiStep(at=[2], gamma=0.5)}
+    assert rates(scheduler.optimizer) == [0.5]
+
+
+def halves(step: int) -> float:
+    return 0.5**step
+
+
+def test_a_saved_function_has_to_be_here() -> None:
+    saved = Scheduler(sgd(1.0), lr=halves)
+    saved.step(3)
+    with pytest.raises(
+        ValueError, match=f"^the function '{re.escape(__name__)}.halves' is not among functions=\\[\\]$"
+    ):
+        Scheduler(sgd(1.0), lr=Constant()).load_state_dict(saved.state_dict(), schedule="saved")
+    scheduler = Scheduler(sgd(1.0), lr=Function(function=halves))
+    scheduler.load_state_dict(saved.state_dict())
+    assert rates(scheduler.optimizer) == [0.125]
+
+
+def test_saved_schedules_of_other_hyper_parameters_are_an_error() -> None:
+    saved = Scheduler(sgd(1.0), lr=Linear(), weight_decay=Linear(), horizon=10).state_dict()
+    with pytest.raises(ValueError, match=r"^a schedule of weight_decay was saved too: give this scheduler one"):
+        Scheduler(sgd(1.0), lr=Linear(), horizon=10).load_state_dict(saved, schedule="saved")
