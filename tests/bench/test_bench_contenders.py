@@ -49,6 +49,7 @@ def test_torch_does_the_same_work(subject: str, name: str) -> None:
 
 
 @pytest.mark.peers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what a peer imports
 @pytest.mark.parametrize(("subject", "name"), _entries(of_torch=False))
 def test_a_peer_does_the_same_work(subject: str, name: str) -> None:
     _, missing = entrants(SUBJECTS[subject], CPU)
