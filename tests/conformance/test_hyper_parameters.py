@@ -22,7 +22,8 @@ from stepwell.rules.rule import hyper_parameters
 def _other_numbers(case: Case) -> dict[str, Any]:
     """Every number of the rule, changed to another that it may take."""
     values = case.rule.values()
-    others = {"betas": (0.7, 0.95), "momentum": 0.7, "dampening": 0.1, "eps": 1e-3, "r": 2.0}
+    betas = (0.7, 0.95, 0.9)[: len(values.get("betas", ()))]
+    others = {"betas": betas, "momentum": 0.7, "dampening": 0.1, "eps": 1e-3, "r": 2.0}
     changed = {name: value for name, value in others.items() if values.get(name)}
     return {"lr": 0.5 * values["lr"], "weight_decay": values["weight_decay"] + 0.1, **changed}
 
@@ -203,6 +204,8 @@ def test_unknown_names(rule: Any, name: str, annotation: Any) -> None:
     message = f"unknown hyper-parameter '{misspelled}' for {kind.__name__}; did you mean '{name}'?"
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         kind(**{misspelled: 1})
+    if name.startswith("initial_"):  # torch's schedulers keep `initial_lr` in a group, and ours more of the kind
+        return
     with pytest.raises(TypeError, match=f"^{re.escape(message)} \\(group 0\\)$"):
         Optimizer([{"params": [parameter((2, 2))], misspelled: 1}], rule)
 
