@@ -261,10 +261,11 @@ def test_how_torch_ran_is_not_loaded(name: str, flags: dict[str, bool]) -> None:
 
 
 @pytest.mark.parametrize(("decoupled", "decay"), [(True, "decoupled"), (False, "coupled")])
-@pytest.mark.parametrize("before", ["coupled", "decoupled"])
-def test_torchs_decoupled_weight_decay_decides_the_decay(before: str, decoupled: bool, decay: str) -> None:
-    theirs = torch.optim.Adam(weights(), decoupled_weight_decay=decoupled)
-    ours = stepwell.Adam(weights(), decay=before)
+@pytest.mark.parametrize("before", ["coupled", "decoupled", "independent"])
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam"])
+def test_torchs_decoupled_weight_decay_decides_the_decay(name: str, before: str, decoupled: bool, decay: str) -> None:
+    theirs = getattr(torch.optim, name)(weights(), decoupled_weight_decay=decoupled)
+    ours = getattr(stepwell, name)(weights(), decay=before)
     ours.load_state_dict(theirs.state_dict())
     assert ours.param_groups[0]["decay"] == decay
 

@@ -84,6 +84,15 @@ def test_torchs_flags_for_how_to_run_are_left_out() -> None:
     assert (optimizer.engine, optimizer.clip_norm) == ("reference", 2.0)
 
 
+@pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent", "proximal"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "NAdam", "RAdam"])
+def test_our_kinds_of_decay_come_back(name: str, decay: str) -> None:
+    saved = getattr(stepwell, name)(weights(), decay=decay).state_dict()
+    again = getattr(stepwell, name)(weights())
+    again.load_state_dict(saved)
+    assert again.param_groups[0]["decay"] == decay
+
+
 def test_torchs_adam_says_by_a_flag_how_it_decays() -> None:
     peer = go(torch.optim.Adam(weights(), decoupled_weight_decay=True), 1)
     optimizer = stepwell.Adam(weights())

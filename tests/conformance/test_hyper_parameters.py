@@ -210,6 +210,8 @@ def test_unknown_names(rule: Any, name: str, annotation: Any) -> None:
     message = f"unknown hyper-parameter '{misspelled}' for {kind.__name__}; did you mean '{name}'?"
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         kind(**{misspelled: 1})
+    if name.startswith("initial_"):  # torch's schedulers keep `initial_lr` in a group, and ours more of the kind
+        return
     with pytest.raises(TypeError, match=f"^{re.escape(message)} \\(group 0\\)$"):
         Optimizer([{"params": [parameter((2, 2))], misspelled: 1}], rule)
 

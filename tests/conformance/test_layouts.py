@@ -123,7 +123,7 @@ def test_the_data_may_be_replaced_in_mid_training(case: Case, engine: str) -> No
                     [torch.view_as_real(kept.detach().to(torch.complex128))], 1e-6)  # fmt: skip
 
 
-@rows_and_engines(CASES)
+@rows_and_engines(CASES, fused_variants=False)
 def test_the_dtype_may_change_in_mid_training(case: Case, engine: str) -> None:
     module = nn.Linear(3, 4, bias=False)
     module.weight.data.copy_(parameter((4, 3)).detach())

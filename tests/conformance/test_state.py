@@ -118,7 +118,7 @@ def test_loading_copies(case: Case, engine: str) -> None:
 
 
 @pytest.mark.parametrize("kept_in", [torch.float32, torch.float64], ids=str)
-@rows_and_engines(CASES)
+@rows_and_engines(CASES, fused_variants=False)
 def test_slots_keep_their_dtype(case: Case, engine: str, kept_in: torch.dtype) -> None:
     # bfloat16 weights with wider state: loading must not round the state to the weights' dtype.
     optimizer = trained(case, engine, torch.bfloat16, steps=1)

@@ -23,6 +23,13 @@ def test_two_steps_without_a_schedule(walk: Walk) -> None:
     ]
 
 
+def test_the_first_step_with_a_schedule(walk: Walk) -> None:
+    # ψ = 1: μ₁ = 0.9·(1 − ½·0.96) = 0.468, μ₂ = 0.9·(1 − ½·0.9216) = 0.48528; m₁ = 0.2, v̂₁ = 4
+    step = (2 + 0.48528 / (1 - 0.468 * 0.48528) * 0.2) / (2 + 0.1)
+    (after,) = walk(NAdam(lr=0.5, betas=(0.9, 0.99), eps=0.1, momentum_decay=1.0), 1.0, [2.0])
+    assert after["weight"] == approx(1 - 0.5 * step)
+
+
 def test_the_momentum_grows_to_beta1(walk: Walk) -> None:
     # ψ = 1: μ₁ = 0.9·(1 − 0.48) = 0.468, μ₂ = 0.9·(1 − ½·0.9216) = 0.48528; in the end μ = β₁
     path = walk(NAdam(betas=(0.9, 0.99), momentum_decay=1.0), 1.0, [1.0] * 400)

@@ -16,11 +16,11 @@ class RMSprop(Rule):
     """Gradients divided by the root of the mean of their squares (Tieleman & Hinton 2012, Coursera lecture 6e).
 
         vₜ = α·vₜ₋₁ + (1 − α)·gₜ²
-        dₜ = gₜ / (√vₜ + ε)          centered: gₜ / (√(vₜ − ḡₜ²) + ε) with ḡ the running mean of g (Graves 2013,
-        θₜ = θₜ₋₁ − η·dₜ                       arXiv:1308.0850, eqs. 38–45)
+        θₜ = θₜ₋₁ − η·dₜ,   dₜ = gₜ / (√vₜ + ε)
 
-    With momentum the step is bₜ = μ·bₜ₋₁ + dₜ in place of dₜ. A variance vₜ − ḡₜ² that rounding has put below 0 counts
-    as 0, where torch gives NaN.
+    Centered (Graves 2013, arXiv:1308.0850, eqs. 38–45), √(vₜ − ḡₜ²) takes the place of √vₜ, with ḡ the running mean of
+    g; a variance that rounding has put below 0 counts as 0, where torch gives NaN. With momentum bₜ = μ·bₜ₋₁ + dₜ takes
+    the place of dₜ.
 
     Args:
         lr: learning rate η per step, at least 0.

@@ -22,7 +22,7 @@ class Rprop(Rule):
         θₜ = θₜ₋₁ − Δₜ·sign(gₜ)
 
     It is made for whole batches: the sign of a noisy gradient says little. As in torch there is no step back where the
-    sign has changed (the paper takes one).
+    sign has changed, as the paper takes one: it is the variant iRprop⁻ (Igel & Hüsken 2000).
 
     Args:
         lr: the first Δ, at least 0; it has no part in later steps.

@@ -63,9 +63,9 @@ class Rule:
         weight_decay: weight decay λ, at least 0.
         decay: what weight decay means. "coupled" adds λ·p to the gradient (L2 regularisation: λ/2·‖p‖² in the loss);
             "decoupled" shrinks the weights by the share lr·λ before the step, as torch's AdamW does; "independent" by
-            the share λ, whatever the rate (θ ← (1 − λ)·θ − η·d, as Loshchilov & Hutter 2019, arXiv:1711.05101, have it
-            with a schedule of 1); "proximal" divides by 1 + lr·λ after the step (Zhuang et al. 2022, arXiv:2202.00089);
-            "inside" leaves it to the rule's own `direction`.
+            the share λ, whatever the rate: p ← (1 − λ)·p − lr·d (Loshchilov & Hutter 2019, arXiv:1711.05101, Algs. 1
+            and 2, with a schedule multiplier of 1); "proximal" divides by 1 + lr·λ after the step (Zhuang et al. 2022,
+            arXiv:2202.00089); "inside" leaves it to the rule's own `direction`.
         maximize: go up the gradient instead of down.
     """
 
