@@ -29,10 +29,7 @@ def test_two_steps_of_a_matrix(engine: str) -> None:
     theta = [[0.0, 0.0], [0.0, 0.0]]
     g1, g2 = [[3.0, 4.0], [-2.0, 0.0]], [[1.0, -1.0], [3.0, 3.0]]
     moments = [[12.5, 2.0], [(0.1875 * 12.5 + 0.25 * 1) / 0.4375, (0.1875 * 2 + 0.25 * 9) / 0.4375]]
-    averages = [
-        g1,
-        [[(0.25 * a + 0.5 * b) / 0.75 for a, b in zip(*rows, strict=True)] for rows in zip(g1, g2, strict=True)],
-    ]
+    second = [[(0.25 * a + 0.5 * b) / 0.75 for a, b in zip(*rows, strict=True)] for rows in zip(g1, g2, strict=True)]
     for gradient, average, moment in zip((g1, g2), (g1, second), moments, strict=True):
         theta = [
             [p - 0.1 * m / math.sqrt(v) for p, m in zip(row, means, strict=True)]
