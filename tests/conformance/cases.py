@@ -80,7 +80,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ADOPT": {"unclipped": {"clip_exp": None}},
     "AdEMAMix": {"warm-up": {"alpha_warmup": 3, "beta3_warmup": 3}},
     "StableAdamW": {"decoupled": {"decay": "decoupled"}},
-    "ScheduleFreeRAdam": {"silent": {"silent_sgd_phase": True}},
     "Muon": {
         "plain": {"nesterov": False},
         "match_rms_adamw": {"adjust_lr_fn": "match_rms_adamw"},

@@ -7,10 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+import stepwell
 from rules.singular_values import JORDAN, diagonal, near, newton_schulz, with_singular_values
 from stepwell import Optimizer
-from stepwell.algebra.matrices import _directly, _on_the_gram_matrix, orthogonalized
+from stepwell.algebra.matrices import (
+    POLAR_EXPRESS,
+    _directly,
+    _on_the_gram_matrix,
+    orthogonalized,
+    polar_express,
+)
 from stepwell.rules import Muon
 
 approx = pytest.approx
@@ -150,3 +158,139 @@ def test_what_newton_schulz_may_be_told() -> None:
     expected = [2 * s - s**3 + 0.5 * s**5 for s in (0.3, 0.4)]
     near(weights.detach(), -diagonal(expected, 2, 2))
     assert rule.slots == ("momentum_buffer",)
+
+
+# Kernels, stacks and fused layers.
+
+
+def step_of(gradient: Tensor, **values: Any) -> Tensor:
+    """Where Muon moves weights of zeros, at a rate of 1 and without momentum."""
+    weights = torch.zeros_like(gradient, requires_grad=True)
+    weights.grad = gradient.clone()
+    Optimizer([weights], Muon(lr=1.0, momentum=0.0, weight_decay=0.0, **values)).step()
+    return weights.detach()
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_a_kernel_is_flattened_and_its_rate_is_the_flat_matrixs() -> None:
+    # (out, in·height·width) = (8, 2·3·1): √(8/6) stands before the orthogonal factor.
+    gradient = random(8, 2, 3, 1)
+    near(step_of(gradient).flatten(1), -math.sqrt(8 / 6) * orthogonalized(gradient.flatten(1)))
+    flat = 0.2 * math.sqrt(8) * orthogonalized(gradient.flatten(1))
+    near(step_of(gradient, adjust_lr_fn="match_rms_adamw").flatten(1), -flat)
+
+
+def test_three_dimensions_are_experts_or_a_convolution() -> None:
+    gradient = random(3, 4, 5)
+    near(step_of(gradient), -torch.stack([orthogonalized(expert) for expert in gradient]))
+    near(step_of(gradient, conv1d=True).flatten(1), -orthogonalized(gradient.flatten(1)))
+
+
+@pytest.mark.parametrize("split", [3, (4, 4, 4), (6, 2, 4), (12,)], ids=str)
+@pytest.mark.parametrize("kind", ["original", "match_rms_adamw"])
+@ENGINES
+def test_blocks_of_rows_are_parameters_of_their_own(engine: str, kind: Any, split: Any) -> None:
+    sizes = [12 // split] * split if isinstance(split, int) else list(split)
+    whole = random(12, 5).requires_grad_()
+    parts = [part.clone().requires_grad_() for part in whole.detach().split(sizes)]
+    rule = Muon(lr=0.1, adjust_lr_fn=kind)
+    together = Optimizer([whole], rule.but(split=split), engine=engine)
+    alone = Optimizer(parts, rule, engine=engine)
+    for step in (1, 2):
+        whole.grad = step * random(12, 5).cos()
+        for part, gradient in zip(parts, whole.grad.split(sizes), strict=True):
+            part.grad = gradient.clone()
+        together.step()
+        alone.step()
+        near(whole.detach(), torch.cat(parts).detach())
+
+
+def test_blocks_of_every_expert() -> None:
+    gradient = random(2, 6, 4)
+    expected = [torch.cat([orthogonalized(block) for block in expert.split(3)]) for expert in gradient]
+    near(step_of(gradient, split=2), -torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("split", "reason"),
+    [
+        (5, r"split=5 does not divide the 12 rows of a matrix of shape \(12, 4\)"),
+        ((4, 4), r"split=\(4, 4\) adds up to 8 rows, not the 12 of a matrix of shape \(12, 4\)"),
+    ],
+)
+def test_blocks_that_do_not_fit(split: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{reason}, as parameter 'qkv' has \(group 0\)$"):
+        Optimizer([("qkv", torch.zeros(12, 4, requires_grad=True))], Muon(split=split))
+
+
+@pytest.mark.parametrize("split", [0, (), (3, 0), (3.5,), "3"], ids=repr)
+def test_what_is_no_split(split: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"^split"):
+        Muon(split=split)
+
+
+def test_a_split_is_kept_in_a_state_dict() -> None:
+    weights = random(6, 4).requires_grad_()
+    optimizer = Optimizer([weights], Muon(split=(4, 2)))
+    other = Optimizer([weights], Muon())
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["split"] == (4, 2)
+
+
+# The Polar Express.
+
+
+def test_the_polar_express_by_hand() -> None:
+    # Singular values 0.6 and 0.8 after scaling; the first two polynomials, each of σ/1.01.
+    expected = []
+    for s in (0.6, 0.8):
+        for a, b, c in POLAR_EXPRESS[:2]:
+            x = s / 1.01
+            s = a * x + b * x**3 + c * x**5
+        expected.append(s)
+    near(orthogonalized(diagonal([3.0, 4.0], 2, 3), polar_express(2)), diagonal(expected, 2, 3), 1e-10)
+
+
+def test_the_last_polynomial_of_the_polar_express_is_repeated() -> None:
+    assert polar_express(11)[-1] == polar_express(8)[-1] == (1.875, -1.25, 0.375)
+    assert len(polar_express(11)) == 11
+
+
+@pytest.mark.parametrize(("steps", "error"), [(5, 0.2), (6, 0.02), (8, 1e-6)])
+@pytest.mark.parametrize("shape", [(12, 12), (12, 30), (30, 12)], ids=["square", "wide", "tall"])
+def test_the_polar_express_converges_from_a_thousandth(shape: tuple[int, int], steps: int, error: float) -> None:
+    # Jordan's polynomial leaves singular values between 0.7 and 1.2 however often it is taken.
+    values = torch.logspace(-2, 0, 12, dtype=torch.float64)
+    result = torch.linalg.svdvals(orthogonalized(with_singular_values(values, *shape), polar_express(steps)))
+    assert float((result - 1).abs().max()) < error
+
+
+@ENGINES
+def test_muon_on_the_polar_express(engine: str) -> None:
+    weights = torch.zeros(3, 5, dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([weights], Muon(lr=1.0, momentum=0.0, ns_steps=4, polar_express=True), engine=engine)
+    weights.grad = random(3, 5)
+    optimizer.step()
+    near(weights.detach(), -orthogonalized(random(3, 5), polar_express(4)))
+
+
+@pytest.mark.parametrize("steps", [5, 9])
+def test_small_singular_values_do_not_blow_up(steps: int) -> None:
+    # On the Gram matrix in float32 rounding would, after more than five steps.
+    values = torch.logspace(-6, 0, 16, dtype=torch.float64)
+    result = orthogonalized(with_singular_values(values, 16, 60).float(), steps=steps)
+    assert float(torch.linalg.matrix_norm(result.double(), 2)) < 1.3
+
+
+# Who is routed to it.
+
+
+def test_create_optimizer_gives_it_hidden_matrices_alone() -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Conv1d(4, 4, 1), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 9))
+    groups = stepwell.create_optimizer(model, "muon", split=2).param_groups
+    assert {group["rule"]: [] for group in groups} == {"Muon": [], "AdamW": []}
+    assert [name for group in groups if group["rule"] == "Muon" for name in group["param_names"]] == ["2.weight"]
+    assert groups[0]["split"] == 2
