@@ -51,12 +51,18 @@ def recognise(group: Mapping[str, Any], state: Mapping[Tensor, State], saved: li
     now, expected = _joined(current), _joined(saved)
     if not len(now):
         return holds
-    counterpart = _joined(_counterparts(group, state, saved, other))
+    sampled, change_places = _counterparts(group, state, saved, other)
+    counterpart = _joined(sampled)
     to_saved, to_other = _distance(now, expected), _distance(now, counterpart)
     if min(to_saved, to_other) > _TOLERANCE * float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()):
         raise ValueError(_strangers(f"they differ by up to {min(to_saved, to_other):.3g}"))
     if to_saved <= to_other:
         return holds
+    if change_places:
+        raise ValueError(
+            f"the model's weights are the {other} ones, but this optimizer state was saved with the {holds} ones, in "
+            "whose place it keeps the others; load the weights of the same checkpoint"
+        )
     _LOG.warning("the weights loaded are the %s ones, the state was saved with the %s ones: put right", other, holds)
     return other
 
@@ -77,20 +83,21 @@ def _strangers(how: str) -> str:
 
 def _counterparts(
     group: Mapping[str, Any], state: Mapping[Tensor, State], samples: list[list[float]], to: Holds
-) -> list[list[float]]:
-    """The sampled weights in the other mode."""
+) -> tuple[list[list[float]], bool]:
+    """The sampled weights in the other mode, and whether a slot holds those and gets these in exchange."""
     kind = rule_class(group["rule"])
     rule = kind(**{name: group[name] for name in kind.field_names()})
     h, slots = namespace(rule.values()), [slot.name for slot in rule.slot_list() if not slot.scalar]
-    found = []
+    found, change_places = [], False
     for parameter, sample in zip(group["params"], samples, strict=True):
         if state.get(parameter):
             s = namespace({slot: _joined([_sample(state[parameter][slot])]) for slot in slots})
-            weights, _ = rule.exchange(to, _joined([sample]), s, h)
+            weights, exchanged = rule.exchange(to, _joined([sample]), s, h)
+            change_places = change_places or bool(exchanged)
             found.append(weights.tolist())
         else:
             found.append(sample)
-    return found
+    return found, change_places
 
 
 def _sample(tensor: Tensor) -> list[float]:

@@ -246,6 +246,7 @@ class Optimizer(torch.optim.Optimizer):
             self.eval()
             yield
         finally:
+            self._hold("training", groups)  # an average that changed places with the weights goes back to its slot
             with torch.no_grad():
                 for p, weights in kept:
                     p.copy_(weights)
@@ -253,9 +254,11 @@ class Optimizer(torch.optim.Optimizer):
                 group["holds"] = "training"
 
     @torch.no_grad()
-    def _hold(self, holds: averaging.Holds) -> None:
+    def _hold(self, holds: averaging.Holds, among: list[dict[str, Any]] | None = None) -> None:
         self._recognise()
-        groups = [group for group in self.param_groups if group.get("holds", holds) != holds]
+        groups = [
+            group for group in (self.param_groups if among is None else among) if group.get("holds", holds) != holds
+        ]
         for bucket in self._buckets.with_state(groups, self.state):
             bucket.engine.apply(bucket.batch, holds)
         for group in groups:

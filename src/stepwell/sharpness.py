@@ -37,10 +37,16 @@ def sharp_gradients(
 
 @contextlib.contextmanager
 def _ascended(groups: Sequence[Mapping[str, Any]], with_kernel: bool) -> Iterator[None]:
-    parameters = [(p, float(group["rho"])) for group in groups for p in group["params"] if p.grad is not None]
+    # Where the objective is to be large, the worst point nearby is down its gradient.
+    parameters = [
+        (p, -float(group["rho"]) if group["maximize"] else float(group["rho"]))
+        for group in groups
+        for p in group["params"]
+        if p.grad is not None
+    ]
     length = math.hypot(*gradient_norms([p for p, _ in parameters], with_kernel=with_kernel).values())
     kept = [(p, p.detach().clone()) for p, _ in parameters]
-    if length > 0:
+    if 0 < length < math.inf:
         for p, rho in parameters:
             p.add_(p.grad, alpha=rho / length)
     try:

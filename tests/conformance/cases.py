@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra.matrices import working_dtype
-from stepwell.rules import Rule, column_wise, row_wise
+from stepwell.rules import (
+    SGD,
+    AdamW,
+    Rule,
+    cautious,
+    column_wise,
+    ema,
+    grokfast,
+    lookahead,
+    row_wise,
+    schedule_free,
+)
 from stepwell.rules.registry import rule_class, rule_names
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -194,7 +205,21 @@ def _cases() -> list[Case]:
     return found
 
 
-CASES = _cases()
+def _wrapped() -> list[Case]:
+    """Every wrapper but `sam`, which needs a closure, around a rule with slots for averages and one with a flag."""
+    inner = [AdamW(**SETTINGS["AdamW"]), SGD(**SETTINGS["SGD"], momentum=0.8)]
+    return [
+        Case(type(rule).__name__, rule)
+        for each in inner
+        for rule in (cautious(each), lookahead(each, k=2), ema(each, decay=0.3), grokfast(each, alpha=0.8))
+    ] + [
+        Case(type(rule).__name__, rule)
+        for each in (AdamW(**{**SETTINGS["AdamW"], "betas": (0.0, 0.9)}), SGD(**SETTINGS["SGD"]))
+        for rule in (schedule_free(each, warmup_steps=3),)
+    ]
+
+
+CASES = [*_cases(), *_wrapped()]
 PLAIN_CASES = [case for case in CASES if "-" not in case.name]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -167,9 +168,10 @@ def test_complex_numbers_are_pairs_of_reals(case: Case, engine: str) -> None:
 def test_matrix_rules_refuse_what_is_no_real_matrix(case: Case, bad: Tensor, shape: str, dtype: str) -> None:
     if case.rule.fit(tuple(bad.shape)).acts_on != "matrices":
         pytest.skip("this rule has an update for vectors too")
+    name = re.escape(case.name)
     with pytest.raises(
         ValueError,
-        match=rf"^{case.name} acts on real matrices \(…, rows, cols\), but parameter 'bad' has shape {shape} and dtype "
+        match=rf"^{name} acts on real matrices \(…, rows, cols\), but parameter 'bad' has shape {shape} and dtype "
         rf"torch\.{dtype} \(group 0\); put it into a group with a rule such as 'AdamW'",
     ):
         Optimizer([("good", torch.zeros(2, 2)), ("bad", bad.requires_grad_())], case.rule)

@@ -73,6 +73,8 @@ class Direct(ABC):
         rule = batch.rule
         new_weights, new = rule.update(p, g, s, h) if function == "update" else rule.exchange(function, p, s, h)
         rule.check_slots(new)
+        if any(new_weights is number for number in vars(s).values()):
+            new_weights = 1.0 * new_weights  # a copy, because the slot may get what was in the weights
         for slot, value in new.items():
             if slot in batch.columns:
                 self.store([batch.columns[slot][index] for index in part], value)

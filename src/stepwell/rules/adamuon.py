@@ -56,7 +56,7 @@ class AdaMuon(OrthogonalizedMomentum):
         return ("momentum_buffer", "exp_avg_sq")
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        buffer, update = self.momentum_of(g, s, h)
+        buffer, update = self.mixed_momentum(g, s, h)
         if h.sign_stabilized:
             update = sign(update)
         orthogonal = by_row_blocks(h.split, lambda block: self.orthogonal(block, h), update)

@@ -39,7 +39,7 @@ class OrthogonalizedMomentum(MatrixRule, abstract=True):
             check_split(self.split, self.working_shape(shape))
         return self
 
-    def momentum_of(self, g: Any, s: Any, h: Any) -> tuple[Any, Any]:
+    def mixed_momentum(self, g: Any, s: Any, h: Any) -> tuple[Any, Any]:
         """The momentum of this step, and what of it (Nesterov's: the gradient once more) is orthogonalised."""
         buffer = lerp(s.momentum_buffer, g, 1 - h.momentum)
         return buffer, lerp(g, buffer, h.momentum) if h.nesterov else buffer
@@ -87,7 +87,7 @@ class Muon(OrthogonalizedMomentum):
     adjust_lr_fn: Adjustment | None = None
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        buffer, update = self.momentum_of(g, s, h)
+        buffer, update = self.mixed_momentum(g, s, h)
 
         def step(block: Tensor) -> Tensor:
             return rate_adjustment(block, h.adjust_lr_fn) * self.orthogonal(block, h)

@@ -56,7 +56,7 @@ class NorMuon(OrthogonalizedMomentum):
         return ("momentum_buffer", Slot("second_momentum_buffer", shape=row_wise))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        buffer, update = self.momentum_of(g, s, h)
+        buffer, update = self.mixed_momentum(g, s, h)
         orthogonal = by_row_blocks(h.split, lambda block: self.orthogonal(block, h), update)
         moment = lerp(s.second_momentum_buffer, row_mean(square(orthogonal)), 1 - h.beta2)
 

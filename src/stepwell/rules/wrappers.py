@@ -157,7 +157,9 @@ class ScheduleFreeOf(WarmUp, Interpolation, Wrapper):
     def misfit(cls, rule: type[Rule]) -> str | None:
         if _has_average(rule):
             return "it keeps an average of its own"
-        return None if gives_a_direction(rule) else "it averages a rule's direction, and this rule gives a whole update"
+        # Also a wrapper's update would be passed by: this one's stands in place of both.
+        owner = next(ancestor for ancestor in rule.__mro__ if "update" in vars(ancestor))
+        return None if owner is Rule else "it averages a rule's direction, and this rule gives a whole update"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,566 @@
+"""Wrappers: what each does to a rule, worked out by hand, and that it stays a rule like any other."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import stepwell
+from rules.walking import Walk
+from stepwell import Optimizer, Rule, cautious, ema, grokfast, lookahead, sam, schedule_free
+from stepwell.rules import SGD, SOAP, Adam, AdamW, Lion, Muon, ScheduleFreeAdamW, ScheduleFreeSGD
+from stepwell.rules.registry import rule_class
+
+approx = pytest.approx
+ENGINES = pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+
+Wrap = Callable[[Rule], Rule]
+WRAPPERS: dict[str, Wrap] = {
+    "cautious": cautious,
+    "lookahead": lookahead,
+    "ema": ema,
+    "grokfast": grokfast,
+    "schedule_free": schedule_free,
+    "sam": sam,
+}
+each = pytest.mark.parametrize("word", WRAPPERS)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def walk_tensors(rule: Rule, gradients: list[Tensor], engine: str = "auto", start: float = 1.0) -> list[Tensor]:
+    """Where weights of ones are after each gradient."""
+    weights = torch.full_like(gradients[0], start).requires_grad_()
+    optimizer, path = Optimizer([weights], rule, engine=engine), []
+    for gradient in gradients:
+        weights.grad = gradient.clone()
+        optimizer.step()
+        path.append(weights.detach().clone())
+    return path
+
+
+# Cautious.
+
+
+def test_two_cautious_steps(walk: Walk) -> None:
+    # v₁ = 2 agrees with g₁ = 2: θ₁ = 0.8. v₂ = 0.9·2 − 1 = 0.8 does not agree with g₂ = −1: θ₂ = θ₁.
+    path = walk(cautious(SGD(lr=0.1, momentum=0.9)), 1.0, [2.0, -1.0])
+    assert path == [
+        approx({"weight": 0.8, "momentum_buffer": 2.0}),
+        approx({"weight": 0.8, "momentum_buffer": 0.8}),
+    ]
+
+
+@ENGINES
+def test_what_moves_moves_further_where_others_stay(engine: str) -> None:
+    # After (2, 2, 2, 2): v = (0.8, 2.8, 2.8, 2.8) disagrees with g = (−1, 1, 1, 1) in the first of four elements: the
+    # others step by 0.1·2.8/0.75.
+    gradients = [torch.full((4,), 2.0).double(), torch.tensor([-1.0, 1.0, 1.0, 1.0]).double()]
+    first, second = walk_tensors(cautious(SGD(lr=0.1, momentum=0.9)), gradients, engine)
+    assert first.tolist() == approx([0.8] * 4)
+    assert second.tolist() == approx([0.8] + [0.8 - 0.28 / 0.75] * 3)
+
+
+@ENGINES
+@pytest.mark.parametrize("inner", [AdamW(lr=0.1, weight_decay=0.0), Lion(lr=0.1), SGD(lr=0.1, momentum=0.9)])
+def test_no_element_moves_against_its_gradient(engine: str, inner: Rule) -> None:
+    gradients = [random(50, seed=seed) for seed in range(6)]
+    path = [torch.ones(50, dtype=torch.float64), *walk_tensors(cautious(inner), gradients, engine)]
+    moved = 0
+    for before, after, gradient in zip(path, path[1:], gradients, strict=False):
+        assert bool(((after - before) * gradient <= 0).all())
+        moved += int((after != before).sum())
+    assert 0 < moved < 6 * 50
+
+
+@ENGINES
+def test_cautious_decay_stays_whole(engine: str) -> None:
+    # v₂ disagrees with g₂, so nothing moves but by decay: 0.95 of what it was.
+    gradients = [torch.full((1,), 2.0).double(), torch.full((1,), -1.0).double()]
+    rule = cautious(SGD(lr=0.1, momentum=0.9, weight_decay=0.5, decay="decoupled"))
+    first, second = walk_tensors(rule, gradients, engine)
+    assert second.item() == approx(0.95 * first.item())
+
+
+# Lookahead.
+
+
+def test_three_steps_of_lookahead(walk: Walk) -> None:
+    # k = 2, α = 0.5: 1 → 0.8 → 1.1, φ = 1 + 0.5·0.1 = 1.05 = θ; then 1.05 − 0.1 = 0.95.
+    path = walk(lookahead(SGD(lr=0.1), k=2, alpha=0.5), 1.0, [2.0, -3.0, 1.0])
+    assert path == [
+        approx({"weight": 0.8, "slow_weights": 1.0}),
+        approx({"weight": 1.05, "slow_weights": 1.05}),
+        approx({"weight": 0.95, "slow_weights": 1.05}),
+    ]
+
+
+@ENGINES
+def test_every_k_steps_the_weights_are_the_slow_ones(engine: str) -> None:
+    weights = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([weights], lookahead(AdamW(lr=0.1), k=3), engine=engine)
+    for step in range(1, 13):
+        weights.grad = random(5, seed=step)
+        optimizer.step()
+        assert torch.equal(weights.detach(), optimizer.state[weights]["slow_weights"]) == (step % 3 == 0)
+
+
+@ENGINES
+def test_lookahead_that_follows_wholly_is_the_rule(engine: str) -> None:
+    gradients = [random(5, seed=seed) for seed in range(7)]
+    path = walk_tensors(lookahead(AdamW(lr=0.1), k=3, alpha=1.0), gradients, engine)
+    for ours, expected in zip(path, walk_tensors(AdamW(lr=0.1), gradients, engine), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+# EMA.
+
+
+def test_two_steps_of_ema(walk: Walk) -> None:
+    # δ₁ = min(0.2, 2/11), δ₂ = min(0.2, 3/12) = 0.2. θ: 1 → 0.8 → 1.1.
+    first = 2 / 11 * 1 + 9 / 11 * 0.8
+    assert walk(ema(SGD(lr=0.1), decay=0.2), 1.0, [2.0, -3.0]) == [
+        approx({"weight": 0.8, "ema": first}),
+        approx({"weight": 1.1, "ema": 0.2 * first + 0.8 * 1.1}),
+    ]
+
+
+def trained_with_ema(engine: str = "auto") -> tuple[Tensor, Optimizer]:
+    weights = torch.ones(7, requires_grad=True)
+    optimizer = Optimizer([weights], ema(AdamW(lr=0.1), decay=0.9), engine=engine)
+    for step in range(5):
+        weights.grad = random(7, seed=step).float()
+        optimizer.step()
+    return weights, optimizer
+
+
+@ENGINES
+def test_weights_and_average_change_places_to_the_bit(engine: str) -> None:
+    weights, optimizer = trained_with_ema(engine)
+    trained, average = weights.detach().clone(), optimizer.state[weights]["ema"].clone()
+    assert not torch.equal(trained, average)
+    for _ in range(2):
+        with optimizer.averaged():
+            assert torch.equal(weights.detach(), average)
+        assert torch.equal(weights.detach(), trained)
+        assert torch.equal(optimizer.state[weights]["ema"], average)
+    optimizer.eval()
+    optimizer.eval()
+    assert torch.equal(weights.detach(), average)
+    with pytest.raises(RuntimeError, match=r"^the parameters hold the averaged weights; call optimizer.train\(\)"):
+        optimizer.step()
+    optimizer.train()
+    assert torch.equal(weights.detach(), trained)
+    assert torch.equal(optimizer.state[weights]["ema"], average)
+
+
+def test_the_average_is_put_back_after_an_exception() -> None:
+    weights, optimizer = trained_with_ema()
+    trained, average = weights.detach().clone(), optimizer.state[weights]["ema"].clone()
+    with pytest.raises(ZeroDivisionError), optimizer.averaged():
+        raise ZeroDivisionError
+    assert torch.equal(weights.detach(), trained)
+    assert torch.equal(optimizer.state[weights]["ema"], average)
+
+
+@pytest.mark.parametrize("saved_in", ["training", "averaged"])
+@pytest.mark.parametrize("same", [True, False], ids=["its weights", "the others"])
+def test_a_state_dict_finds_out_which_weights_it_meets(saved_in: str, same: bool) -> None:
+    # Weights and average change places, so that a state with the weights of the other mode has one of them twice.
+    weights, optimizer = trained_with_ema()
+    trained, average = weights.detach().clone(), optimizer.state[weights]["ema"].clone()
+    if saved_in == "averaged":
+        optimizer.eval()
+    state = copy.deepcopy(optimizer.state_dict())
+    other = "averaged" if saved_in == "training" else "training"
+    fresh = (trained if (saved_in if same else other) == "training" else average).clone().requires_grad_()
+    resumed = Optimizer([fresh], ema(AdamW()))
+    resumed.load_state_dict(state)
+    if not same:
+        with pytest.raises(ValueError, match=rf"^the model's weights are the {other} ones, but this"):
+            resumed.train()
+        return
+    resumed.train()
+    assert torch.equal(fresh.detach(), trained)
+    assert torch.equal(resumed.state[fresh]["ema"], average)
+
+
+# Grokfast.
+
+
+def test_two_steps_of_grokfast(walk: Walk) -> None:
+    # α = 0.5, λ = 2: μ₁ = 1, g = 2 + 2·1 = 4, θ₁ = 0.6; μ₂ = 0.5·1 + 0.5·(−3) = −1, g = −3 − 2 = −5, θ₂ = 1.1.
+    assert walk(grokfast(SGD(lr=0.1), alpha=0.5, lamb=2.0), 1.0, [2.0, -3.0]) == [
+        approx({"weight": 0.6, "slow_gradient": 1.0}),
+        approx({"weight": 1.1, "slow_gradient": -1.0}),
+    ]
+
+
+@ENGINES
+def test_what_does_not_change_is_amplified_and_what_alternates_is_not(engine: str) -> None:
+    rule = grokfast(SGD(lr=1.0), alpha=0.9, lamb=4.0)
+    gradients = [torch.tensor([1.0, (-1.0) ** step], dtype=torch.float64) for step in range(101)]
+    path = walk_tensors(rule, gradients, engine)
+    steady, alternating = (path[-2] - path[-1]).tolist()
+    assert steady == approx(5.0, rel=1e-3)
+    assert abs(alternating) < 1.3
+
+
+# Schedule-Free around a rule.
+
+
+@pytest.mark.parametrize(
+    ("inner", "whole"),
+    [
+        (SGD(lr=0.3, weight_decay=0.1), ScheduleFreeSGD(lr=0.3, momentum=0.8, weight_decay=0.1, warmup_steps=3)),
+        (
+            AdamW(lr=0.1, betas=(0.0, 0.9), weight_decay=0.1),
+            ScheduleFreeAdamW(lr=0.1, betas=(0.8, 0.9), weight_decay=0.1, warmup_steps=3),
+        ),
+    ],
+    ids=["sgd", "adamw"],
+)
+@ENGINES
+def test_around_a_rule_without_momentum_it_is_the_papers(engine: str, inner: Rule, whole: Rule) -> None:
+    gradients = [random(5, seed=seed) for seed in range(8)]
+    path = walk_tensors(schedule_free(inner, interpolation=0.8, warmup_steps=3), gradients, engine)
+    for ours, expected in zip(path, walk_tensors(whole, gradients, engine), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_two_steps_of_schedule_free(walk: Walk) -> None:
+    # As for ScheduleFreeSGD: β = 0.5: z₁ = 0.8 = y₁; z₂ = 1.1, x₂ = 0.95, y₂ = 1.025.
+    path = walk(schedule_free(SGD(lr=0.1), interpolation=0.5), 1.0, [2.0, -3.0])
+    assert [after["weight"] for after in path] == approx([0.8, 1.025])
+    assert [after["z"] for after in path] == approx([0.8, 1.1])
+
+
+@ENGINES
+def test_the_average_around_lion_is_the_average_of_its_fast_weights(engine: str) -> None:
+    weights = torch.ones(6, dtype=torch.float64, requires_grad=True)
+    optimizer, fast = Optimizer([weights], schedule_free(Lion(lr=0.1)), engine=engine), []
+    for step in range(6):
+        weights.grad = random(6, seed=step)
+        optimizer.step()
+        fast.append(optimizer.state[weights]["z"].clone())
+        with optimizer.averaged():
+            torch.testing.assert_close(weights.detach(), torch.stack(fast).mean(0))
+
+
+# SAM.
+
+
+def quartic(parameters: list[Tensor], optimizer: torch.optim.Optimizer, seen: list[Any] | None = None) -> Any:
+    """A closure of Σθ⁴/4, whose gradient is θ³; `seen` collects the weights at which it is called."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        if seen is not None:
+            seen.append([p.detach().clone() for p in parameters])
+        loss = sum((p**4).sum() / 4 for p in parameters)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+@ENGINES
+def test_two_steps_of_sam(engine: str) -> None:
+    # g = θ³, and for one number the sharpest point is ρ further up: θ₁ = 1 − 0.1·1.5³ = 0.6625,
+    # θ₂ = 0.6625 − 0.1·1.1625³.
+    p = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([p], sam(SGD(lr=0.1), rho=0.5), engine=engine)
+    losses = [optimizer.step(quartic([p], optimizer)).item() for _ in range(2)]
+    assert p.item() == approx(0.6625 - 0.1 * 1.1625**3)
+    assert losses == approx([0.25, 0.6625**4 / 4])
+
+
+def test_the_gradient_is_taken_at_the_normalised_distance_over_all_parameters() -> None:
+    p, q = torch.tensor([3.0 ** (1 / 3)]).double(), torch.tensor([4.0 ** (1 / 3), 0.0]).double()
+    for each_one in (p, q):
+        each_one.requires_grad_()
+    before = [p.detach().clone(), q.detach().clone()]
+    optimizer = Optimizer([{"params": [p]}, {"params": [q], "lr": 0.0}], sam(SGD(lr=0.0), rho=0.5))
+    seen: list[Any] = []
+    optimizer.step(quartic([p, q], optimizer, seen))
+    assert torch.equal(p.detach(), before[0])
+    assert torch.equal(q.detach(), before[1])  # restored to the bit
+    # g = (3), (4, 0), of length 5: ε = 0.5·(0.6), 0.5·(0.8, 0).
+    assert len(seen) == 2
+    assert (seen[1][0] - before[0]).tolist() == approx([0.3])
+    assert (seen[1][1] - before[1]).tolist() == approx([0.4, 0.0])
+
+
+def test_only_groups_with_sam_go_to_the_sharpest_point() -> None:
+    p, q = (torch.ones(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    optimizer = Optimizer([{"params": [p], "rule": sam(SGD(lr=0.1), rho=0.5)}, {"params": [q]}], SGD(lr=0.1))
+    optimizer.step(quartic([p, q], optimizer))
+    assert p.item() == approx(0.6625)
+    assert q.item() == approx(0.9)
+
+
+def test_up_the_objective_the_worst_point_is_below() -> None:
+    # Up θ⁴/4 from 1: the worst point nearby is 0.5, and θ₁ = 1 + 0.1·0.5³.
+    p = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([p], sam(SGD(lr=0.1, maximize=True), rho=0.5))
+    optimizer.step(quartic([p], optimizer))
+    assert p.item() == approx(1.0125)
+
+
+def test_a_radius_of_zero_is_the_rule() -> None:
+    p, q = (random(4).requires_grad_() for _ in range(2))
+    with_sam, without = Optimizer([p], sam(AdamW(lr=0.1), rho=0.0)), Optimizer([q], AdamW(lr=0.1))
+    for _ in range(3):
+        with_sam.step(quartic([p], with_sam))
+        without.step(quartic([q], without))
+    assert torch.equal(p.detach(), q.detach())
+
+
+def test_clipping_is_of_the_gradient_at_the_sharpest_point() -> None:
+    p = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([p], sam(SGD(lr=0.1), rho=0.5), clip_norm=0.5)
+    optimizer.step(quartic([p], optimizer))
+    assert optimizer.gradient_norm == approx(1.5**3)
+    assert p.item() == approx(0.95, rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("at", ["both points", "the second point"])
+@pytest.mark.parametrize("policy", ["skip", "raise"])
+def test_gradients_that_are_not_finite(policy: Any, at: str, bad: float) -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = Optimizer([p], sam(SGD(lr=0.1)), on_nonfinite=policy)
+    calls = []
+
+    def closure() -> float:
+        calls.append(p.detach().clone())
+        p.grad = torch.ones(3)
+        if at == "both points" or len(calls) == 2:
+            p.grad[1] = bad
+        return 0.0
+
+    if policy == "raise":
+        with pytest.raises(FloatingPointError, match="no weight has changed"):
+            optimizer.step(closure)
+    else:
+        optimizer.step(closure)
+        assert optimizer.skipped == 1
+    assert p.tolist() == [1.0, 1.0, 1.0]
+    assert all(bool(weights.isfinite().all()) for weights in calls)
+
+
+def test_a_closure_that_fails_leaves_the_weights() -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = Optimizer([p], sam(SGD(lr=0.1)))
+    calls = []
+
+    def closure() -> float:
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        p.grad = torch.ones(3)
+        return 0.0
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert p.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_sam_needs_a_closure() -> None:
+    p = torch.ones(1, requires_grad=True)
+    p.grad = torch.ones(1)
+    with pytest.raises(TypeError, match=r"^sam\(SGD\) takes its gradient at two points: call optimizer.step\("):
+        Optimizer([p], sam(SGD())).step()
+
+
+def test_scaled_gradients_go_to_the_same_point() -> None:
+    # A GradScaler's factor is in both gradients: it leaves the direction alone, and is taken out of the step.
+    p = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = Optimizer([p], sam(SGD(lr=0.1), rho=0.5))
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(1024.0), torch.tensor(0.0)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        (1024 * p**4 / 4).sum().backward()
+        return p.detach()
+
+    optimizer.step(closure)
+    assert p.item() == approx(0.6625)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step(closure)
+    assert p.item() == approx(0.6625)
+    assert optimizer.skipped == 1
+
+
+# What is true of all.
+
+
+@each
+@pytest.mark.parametrize("inner", [AdamW(lr=0.05, betas=(0.8, 0.9)), SGD(lr=0.05, momentum=0.9)])
+def test_its_name_is_in_groups_and_checkpoints(word: str, inner: Rule) -> None:
+    rule = WRAPPERS[word](inner)
+    name = f"{word}({type(inner).__name__})"
+    p = random(4).requires_grad_()
+    optimizer = Optimizer([p], rule)
+    optimizer.step(quartic([p], optimizer))
+    assert optimizer.param_groups[0]["rule"] == name
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    q = p.detach().clone().requires_grad_()
+    resumed = Optimizer([{"params": [q], "rule": name}], AdamW())
+    resumed.load_state_dict(optimizer.state_dict())
+    for weights, running in ((p, optimizer), (q, resumed)):
+        running.step(quartic([weights], running))
+    assert torch.equal(p.detach(), q.detach())
+    with pytest.raises(ValueError, match=rf"^the state was saved by {word}\({type(inner).__name__}\), the rule"):
+        Optimizer([q], Lion()).load_state_dict(optimizer.state_dict())
+
+
+@each
+def test_it_has_one_class_by_whatever_way(word: str) -> None:
+    kind = type(WRAPPERS[word](AdamW()))
+    assert kind is type(WRAPPERS[word](AdamW(lr=0.5)))
+    assert kind is rule_class(f"{word}(AdamW)") is rule_class(f"{word.upper().replace('_', '-')}(adamw)")
+    assert kind.__name__ == f"{word}(AdamW)"
+    assert issubclass(kind, AdamW)
+    assert "Adam with decoupled weight decay" in (kind.__doc__ or "")
+
+
+@each
+def test_rules_and_their_optimizers_can_be_copied(word: str) -> None:
+    rule = WRAPPERS[word](AdamW(lr=0.5))
+    for twin in (pickle.loads(pickle.dumps(rule)), copy.deepcopy(rule)):
+        assert twin == rule
+        assert type(twin) is type(rule)
+    p = random(4).requires_grad_()
+    optimizer = Optimizer([p], rule)
+    optimizer.step(quartic([p], optimizer))
+    twin = pickle.loads(pickle.dumps(optimizer))
+    (q,) = twin.param_groups[0]["params"]
+    optimizer.step(quartic([p], optimizer))
+    twin.step(quartic([q], twin))
+    assert torch.equal(p.detach(), q.detach())
+
+
+@each
+def test_the_inner_rules_numbers_stay_live(word: str) -> None:
+    p = random(4).requires_grad_()
+    optimizer = Optimizer([p], WRAPPERS[word](SGD(lr=0.1)))
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = p.detach().clone()
+    optimizer.step(quartic([p], optimizer))
+    assert torch.equal(p.detach(), before)
+
+
+def test_wrappers_may_be_nested() -> None:
+    rule = ema(cautious(AdamW(lr=0.1)), decay=0.5)
+    assert type(rule).__name__ == "ema(cautious(AdamW))"
+    assert rule_class("ema(cautious(AdamW))") is type(rule)
+    assert rule.slot_list()[-1].name == "ema"
+    p = torch.ones(3, requires_grad=True)
+    optimizer = Optimizer([p], rule)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert set(optimizer.state[p]) == {"step", "exp_avg", "exp_avg_sq", "ema"}
+
+
+@pytest.mark.parametrize("word", ["cautious", "lookahead", "ema", "grokfast", "schedule_free"])
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+def test_around_muon(word: str, engine: str) -> None:
+    # Matrices of one shape in one optimizer, of which some may be stacked, are what each is alone.
+    rule = WRAPPERS[word](Muon(lr=0.1))
+    together = [random(4, 6, seed=seed).requires_grad_() for seed in range(3)]
+    alone = [p.detach().clone().requires_grad_() for p in together]
+    groups = [Optimizer(together, rule, engine=engine), *(Optimizer([p], rule, engine=engine) for p in alone)]
+    for step in range(4):
+        for index, pair in enumerate(zip(together, alone, strict=True)):
+            for p in pair:
+                p.grad = random(4, 6, seed=10 * step + index)
+        for optimizer in groups:
+            optimizer.step()
+    for p, q in zip(together, alone, strict=True):
+        torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-10, atol=1e-10)
+
+
+def test_around_a_rule_that_another_serves_for_vectors() -> None:
+    # SOAP gives vectors to Adam, and so does it inside a wrapper.
+    vector, matrix = torch.ones(4, requires_grad=True), random(3, 4).float().requires_grad_()
+    expected = torch.ones(4, requires_grad=True)
+    ours = Optimizer([vector, matrix], cautious(SOAP(lr=0.1)))
+    plain = Optimizer([expected], cautious(Adam(lr=0.1, betas=(0.95, 0.95), weight_decay=0.01, decay="decoupled")))
+    for step in range(3):
+        vector.grad, matrix.grad = random(4, seed=step).float(), random(3, 4, seed=step).float()
+        expected.grad = vector.grad.clone()
+        ours.step()
+        plain.step()
+    assert torch.equal(vector.detach(), expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("wrap", "rule", "reason"),
+    [
+        (cautious, ScheduleFreeSGD(), "it masks a rule's direction, and this rule gives a whole update"),
+        (schedule_free, ScheduleFreeAdamW(), "it keeps an average of its own"),
+        (schedule_free, ema(SGD()), "it keeps an average of its own"),
+        (schedule_free, lookahead(SGD()), "it averages a rule's direction, and this rule gives a whole update"),
+        (lookahead, ScheduleFreeSGD(), "it keeps an average of its own"),
+        (ema, ScheduleFreeAdamW(), "it keeps an average of its own"),
+        (ema, ema(SGD()), "it keeps an average of its own"),
+        (grokfast, grokfast(SGD()), "both have a hyper-parameter called 'grok_alpha'"),
+    ],
+)
+def test_what_does_not_fit_says_why(wrap: Wrap, rule: Rule, reason: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        wrap(rule)
+    word = next(word for word, wrapper in WRAPPERS.items() if wrapper is wrap)
+    assert str(raised.value) == f"{word} does not fit {type(rule).__name__}: {reason}"
+
+
+@pytest.mark.parametrize("inner", [ScheduleFreeSGD(lr=0.1), ScheduleFreeAdamW(lr=0.1)])
+@pytest.mark.parametrize("wrap", [grokfast, sam])
+def test_around_schedule_free_where_it_fits(wrap: Wrap, inner: Rule) -> None:
+    p = random(4).requires_grad_()
+    optimizer = Optimizer([p], wrap(inner))
+    for _ in range(3):
+        optimizer.step(quartic([p], optimizer))
+    trained = p.detach().clone()
+    with optimizer.averaged():
+        assert not torch.equal(p.detach(), trained)
+    assert torch.equal(p.detach(), trained)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: cautious(AdamW),
+            TypeError,
+            r"^cautious takes a stepwell.Rule such as stepwell.rules.AdamW\(\), got",
+        ),
+        (lambda: lookahead(SGD(), k=0), ValueError, r"^sync_period must be a whole number at least 1, got 0$"),
+        (lambda: lookahead(SGD(), alpha=0.0), ValueError, r"^slow_step must be in \(0, 1\], got 0\.0$"),
+        (lambda: ema(SGD(), decay=1.0), ValueError, r"^ema_decay must be in \[0, 1\), got 1\.0$"),
+        (lambda: grokfast(SGD(), lamb=-1.0), ValueError, r"^grok_lambda must be at least 0, got -1\.0$"),
+        (lambda: sam(SGD(), rho=-0.1), ValueError, r"^rho must be at least 0, got -0\.1$"),
+        (lambda: cautious(SGD(), least_share=0.0), ValueError, r"^least_share must be above 0, got 0\.0$"),
+        (lambda: schedule_free(SGD(), warmup_steps=0.5), ValueError, r"^warmup_steps must be a whole number"),
+        (lambda: rule_class("cautios(AdamW)"), ValueError, r"^unknown wrapper 'cautios'; did you mean 'cautious'\?"),
+        (lambda: rule_class("cautious(Lionn)"), ValueError, r"^unknown rule 'Lionn'; did you mean 'Lion'\?"),
+    ],
+)
+def test_values_that_are_refused(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_wrappers_are_in_the_package() -> None:
+    for word, wrapper in WRAPPERS.items():
+        assert getattr(stepwell, word) is wrapper
