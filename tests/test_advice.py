@@ -95,7 +95,7 @@ def test_conversions_from_adamw() -> None:
 
 
 def test_the_decays_timescale() -> None:
-    # The middle of 1e-4 … 1e-3 is √1e-7 = 3.16e-4: 1 / (lr · steps) = 0.316 over 10,000 steps, 1.26 over one epoch of 4.
+    # The middle of 1e-4 … 1e-3 is √1e-7: 1 / (lr · steps) = 0.316 over 10,000 steps, 1.26 over one epoch of 4.
     decay = advise("adamw", steps=10_000, epochs=4)["weight_decay"][-1]
     assert (decay.low, decay.high) == pytest.approx((10**-0.5, 4 * 10**-0.5))
     assert "2405.13698" in decay.lines[0]

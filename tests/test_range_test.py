@@ -108,7 +108,7 @@ def quadratic(rates: list[float]) -> tuple[Callable[[], float], torch.optim.Opti
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step, optimizer
 

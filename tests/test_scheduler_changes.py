@@ -179,7 +179,6 @@ def test_rewarm_goes_from_where_it_is_to_the_peak_and_down_again() -> None:
     st.integers(0, 80),
 )
 def test_rewarm_never_jumps_and_resumes(schedule: Schedule, horizon: int, at: int) -> None:
-    at = max(at, 8)
     scheduler = Scheduler(sgd(0.3), lr=schedule, horizon=horizon)
     scheduler.step(at)
     (before,) = rates(scheduler.optimizer)
