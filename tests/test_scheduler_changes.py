@@ -398,6 +398,8 @@ def test_the_saved_side_can_be_taken() -> None:
     scheduler.load_state_dict(saved.state_dict(), schedule="saved")
     assert scheduler.schedules == {"lr": MultiStep(at=[2], gamma=0.5)}
     assert rates(scheduler.optimizer) == [0.5]
+    scheduler.extend(20, how="stretch")  # from then on it is this scheduler's own
+    assert scheduler.schedules == {"lr": MultiStep(horizon=20, at=[2], gamma=0.5)}
 
 
 def halves(step: int) -> float:

@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stepwell.naming import nearest
 from stepwell.saved_schedules import check_same, read, written
-from stepwell.schedules import Function, Length, Schedule
+from stepwell.schedules import Length, Schedule
 from stepwell.schedules.extending import rewarmed
 from stepwell.schedules.fields import check_horizon, check_length
 from stepwell.schedules.schedule import schedule_class
-from stepwell.tracks import Entry, Group, Selector, Track, check_selectors, copied, find_entry, plain, selects
+from stepwell.tracks import Entry, Group, Selector, Track, by_selector, copied, find_entry, plain, selects
 
 _LOG = logging.getLogger("stepwell")
 
@@ -89,7 +89,7 @@ class Scheduler(LRScheduler):
         self.counts = counts
         self.tensors = tensors
         self._entries = {name: find_entry(name, optimizer) for name in schedules}
-        self._given = {name: _by_selector(name, given, optimizer) for name, given in schedules.items()}
+        self._given = {name: by_selector(name, given, optimizer.param_groups) for name, given in schedules.items()}
         self._set(self._resolve(lambda schedule: schedule.resolve(self.horizon)))
         self.last_epoch = last_epoch
         if last_epoch >= 0:
@@ -256,16 +256,17 @@ class Scheduler(LRScheduler):
         if schedule == "same":
             check_same(written(self._resolved), saved)
         resolved = read(saved, self._resolved) if schedule == "saved" else self._resolved
-        if state_dict["step"] < 0:  # inside a SequentialLR, where its turn has not come: it has nothing to set
-            self._set(resolved)
-            self.last_epoch = state_dict["step"]
-            return
 
         def go() -> None:
+            if schedule == "saved":
+                self._given = resolved
             self._set(resolved)
             self.last_epoch = state_dict["step"]
 
-        self._change(f"resumed at step {state_dict['step']}", go)
+        if state_dict["step"] < 0:  # inside a SequentialLR, where its turn has not come: it has nothing to set
+            go()
+        else:
+            self._change(f"resumed at step {state_dict['step']}", go)
 
     # How it is done.
 
@@ -366,25 +367,6 @@ class Scheduler(LRScheduler):
         self.__dict__.update(state)
         self._survey()
         self._follow()
-
-
-def _by_selector(name: str, given: Any, optimizer: Optimizer) -> dict[Selector, Schedule]:
-    if not isinstance(given, Mapping):
-        return {"*": _schedule(name, given)}
-    if not given:
-        raise ValueError(f"{name} has no schedule: give one for each selector, such as {{'*': Cosine(warmup=0.1)}}")
-    check_selectors(name, list(given), optimizer.param_groups)
-    return {selector: _schedule(name, one) for selector, one in given.items()}
-
-
-def _schedule(name: str, given: Any) -> Schedule:
-    if isinstance(given, Schedule):
-        return given
-    if callable(given) and not isinstance(given, type):
-        return Function(function=given)
-    raise TypeError(
-        f"{name} must be a schedule, such as Cosine(warmup=0.1), got {given!r}; its base stands in the optimizer"
-    )
 
 
 def _check_step(name: str, value: Any, least: int) -> None:
