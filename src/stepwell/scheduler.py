@@ -53,8 +53,9 @@ class Scheduler(LRScheduler):
             that were taken (not the ones that a GradScaler or `on_nonfinite="skip"` left out), and sets the values
             right after each: `step()` need not be called, and however often it is (once for each process, as
             Accelerate does; for each micro-batch; for each epoch), it changes nothing.
-        tensors: keep scheduled values in tensors, written in place, for a compiled training step or a captured graph,
-            which would take a new Python number for a reason to compile again.
+        tensors: keep scheduled learning rates in tensors, written in place, for a compiled training step or a captured
+            graph, which would take a new Python number for a reason to compile again. (Of other hyper-parameters,
+            torch's optimizers take no tensors.)
         schedules: the schedule of each hyper-parameter, under its name in the groups, or a dict of them by selector. A
             Python function of the step is one too. An element of a tuple goes by its index:
             `**{"betas[0]": Linear(end=0.9)}`.
@@ -309,7 +310,7 @@ class Scheduler(LRScheduler):
                 selector = next((one for one in chosen if selects(one, group, index)), None)
                 if selector is not None and entry.stands_in(group):
                     base = entry.base(group)
-                    if self.tensors:
+                    if self.tensors and entry == Entry("lr"):
                         entry.as_tensor(group)
                     elif not isinstance(entry.read(group), Tensor):
                         entry.set_base(group, base)  # a number, also where torch has kept a tensor
