@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from stepwell import rules
+from stepwell import rules, schedules
+from stepwell.report.gallery import EXAMPLES, gallery
 from stepwell.rules.rule import Rule
+from stepwell.schedules import parse
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "what-is-a-number.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "what-is-a-number.md", ROOT / "docs" / "schedules.md"]
+SHOW_A_KERNEL = PAGES[:2]
 OPTIMIZERS = ROOT / "docs" / "optimizers.md"
 
 
@@ -21,7 +24,15 @@ def test_python_blocks_run_in_order(page: Path, capsys: pytest.CaptureFixture[st
     for block in blocks:
         exec(compile(block, str(page), "exec", dont_inherit=True), scope)
     printed = capsys.readouterr().out
-    assert "def phase0(" in printed
+    assert ("def phase0(" in printed) == (page in SHOW_A_KERNEL)
+
+
+def test_the_picture_of_schedules_is_what_the_program_draws() -> None:
+    drawn = (ROOT / "docs" / "schedules.svg").read_text(encoding="utf-8")
+    assert drawn == f"{gallery()}\n", "run python -m stepwell.report.gallery docs/schedules.svg"
+    kinds = {type(parse(text)) for text in EXAMPLES}
+    known = {one for one in vars(schedules).values() if isinstance(one, type) and issubclass(one, schedules.Schedule)}
+    assert known - kinds == {schedules.Schedule, schedules.Function}
 
 
 def test_links_lead_to_files() -> None:

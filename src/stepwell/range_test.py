@@ -60,13 +60,15 @@ class RangeTest:
         """
         if len(self.rates) < _FEWEST:
             return None
-        lengths, starts = [1] * len(self.smoothed), list(range(len(self.smoothed)))
+        falls = [(1, index) for index in range(len(self.smoothed))]  # the longest that ends here: length, start
         for i, loss in enumerate(self.smoothed):
             for j in range(i):
-                if loss < self.smoothed[j] and lengths[j] + 1 > lengths[i]:
-                    lengths[i], starts[i] = lengths[j] + 1, starts[j]
-        end = max(range(len(lengths)), key=lengths.__getitem__)
-        return self.rates[(starts[end] + end) // 2] if lengths[end] > 1 else None
+                if loss < self.smoothed[j]:
+                    length, start = falls[j]
+                    falls[i] = max(falls[i], (length + 1, start))
+        end = max(range(len(falls)), key=lambda index: falls[index][0])
+        length, start = falls[end]
+        return self.rates[(start + end) // 2] if length > 1 else None
 
     def svg(self) -> Markup:
         """The losses and their average against the rate, as an SVG that stands alone."""
@@ -118,8 +120,8 @@ def find_lr(
         steps: how many, at least 2.
         sweep: "exponential" multiplies the rate at each step by the same factor, "linear" adds the same difference.
         smoothing: the share of the past in the average, at least 0 and below 1; 0 does not smooth.
-        diverge: stop where the smoothed loss is more than this far above the best, in multiples of how far the best is
-            below the first (and of the best itself, while nothing has fallen); above 1.
+        diverge: stop where the smoothed loss is more than this many times the best so far, as fastai does; above 1.
+            Where the loss has fallen by more than the best, or is below 0, that distance is the measure.
 
     Raises:
         TypeError: a loss that is not a number.
@@ -163,10 +165,10 @@ def find_lr(
 
 
 def _took_off(smoothed: list[float], diverge: float) -> bool:
-    """Whether the last point is far above the lowest one, measured in how far the loss has come down."""
+    """Whether the last point is far above the lowest one."""
     best = min(smoothed)
-    fallen = max(smoothed[0] - best, 0.25 * abs(best))
-    return len(smoothed) >= _FEWEST and smoothed[-1] > best + diverge * fallen
+    measure = max(smoothed[0] - best, abs(best))
+    return len(smoothed) >= _FEWEST and smoothed[-1] > best + (diverge - 1) * measure
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:
@@ -178,6 +180,6 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
 
 def _number(loss: Any) -> float:
     try:
-        return float(loss)
+        return float(loss.detach() if isinstance(loss, Tensor) else loss)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"step() must return the loss, a number, got {type(loss).__name__}") from None

@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stepwell.naming import nearest
 from stepwell.saved_schedules import check_same, read, written
-from stepwell.schedules import Function, Length, Schedule
+from stepwell.schedules import Length, Schedule
 from stepwell.schedules.extending import rewarmed
 from stepwell.schedules.fields import check_horizon, check_length
 from stepwell.schedules.schedule import schedule_class
-from stepwell.tracks import Entry, Group, Selector, Track, check_selectors, copied, find_entry, plain, selects
+from stepwell.tracks import Entry, Group, Selector, Track, by_selector, copied, find_entry, plain, selects
 
 _LOG = logging.getLogger("stepwell")
 
@@ -53,8 +53,9 @@ class Scheduler(LRScheduler):
             that were taken (not the ones that a GradScaler or `on_nonfinite="skip"` left out), and sets the values
             right after each: `step()` need not be called, and however often it is (once for each process, as
             Accelerate does; for each micro-batch; for each epoch), it changes nothing.
-        tensors: keep scheduled values in tensors, written in place, for a compiled training step or a captured graph,
-            which would take a new Python number for a reason to compile again.
+        tensors: keep scheduled learning rates in tensors, written in place, for a compiled training step or a captured
+            graph, which would take a new Python number for a reason to compile again. (Of other hyper-parameters,
+            torch's optimizers take no tensors.)
         schedules: the schedule of each hyper-parameter, under its name in the groups, or a dict of them by selector. A
             Python function of the step is one too. An element of a tuple goes by its index:
             `**{"betas[0]": Linear(end=0.9)}`.
@@ -89,7 +90,7 @@ class Scheduler(LRScheduler):
         self.counts = counts
         self.tensors = tensors
         self._entries = {name: find_entry(name, optimizer) for name in schedules}
-        self._given = {name: _by_selector(name, given, optimizer) for name, given in schedules.items()}
+        self._given = {name: by_selector(name, given, optimizer.param_groups) for name, given in schedules.items()}
         self._set(self._resolve(lambda schedule: schedule.resolve(self.horizon)))
         self.last_epoch = last_epoch
         if last_epoch >= 0:
@@ -256,16 +257,17 @@ class Scheduler(LRScheduler):
         if schedule == "same":
             check_same(written(self._resolved), saved)
         resolved = read(saved, self._resolved) if schedule == "saved" else self._resolved
-        if state_dict["step"] < 0:  # inside a SequentialLR, where its turn has not come: it has nothing to set
-            self._set(resolved)
-            self.last_epoch = state_dict["step"]
-            return
 
         def go() -> None:
+            if schedule == "saved":
+                self._given = resolved
             self._set(resolved)
             self.last_epoch = state_dict["step"]
 
-        self._change(f"resumed at step {state_dict['step']}", go)
+        if state_dict["step"] < 0:  # inside a SequentialLR, where its turn has not come: it has nothing to set
+            go()
+        else:
+            self._change(f"resumed at step {state_dict['step']}", go)
 
     # How it is done.
 
@@ -308,7 +310,7 @@ class Scheduler(LRScheduler):
                 selector = next((one for one in chosen if selects(one, group, index)), None)
                 if selector is not None and entry.stands_in(group):
                     base = entry.base(group)
-                    if self.tensors:
+                    if self.tensors and entry == Entry("lr"):
                         entry.as_tensor(group)
                     elif not isinstance(entry.read(group), Tensor):
                         entry.set_base(group, base)  # a number, also where torch has kept a tensor
@@ -366,25 +368,6 @@ class Scheduler(LRScheduler):
         self.__dict__.update(state)
         self._survey()
         self._follow()
-
-
-def _by_selector(name: str, given: Any, optimizer: Optimizer) -> dict[Selector, Schedule]:
-    if not isinstance(given, Mapping):
-        return {"*": _schedule(name, given)}
-    if not given:
-        raise ValueError(f"{name} has no schedule: give one for each selector, such as {{'*': Cosine(warmup=0.1)}}")
-    check_selectors(name, list(given), optimizer.param_groups)
-    return {selector: _schedule(name, one) for selector, one in given.items()}
-
-
-def _schedule(name: str, given: Any) -> Schedule:
-    if isinstance(given, Schedule):
-        return given
-    if callable(given) and not isinstance(given, type):
-        return Function(function=given)
-    raise TypeError(
-        f"{name} must be a schedule, such as Cosine(warmup=0.1), got {given!r}; its base stands in the optimizer"
-    )
 
 
 def _check_step(name: str, value: Any, least: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stepwell.naming import nearest
-from stepwell.schedules.function import function_name
+from stepwell.schedules.function import Function, function_name
 from stepwell.schedules.schedule import Schedule
 
 Group = dict[str, Any]
@@ -112,6 +112,26 @@ def find_entry(name: str, optimizer: Optimizer) -> Entry:
         hint = nearest(name, [*known, "horizon", "last_epoch", "tensors", "counts"])
         raise TypeError(f"no group of the optimizer has a number {name!r}; there are {', '.join(known)}{hint}")
     return entry
+
+
+def by_selector(name: str, given: Any, groups: Sequence[Group]) -> dict[Selector, Schedule]:
+    """The schedules of one hyper-parameter by what selects their groups. Raises where something is none."""
+    if not isinstance(given, Mapping):
+        return {"*": _schedule(name, given)}
+    if not given:
+        raise ValueError(f"{name} has no schedule: give one for each selector, such as {{'*': Cosine(warmup=0.1)}}")
+    check_selectors(name, list(given), groups)
+    return {selector: _schedule(name, one) for selector, one in given.items()}
+
+
+def _schedule(name: str, given: Any) -> Schedule:
+    if isinstance(given, Schedule):
+        return given
+    if callable(given) and not isinstance(given, type):
+        return Function(function=given)
+    raise TypeError(
+        f"{name} must be a schedule, such as Cosine(warmup=0.1), got {given!r}; its base stands in the optimizer"
+    )
 
 
 def check_selectors(name: str, selectors: Sequence[Any], groups: Sequence[Group]) -> None:

@@ -46,6 +46,11 @@ def test_the_names_of_schedules() -> None:
     }
 
 
+def test_transformers_own_members_are_names() -> None:
+    found = huggingface.get_scheduler(transformers.SchedulerType.LINEAR, sgd(), 1, 8)
+    assert found.schedules == huggingface.get_scheduler("linear", sgd(), 1, 8).schedules
+
+
 def compare(
     name: str, horizon: int, *arguments: Any, skip: Callable[[int], bool] = lambda _: False, **options: Any
 ) -> None:

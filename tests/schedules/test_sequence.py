@@ -34,6 +34,14 @@ def test_no_horizon_is_asked_for_where_none_is_needed() -> None:
     assert [schedule(step) for step in range(6)] == [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]
 
 
+def test_a_schedule_that_is_cut_has_a_length_of_its_own() -> None:
+    schedule = sequence(Linear(horizon=8, warmup=4), Constant(warmup=3), Constant(), at=[2, 4], cut=True)
+    assert [schedule(step) for step in range(6)] == [0.0, 0.25, 0.0, 1 / 3, 1.0, 1.0]
+    assert eval(repr(schedule)) == schedule
+    with pytest.raises(ValueError, match=r"needs a horizon"):
+        sequence(Linear(), Constant(), at=[2], horizon=9, cut=True)(0)
+
+
 def test_sequences_nest() -> None:
     inner = sequence(Linear(), Linear(), at=[0.5])
     schedule = sequence(Constant(), inner, at=[4], horizon=12)

@@ -49,7 +49,7 @@ def find_lr(
     drawn = whole_number("--seed", seed, low=0, high=2**31 - 1)
     first, last = number("--low", low, above=0), number("--high", high, above=0)
     count = whole_number("--steps", steps, low=2)
-    from stepwell.compare.task import load_task
+    from stepwell.compare.task import blame, load_task
     from stepwell.compare.training import make_model
     from stepwell.range_test import find_lr as search
     from stepwell.routing import create_optimizer
@@ -61,8 +61,9 @@ def find_lr(
         built = create_optimizer(model, optimizer)
 
         def step() -> float:
-            loss = loaded.loss(model, loaded.batch(next(batches)))
-            loss.backward()  # type: ignore[no-untyped-call]
+            with blame(loaded.name):
+                loss = loaded.loss(model, loaded.batch(next(batches)))
+                loss.backward()  # type: ignore[no-untyped-call]
             built.step()
             built.zero_grad()
             return loss.item()

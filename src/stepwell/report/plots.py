@@ -12,6 +12,7 @@ from stepwell.report.markup import Markup, joined, tag
 
 _FRAME = Frame(width=760, height=320, left=60)
 _LEGEND_ROW = 20.0
+_FONT = "system-ui, sans-serif"
 
 
 def drawing(
@@ -56,7 +57,9 @@ def drawing(
         ]
         parts.append(tag("g", *drawn, class_=f"s{one.colour % 8}"))
     title = f"{y_name} against {x_name}: {'; '.join(one.name for one in series)}."
-    return svg(frame, tag("style", _style()), *parts, title=title, xmlns="http://www.w3.org/2000/svg")
+    return svg(
+        frame, tag("style", _style()), *parts, title=title, xmlns="http://www.w3.org/2000/svg", font_family=_FONT
+    )
 
 
 def page(title: str, *content: Markup) -> str:

@@ -45,13 +45,17 @@ def sketch(
     for line in points:
         for start, end in zip(line, line[1:] or line, strict=False):
             _draw(cells, (x(start[0]), y(start[1])), (x(end[0]), y(end[1])))
-    ticks = {round(y(tick)) // 4: numbers.rate(tick) for tick in linear_ticks(bottom, top, 4) if bottom <= tick <= top}
+    ticks = {
+        round(y(tick)) // 4: numbers.rate(tick)
+        for tick in linear_ticks(bottom, top, max(1, min(4, height // 3)))
+        if bottom <= tick <= top
+    }
     margin = max(map(len, [*ticks.values(), ""]))
     rows = [
         f"{ticks.get(index, ''):>{margin}} │{''.join(chr(0x2800 + cell) for cell in row)}".rstrip("⠀ ")
         for index, row in enumerate(cells)
     ]
-    left, right = numbers.rate(x.low), numbers.rate(x.high)
+    left, right = (numbers.rate(end) if log else f"{end:,.6g}" for end in (x.low, x.high))
     name = f" {x_name} " if x_name else " "
     axis = f"{left}{name:─^{max(width - len(left) - len(right), len(name))}}{right}"
     head = [f"{'':>{margin}} {y_name}"] if y_name else []

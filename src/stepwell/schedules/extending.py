@@ -27,4 +27,4 @@ def rewarmed(schedule: Schedule, so_far: Schedule, done: int, horizon: int, warm
     rest = schedule.without_warmup().stretched(left - length).resolve(left - length)
     peak = rest(0)
     again = Warmup(schedule=rest, length=length, start=so_far(done) / peak if peak else 0.0)
-    return sequence(so_far, again, at=[done]).resolve() if done else again.resolve()
+    return sequence(so_far, again, at=[done], cut=True).resolve() if done else again.resolve()

@@ -27,10 +27,7 @@ def horizon() -> Any:
 
 
 def length(default: Any = MISSING, *, least: int = 0, fits: bool = True) -> Any:
-    """A field for a length; `fits` refuses one that is longer than the horizon. None is taken where it is the default.
-
-    A list of lengths is a field of several, each of them checked.
-    """
+    """A field for a length; `fits` refuses one longer than the horizon. None is taken where it is the default."""
     check = partial(check_length, least=least)
     return _checked(_or_none(check) if default is None else check, default, length=True, fits=fits)
 

@@ -21,6 +21,7 @@ class Sequence(Schedule):
     pieces: tuple[Schedule, ...]
     at: tuple[Length, ...]
     horizon: int | None = fields.horizon()
+    cut: bool = fields.flag()
 
     def __post_init__(self) -> None:
         at = tuple(check_length(f"at[{index}]", start, least=1) for index, start in enumerate(self.at))
@@ -49,7 +50,7 @@ class Sequence(Schedule):
             for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         )
         # All lengths are steps now: the horizon decides nothing any more, and the resolved schedule does not name it.
-        return type(self)(pieces=pieces, at=starts[1:])
+        return type(self)(pieces=pieces, at=starts[1:], cut=self.cut)
 
     def factor(self, step: Any) -> Any:
         if isinstance(step, int):  # one step needs one piece only
@@ -71,17 +72,19 @@ class Sequence(Schedule):
         return starts
 
     def _resolve_piece(self, index: int, length: int | None) -> Schedule:
+        last = index == len(self.pieces) - 1
         try:
-            return self.pieces[index].resolve(length)
+            return self.pieces[index].resolve(None if self.cut and not last else length)
         except ValueError as error:
             raise ValueError(f"schedule {index} of {self!r}: {error}") from None
 
     def __repr__(self) -> str:
         horizon = "" if self.horizon is None else f", horizon={self.horizon}"
-        return f"sequence({', '.join(map(repr, self.pieces))}, at={list(self.at)}{horizon})"
+        cut = ", cut=True" * self.cut
+        return f"sequence({', '.join(map(repr, self.pieces))}, at={list(self.at)}{horizon}{cut})"
 
 
-def sequence(*schedules: Schedule, at: Iterable[Length], horizon: int | None = None) -> Sequence:
+def sequence(*schedules: Schedule, at: Iterable[Length], horizon: int | None = None, cut: bool = False) -> Sequence:
     """Schedules one after the other: `sequence(Constant(warmup=500), Linear(), at=[0.8])` decays over the last fifth.
 
     Each schedule sees the steps since its own start, and one without a horizon of its own has the steps until the next
@@ -92,7 +95,8 @@ def sequence(*schedules: Schedule, at: Iterable[Length], horizon: int | None = N
         at: where each schedule after the first starts: steps (int) or shares of the horizon (float strictly between
             0 and 1) from the start of the whole, in ascending order, before the horizon.
         horizon: total optimizer steps of the whole, at least 1; may be left to the scheduler.
+        cut: each schedule but the last has a length of its own, and is cut off where the next one starts.
     """
     if isinstance(at, (int, float, str)):
         raise TypeError(f"at must be a list of steps or shares, one for each schedule after the first, got {at!r}")
-    return Sequence(pieces=schedules, at=tuple(at), horizon=horizon)
+    return Sequence(pieces=schedules, at=tuple(at), horizon=horizon, cut=cut)

@@ -77,7 +77,7 @@ def get_scheduler(
         ValueError: an unknown name, a value out of range, or steps that are needed and missing.
         TypeError: an argument that the schedule does not take.
     """
-    kind = SchedulerType(name)
+    kind = SchedulerType(name.value if isinstance(name, Enum) else name)  # transformers' own members are welcome
     make = _MAKERS[kind]
     given = dict(scheduler_specific_kwargs or {})
     if kind in _METRIC:

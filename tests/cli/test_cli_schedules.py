@@ -1,0 +1,103 @@
+"""`stepwell plot`, `advise` and `find-lr`."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+
+def test_plot_draws_in_the_terminal(stepwell):
+    code, out, err = stepwell("plot", "Cosine(warmup=0.1)", "recipe:schedule-free", "--horizon", "2000", "--lr", "3e-4")
+    assert (code, err) == (0, "")
+    assert "⠀" in out
+    assert "learning rate" in out
+    assert "Cosine(warmup=0.1): 0 at step 0, at most 3e-4, 0 from step 2,000 on\n" in out
+    assert "recipe:schedule-free: 0 at step 0, at most 3e-4, 3e-4 from step 2,000 on\n" in out
+
+
+@pytest.mark.parametrize("name", ["s.svg", "s.html"])
+def test_plot_writes_a_picture(stepwell, here, name):
+    code, out, _ = stepwell("plot", "wsd", "--out", name)
+    assert (code, out) == (0, f"{name}\n")
+    text = (here / name).read_text(encoding="utf-8")
+    assert re.search(r">wsd</text>", text)
+    if name.endswith("svg"):
+        ElementTree.fromstring(text)
+    else:
+        assert text.startswith("<!doctype html>")
+
+
+def test_plot_reads_data(stepwell, here):
+    (here / "a.toml").write_text('kind = "Linear"\nend = 0.5\n')
+    (here / "b.json").write_text(json.dumps({"kind": "Linear", "end": 0.25}))
+    code, out, _ = stepwell("plot", "a.toml", "b.json")
+    assert code == 0
+    assert "a.toml: 1 at step 0, at most 1, 0.5 from step 1,000 on" in out
+    assert "b.json: 1 at step 0, at most 1, 0.25 from step 1,000 on" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plot", "cosin"), "unknown schedule 'cosin'; did you mean 'Cosine'?"),
+        (("plot", "Cosine(warmup=2000)"), "warmup must be at most the horizon of 1000 steps, got 2000"),
+        (("plot", "Cosine(warmpu=3)"), "unknown argument 'warmpu' for Cosine"),
+        (("plot", "Step"), "Step.__init__() missing 1 required keyword-only argument: 'every'"),
+        (("plot", "missing.toml"), "cannot read 'missing.toml': No such file or directory"),
+        (("plot", "cosine", "--horizon", "0"), "--horizon must be a whole number of at least 1, got '0'"),
+        (("plot", "cosine", "--lr", "nan"), "--lr must be a number above 0, got 'nan'"),
+        (("plot", "cosine", "--out", "x.png"), "--out must end in .svg or .html, got 'x.png'"),
+        (("plot", "recipe:adam"), "unknown recipe 'adam'"),
+        (("plot",), "missing argument 'SCHEDULE...'"),
+        (("advise", "--optimizer", "adan"), "optimizer must be one of 'sgd'"),
+        (("advise", "--samples", "many"), "--samples must be a whole number of at least 1, got 'many'"),
+        (("advise", "--epochs", "-1"), "--epochs must be a number above 0, got '-1'"),
+        (("find-lr", "--low", "0"), "--low must be a number above 0, got '0'"),
+        (("find-lr", "--steps", "1"), "--steps must be a whole number of at least 2, got '1'"),
+        (("find-lr", "--task", "bytegtp"), "unknown task 'bytegtp'"),
+        (("find-lr", "--out", "x.pdf"), "--out must end in .svg or .html, got 'x.pdf'"),
+    ],
+)
+def test_bad_input_is_one_line(stepwell, here, arguments, message):
+    code, out, err = stepwell(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"stepwell: {message}")
+    assert err.count("\n") == 1
+
+
+def test_advise_prints_the_reasons(stepwell):
+    code, out, err = stepwell("advise", "--architecture", "transformer", "--samples", "5000", "--fine-tuning")
+    assert (code, err) == (0, "")
+    assert out.startswith("lr\n  1e-05 to 0.0001\n    0.0001 to 0.001 (lecture")
+    assert "or, by another source," in out
+
+
+def test_advise_as_json(stepwell):
+    code, out, _ = stepwell("advise", "--optimizer", "lion", "--adamw-lr", "3e-4", "--json")
+    assert code == 0
+    assert [one["name"] for one in json.loads(out)][:2] == ["lr", "lr"]
+
+
+def test_find_lr_runs_a_task(stepwell, here):
+    code, out, err = stepwell("find-lr", "--task", "tiny:fit", "--steps", "12", "--out", "rates.html")
+    assert (code, err) == (0, "")
+    assert re.search(r"steepest|no rate lowers the loss", out)
+    assert "after 12 steps" in out
+    assert (here / "rates.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("task", "code", "message"),
+    [
+        ("tiny:failing", 2, "task 'tiny:failing' failed: FileNotFoundError"),
+        ("tiny:diverging", 2, "the loss is not finite at the first rate, 1e-06"),
+        ("tiny:interrupted_at_once", 130, "interrupted; nothing was changed"),
+    ],
+)
+def test_find_lr_that_cannot_go_on(stepwell, here, task, code, message):
+    found, out, err = stepwell("find-lr", "--task", task, "--steps", "12")
+    assert (found, out) == (code, "")
+    assert err.startswith(f"stepwell: {message}")

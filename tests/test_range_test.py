@@ -1,0 +1,223 @@
+"""The range test: the curve by hand, and a model and an optimizer that are the same to the bit afterwards."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+import stepwell
+from stepwell.range_test import RangeTest, find_lr
+
+
+def model() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1)).double()
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "torch.AdamW": lambda params: torch.optim.AdamW(params, lr=0.01),
+    "torch.SGD": lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9),
+    "torch.AdamW, rate in a tensor": lambda params: torch.optim.AdamW(params, lr=torch.tensor(0.01)),
+    "stepwell.AdamW": lambda params: stepwell.AdamW(params, lr=0.01),
+    "stepwell.ScheduleFreeAdamW": lambda params: stepwell.ScheduleFreeAdamW(params, lr=0.01),
+    "stepwell.AdamW, foreach": lambda params: stepwell.Optimizer(
+        params, stepwell.rules.AdamW(lr=0.01), engine="foreach", clip_norm=1.0
+    ),
+}
+
+
+def training(net: nn.Module, optimizer: torch.optim.Optimizer, fail_at: int | None = None) -> Callable[[], Any]:
+    """One step of a training, on batches drawn from torch's random numbers."""
+    taken = itertools.count()
+
+    def step() -> torch.Tensor:
+        if next(taken) == fail_at:
+            raise KeyboardInterrupt
+        x = torch.randn(16, 4, dtype=torch.float64)
+        loss = (net(x) - x.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def bits(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Everything there is, as values that can be compared."""
+    gradients = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    states = [dict(optimizer.state.get(p, {})) for p in net.parameters()]
+    return copy.deepcopy([net.state_dict(), gradients, groups, states, torch.get_rng_state(), net.training])
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(itertools.starmap(same, zip(a, b, strict=True)))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("steps_before", [0, 3])
+@pytest.mark.parametrize("fail_at", [None, 7])
+def test_everything_is_put_back_to_the_bit(name: str, steps_before: int, fail_at: int | None) -> None:
+    net = model()
+    optimizer = OPTIMIZERS[name](net.parameters())
+    step = training(net, optimizer)
+    for _ in range(steps_before):
+        step()
+    parameters = list(net.parameters())
+    before = bits(net, optimizer)
+    if fail_at is None:
+        find_lr(training(net, optimizer), optimizer, net, steps=12)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            find_lr(training(net, optimizer, fail_at), optimizer, net, steps=12)
+    assert same(bits(net, optimizer), before)
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+
+    # And training goes on as if nothing had been.
+    after = [step().item() for _ in range(3)]
+    twin = model()
+    other = OPTIMIZERS[name](twin.parameters())
+    again = training(twin, other)
+    assert [again().item() for _ in range(steps_before + 3)][steps_before:] == after
+
+
+def quadratic(rates: list[float]) -> tuple[Callable[[], float], torch.optim.Optimizer]:
+    """x² / 2 from x = 1 by gradient descent, whose step at rate r multiplies x by 1 − r."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([x], lr=1.0)
+
+    def step() -> float:
+        rates.append(optimizer.param_groups[0]["lr"])
+        loss = 0.5 * x.square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step, optimizer
+
+
+def test_the_sweep_multiplies_or_adds() -> None:
+    rates: list[float] = []
+    found = find_lr(*quadratic(rates), low=1e-4, high=1e-2, steps=5)
+    assert rates == pytest.approx([1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2])
+    assert found.rates == tuple(rates)
+    rates.clear()
+    find_lr(*quadratic(rates), low=0.1, high=0.5, steps=5, sweep="linear")
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_losses_and_their_average_by_hand() -> None:
+    # x goes 1, 0.9, 0.72, …; losses ½x². The average of share ½ without its bias: Σ ½^(n−k) lₖ / Σ ½^(n−k).
+    found = find_lr(*quadratic([]), low=0.1, high=0.3, steps=3, sweep="linear", smoothing=0.5)
+    losses = [0.5, 0.5 * 0.9**2, 0.5 * (0.9 * 0.8) ** 2]
+    assert found.losses == pytest.approx(losses)
+    expected = [losses[0], (losses[0] + 2 * losses[1]) / 3, (losses[0] + 2 * losses[1] + 4 * losses[2]) / 7]
+    assert found.smoothed == pytest.approx(expected)
+    assert find_lr(*quadratic([]), steps=10, smoothing=0).smoothed == find_lr(*quadratic([]), steps=10).losses
+
+
+def test_it_stops_where_the_loss_takes_off() -> None:
+    # Gradient descent on x² / 2 diverges above rate 2.
+    found = find_lr(*quadratic([]), low=1e-2, high=1e3, steps=101, smoothing=0.5)
+    assert found.diverged
+    assert 2 < found.rates[-1] < 100
+    assert not find_lr(*quadratic([]), low=1e-4, high=1e-1, steps=50).diverged
+
+
+def test_a_loss_that_is_not_finite_ends_the_sweep() -> None:
+    losses = iter([3.0, 2.0, math.nan])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    found = find_lr(lambda: next(losses), optimizer, steps=10)
+    assert (found.losses, found.diverged) == ((3.0, 2.0), True)
+    assert (found.steepest, found.valley) == (None, None)
+    with pytest.raises(ValueError, match=r"^the loss is not finite at the first rate, 1e-07: something else is wrong"):
+        find_lr(lambda: math.inf, optimizer, steps=10)
+
+
+RATES = tuple(10.0 ** (index - 8) for index in range(8))
+
+
+def test_suggestions_by_hand() -> None:
+    # Differences of the neighbours of the points 1 to 6: 0, −2, −6, −5, −1.5, +6: steepest at point 3. It falls from
+    # point 2 to point 6, and half-way between those is point 4.
+    heights = (10.0, 10.0, 10.0, 8.0, 4.0, 3.0, 2.5, 9.0)
+    found = RangeTest(RATES, heights, heights, diverged=True)
+    assert found.steepest == RATES[3]
+    assert found.valley == RATES[4]
+    # One lucky batch at point 2: the differences are −9.5, +5, … there, and −4 at most later. The longest fall
+    # passes it by: 10.5, 9, 8, 7, 6, 5, from point 0 to point 7.
+    lucky = (10.5, 9.0, 1.0, 10.0, 8.0, 7.0, 6.0, 5.0)
+    found = RangeTest(RATES, lucky, lucky, diverged=False)
+    assert found.steepest == RATES[1]
+    assert found.valley == RATES[3]
+    rising = tuple(map(float, range(8)))
+    assert RangeTest(RATES, rising, rising, diverged=False).steepest is None
+    assert RangeTest(RATES, rising, rising, diverged=False).valley is None
+
+
+def test_groups_keep_their_ratios() -> None:
+    parameters = [torch.ones(1, requires_grad=True) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [parameters[0]], "lr": 0.1}, {"params": [parameters[1]], "lr": 0.5}])
+    seen = []
+
+    def step() -> float:
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        return 1.0
+
+    find_lr(step, optimizer, low=0.01, high=0.04, steps=2)
+    assert seen == [pytest.approx([0.01, 0.05]), pytest.approx([0.04, 0.2])]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.5]
+
+
+def test_it_is_drawn() -> None:
+    found = find_lr(*quadratic([]), low=1e-3, high=1.0, steps=30)
+    text = str(found)
+    assert "learning rate" in text
+    assert text.endswith(f"steepest {found.steepest:.3g}, valley {found.valley:.3g}; ended at 1 after 30 steps")
+    drawn = ElementTree.fromstring(found.svg())
+    assert drawn.get("aria-label") == "loss against learning rate: loss; smoothed."
+    words = ["".join(one.itertext()) for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"loss", "smoothed", "learning rate"} <= set(words)
+    assert any(word.startswith("steepest ") for word in words)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"low": 0}, ValueError, "low must be a finite number above 0, got 0"),
+        ({"low": 1.0, "high": 0.5}, ValueError, "high must be a finite number above 1, got 0.5"),
+        ({"steps": 1}, ValueError, "steps must be at least 2, got 1"),
+        ({"sweep": "log"}, ValueError, "sweep must be one of 'exponential', 'linear', got 'log'"),
+        ({"smoothing": 1.0}, ValueError, "smoothing must be below 1, got 1.0"),
+        ({"diverge": 1.0}, ValueError, "diverge must be a finite number above 1, got 1.0"),
+    ],
+)
+def test_arguments_out_of_range(options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        find_lr(*quadratic([]), **options)
+
+
+def test_what_is_no_loss_and_a_rate_of_zero() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(TypeError, match=r"^step\(\) must return the loss, a number, got NoneType$"):
+        find_lr(lambda: None, optimizer)
+    optimizer.param_groups[0]["lr"] = 0.0
+    with pytest.raises(ValueError, match=r"^the first group's learning rate is 0"):
+        find_lr(lambda: 1.0, optimizer)
