@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stepwell import Optimizer
-from stepwell.rules import SGD, Adam, AdamW, Lion, Muon
+from stepwell.rules import SGD, Adagrad, Adam, AdamW, Lion, Muon
 
 
 def weight(*shape: int, **options: Any) -> Tensor:
@@ -296,3 +296,8 @@ def test_add_param_group_checks_the_same() -> None:
 def test_initial_values_that_schedulers_leave_may_be_given() -> None:
     (group,) = groups_of([{"params": [weight()], "initial_lr": 0.5}])
     assert group["initial_lr"] == 0.5
+
+
+def test_a_misspelt_initial_value_is_refused() -> None:
+    with pytest.raises(TypeError, match="unknown hyper-parameter 'initial_accumulator_valu' for Adagrad; did you mean"):
+        Optimizer([{"params": [weight()], "initial_accumulator_valu": 0.5}], Adagrad())

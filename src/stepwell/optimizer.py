@@ -107,7 +107,8 @@ class Optimizer(torch.optim.Optimizer):
         group["rule"] = kind.__name__
         known = hyper_parameters(kind)
         for key in group:
-            if key not in known and key not in ("params", "rule", *NOTES) and not key.startswith("initial_"):
+            of_schedulers = key.startswith("initial_") and key.removeprefix("initial_").partition("[")[0] in known
+            if key not in known and key not in ("params", "rule", *NOTES) and not of_schedulers:
                 hint = nearest(key, [*known, "rule", *NOTES])
                 raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{hint}{where}")
         for name, value in base.values().items():

@@ -248,3 +248,19 @@ def test_a_later_rule_of_the_same_name_replaces_the_earlier() -> None:
     first, second = descent(), descent()
     assert first is not second
     assert rule_class("OwnDescent") is second
+
+
+def test_a_misspelt_name_in_a_rule_is_told_the_nearest() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Misspelling(Rule):
+        slots = ("exp_avg",)
+
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return g * h.weight_decy, {}
+
+    weight = torch.ones(2, requires_grad=True)
+    weight.grad = torch.ones(2)
+    message = "there is no 'weight_decy' among lr, .*; did you mean 'weight_decay'"
+    for engine in ("reference", "foreach", "fused"):
+        with pytest.raises(AttributeError, match=message):
+            Optimizer([weight], Misspelling(), engine=engine).step()

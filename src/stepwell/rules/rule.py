@@ -229,6 +229,19 @@ def flags(rule: type[Rule], values: Mapping[str, Any]) -> tuple[tuple[str, Any],
 _MAY_BE_FLAGS: dict[type, tuple[tuple[str, Any], ...]] = {}
 
 
-def namespace(values: Mapping[str, Any]) -> SimpleNamespace:
+class Names(SimpleNamespace):
+    """Hyper-parameters, or slots, as attributes."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in vars(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        known = list(vars(self))
+        raise AttributeError(f"there is no {name!r} among {', '.join(known)}{nearest(name, known)}")
+
+
+def namespace(values: Mapping[str, Any]) -> Names:
     """What a rule gets as `h` or `s`: names as attributes."""
-    return SimpleNamespace(**values)
+    return Names(**values)
