@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra.matrices import working_dtype
+from stepwell.engines.choice import engine_for
 from stepwell.rules import (
     SGD,
     AdamW,
@@ -113,12 +114,17 @@ class Case:
         """The engines that are different for this rule: matrix rules have one of their own."""
         if self.rule.acts_on == "matrices":
             return ("reference", "auto")
-        return ("reference", "foreach", "fused") if self.fuses else ("reference", "foreach")
+        return ("reference", "foreach", "fused" if self.fuses else "auto")
 
     @property
     def fuses(self) -> bool:
-        """Whether the fused engine runs the rule for parameters of every shape."""
-        return not any(slot.shape for shape in self.shapes for slot in self.rule.fit(shape).slot_list())
+        """Whether the fused engine runs the rule for parameters of all its shapes."""
+        try:
+            for shape in self.shapes:
+                engine_for("fused", self.rule.fit(shape), torch.empty(shape))
+        except ValueError:
+            return False
+        return True
 
     @property
     def sees_rows(self) -> bool:
