@@ -50,7 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AdamMini": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.2},
     "NovoGrad": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1},
     "Prodigy": {"lr": 0.8, "betas": (0.8, 0.9), "d0": 0.02, "weight_decay": 0.1},
-    "DAdaptAdam": {"lr": 0.8, "betas": (0.8, 0.9), "d0": 0.02, "weight_decay": 0.1},
+    "DAdaptAdam": {"lr": 0.8, "betas": (0.8, 0.9), "d0": 0.02, "eps": 1e-2, "weight_decay": 0.1},
     "ScheduleFreeSGD": {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 3},
     "ScheduleFreeAdamW": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "warmup_steps": 3, "r": 1.0},
 }

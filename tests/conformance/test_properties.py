@@ -41,6 +41,7 @@ WITHIN: dict[str, tuple[float, float]] = {
     "momentum": (0.1, 0.99),
     "dampening": (0.0, 1.0),
     "warmup_steps": (0, 4),
+    "sync_period": (1, 3),
 }
 
 
