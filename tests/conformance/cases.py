@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra.matrices import working_dtype
+from stepwell.engines.choice import engine_for
 from stepwell.rules import (
     SGD,
     AdamW,
@@ -67,7 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AdamMini": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.2},
     "NovoGrad": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1},
     "Prodigy": {"lr": 0.8, "betas": (0.8, 0.9), "d0": 0.02, "weight_decay": 0.1},
-    "DAdaptAdam": {"lr": 0.8, "betas": (0.8, 0.9), "d0": 0.02, "weight_decay": 0.1},
+    "DAdaptAdam": {"lr": 0.8, "betas": (0.8, 0.9), "d0": 0.02, "eps": 1e-2, "weight_decay": 0.1},
     "ScheduleFreeSGD": {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 3},
     "ScheduleFreeAdamW": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "warmup_steps": 3, "r": 1.0},
     "ScheduleFreeRAdam": {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.1, "silent_sgd_phase": False},
@@ -145,12 +146,17 @@ class Case:
         """The engines that are different for this rule: matrix rules have one of their own."""
         if self.rule.acts_on == "matrices":
             return ("reference", "auto")
-        return ("reference", "foreach", "fused") if self.fuses else ("reference", "foreach")
+        return ("reference", "foreach", "fused" if self.fuses else "auto")
 
     @property
     def fuses(self) -> bool:
-        """Whether the fused engine runs the rule for parameters of every shape."""
-        return not any(slot.shape for shape in self.shapes for slot in self.rule.fit(shape).slot_list())
+        """Whether the fused engine runs the rule for parameters of all its shapes."""
+        try:
+            for shape in self.shapes:
+                engine_for("fused", self.rule.fit(shape), torch.empty(shape))
+        except ValueError:
+            return False
+        return True
 
     @property
     def sees_rows(self) -> bool:

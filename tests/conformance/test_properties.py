@@ -47,6 +47,7 @@ WITHIN: dict[str, tuple[float, float]] = {
     "etas[1]": (1.1, 2.0),
     "step_sizes[0]": (0.0, 1e-3),
     "step_sizes[1]": (0.1, 10.0),
+    "sync_period": (1, 3),
 }
 
 
