@@ -51,7 +51,7 @@ def test_plot_reads_data(stepwell, here):
         (("plot", "cosine", "--lr", "nan"), "--lr must be a number above 0, got 'nan'"),
         (("plot", "cosine", "--out", "x.png"), "--out must end in .svg or .html, got 'x.png'"),
         (("plot", "recipe:adam"), "unknown recipe 'adam'"),
-        (("plot",), "missing argument 'SCHEDULE...'"),
+        (("plot",), "missing argument 'SCHEDULE"),
         (("advise", "--optimizer", "adan"), "optimizer must be one of 'sgd'"),
         (("advise", "--samples", "many"), "--samples must be a whole number of at least 1, got 'many'"),
         (("advise", "--epochs", "-1"), "--epochs must be a number above 0, got '-1'"),

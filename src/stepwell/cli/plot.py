@@ -18,7 +18,7 @@ HELP = "\n\n".join(
         ".json holds one as data, and recipe:adamw is the schedule of that recipe of [bold]stepwell compare[/bold].",
         "[bold]Examples[/bold]\n"
         "  stepwell plot cosine --horizon 10000\n"
-        '  stepwell plot "Cosine(warmup=0.1, end=0.1)" "WSD(warmup=0.1)" --out schedules.svg\n'
+        '  stepwell plot "Cosine(warmup=0.1)" "WSD(warmup=0.1)" --out wsd.svg\n'
         "  stepwell plot \"warmup(OneCycle(), 0.05, shape='cosine')\" --lr 3e-4",
     )
 )
@@ -26,7 +26,7 @@ HELP = "\n\n".join(
 
 def plot(
     schedules: Annotated[
-        list[str], typer.Argument(metavar="SCHEDULE...", help="Schedules to draw over each other.", show_default=False)
+        list[str], typer.Argument(metavar="SCHEDULE", help="Schedules to draw over each other.", show_default=False)
     ],
     horizon: Annotated[str, typer.Option(metavar="INTEGER", help="Total optimizer steps.")] = "1000",
     lr: Annotated[str, typer.Option(metavar="NUMBER", help="The base that factors multiply.")] = "1.0",
