@@ -5,7 +5,6 @@ Their signatures are derived from the fields of the rule.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import Any, ClassVar, get_type_hints
 
@@ -58,14 +57,20 @@ def optimizer_class(name: str) -> type[Optimizer]:
     return _class_of(rule_class(name))
 
 
-@functools.cache
 def _class_of(rule: type[Rule]) -> type[Optimizer]:
-    """The class of optimizers of one rule, with the signature and the documentation of that rule."""
-    return type(
-        rule.__name__,
-        (_Named,),
-        {"rule_type": rule, "__signature__": _signature(rule), "__doc__": _doc(rule), "__module__": "stepwell"},
-    )
+    """The class of optimizers of one rule, with the signature and the documentation of that rule; always the same."""
+    if rule not in _MADE:
+        content = {
+            "rule_type": rule,
+            "__signature__": _signature(rule),
+            "__doc__": _doc(rule),
+            "__module__": "stepwell",
+        }
+        _MADE[rule] = type(rule.__name__, (_Named,), content)
+    return _MADE[rule]
+
+
+_MADE: dict[type[Rule], type[Optimizer]] = {}
 
 
 def _signature(rule: type[Rule]) -> inspect.Signature:
