@@ -1,4 +1,4 @@
-"""`python -m bench gallery`: the gallery in docs/optimizers.md, from the rules and bench/results, and docs/paths.svg."""
+"""`python -m bench gallery`: the gallery in docs/optimizers.md, from rules and results, and docs/paths.svg."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _picture() -> str:
     return f"""\
 ![The path of each rule over a curved valley]({PICTURE.name})
 
-{paths.STEPS} steps of each rule over f(x, y) = (1 − x)² + {paths.STEEPNESS:g}·(y − x²)², without noise and without decay.
+{paths.STEPS} steps of each rule over f(x, y) = (1 − x)² + {paths.STEEPNESS:g}·(y − x²)², without noise and decay.
 The rate in the corner is the one of 1, 2 and 5 in each power of ten, from {rates}, that ends lowest and stays in the
 picture. The two numbers are a matrix of 1 × 2, so that the rules of matrices take part: for Muon and its kin the
 orthogonal factor of such a matrix is the direction itself, at length 1. How a rule does on two numbers says how it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,9 +19,9 @@ Point = tuple[float, float]
 # Rosenbrock's function with a valley that is 5 times less steep, so that the figure has room for what goes astray.
 STEEPNESS, START, STEPS = 20.0, (-1.2, 0.6), 120
 # Each rule takes the rate, of 1, 2 and 5 in each power of ten, that brings it lowest.
-RATES = tuple(digit * 10.0**power for power in (-3, -2, -1) for digit in (1, 2, 5)) + (1.0, 2.0, 5.0)
-# Beside the rate: no decay, which would move the minimum, no ball that does not hold it, and momentum where it is usual.
-SETTINGS: dict[str, dict[str, object]] = {"Scion": {"unconstrained": True}, "SGD": {"momentum": 0.9}}
+RATES = (*(digit * 10.0**power for power in (-3, -2, -1) for digit in (1, 2, 5)), 1.0, 2.0, 5.0)
+# Beside the rate, and no decay, which would move the minimum: no ball that does not hold it, and the usual momentum.
+SETTINGS: dict[str, dict[str, Any]] = {"Scion": {"unconstrained": True}, "SGD": {"momentum": 0.9}}
 CAPTIONS = {"SGD": "SGD, momentum 0.9"}
 
 _X, _Y = (-1.7, 1.7), (-0.7, 1.9)
@@ -77,7 +78,7 @@ def walk(rule: Rule) -> Walk:
 def best_walk(name: str) -> Walk:
     """The run at the rate that brings the rule lowest, of those that never leave the picture."""
     kind = rule_class(name)
-    settings = {"weight_decay": 0.0, **SETTINGS.get(name, {})}
+    settings: dict[str, Any] = {"weight_decay": 0.0, **SETTINGS.get(name, {})}
     walks = [walk(kind(lr=lr, **settings)) for lr in RATES]
     inside = [one for one in walks if all(map(_in_picture, one.points))]
     return min(inside or walks, key=lambda one: height(*one.points[-1]))
@@ -89,8 +90,8 @@ def drawing(walks: Sequence[Walk]) -> Markup:
     width = _COLUMNS * (_WIDTH + _GAP) + _GAP
     total = rows * (_HEIGHT + _TITLE + _GAP) + _GAP
     about = (
-        f"{STEPS} steps of each rule over a curved valley, from the circle on the left towards the minimum on the right, "
-        f"at the rate in the corner. Lines join points of one height."
+        f"{STEPS} steps of each rule over a curved valley, from the circle on the left to the minimum on the right, at "
+        "the rate in the corner. Lines join points of one height."
     )
     panels = []
     for index, one in enumerate(walks):
