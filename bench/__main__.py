@@ -1,18 +1,19 @@
-"""`python -m bench step|memory|start|schedule|table`, from the root of the repository."""
+"""`python -m bench step|memory|start|schedule|table|gallery`, from the root of the repository."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from bench import memory, schedule, start, step, table
+from bench import gallery, memory, schedule, start, step, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
-from bench.records import RESULTS, Report, Row
+from bench.records import RESULTS, Report, Row, check_same, load, merged
 from bench.shapes import GPT2, SHAPES
 from bench.subjects import SUBJECTS
 from stepwell.naming import nearest
@@ -28,6 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.what == "table":
         print(table.write())
         return
+    if given.what == "gallery":
+        print(gallery.write(), gallery.draw(), sep="\n")
+        return
     try:
         subjects = _chosen("rule", given.rules, SUBJECTS)
         shapes = _chosen("shapes", given.shapes, SHAPES)
@@ -37,23 +41,38 @@ def main(arguments: list[str] | None = None) -> None:
     if given.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {given.repeats}")
     rounds = min(given.repeats, _QUICK_ROUNDS) if given.quick else given.repeats
-    whole = not given.rules and not given.shapes and not given.quick
+    whole = not given.rules and not given.shapes
+    enough = not given.quick
     rows: Iterable[Row]
     if given.what == "step":
         settings = {"rounds": str(rounds), "peers": ", ".join(_versions())}
         rows = step.measure(subjects, shapes, rounds, device)
-        whole = whole and rounds >= _FEWEST_ROUNDS
+        enough = enough and rounds >= _FEWEST_ROUNDS
     elif given.what == "memory":
         settings = {"peers": ", ".join(_versions())}
         rows = memory.measure(subjects, shapes if given.shapes else [GPT2], device)
     elif given.what == "schedule":
         settings = {"rounds": str(rounds)}
         rows = schedule.measure(rounds)
-        whole = whole and rounds >= _FEWEST_ROUNDS
+        enough = enough and rounds >= _FEWEST_ROUNDS
     else:
         settings = {"processes": str(rounds)}
         rows = start.measure(subjects, rounds)
-    _keep(Report(given.what, this_machine(device), settings, _printed(rows)), given.out, whole)
+    machine = this_machine(device)
+    empty = Report(given.what, machine, settings, [])
+    folder = given.out or (RESULTS if enough else None)
+    saved = None
+    if folder is not None and not whole and _is_committed(folder) and (path := empty.path(folder)).exists():
+        saved = load(path)
+        try:
+            check_same(saved, machine)
+        except ValueError as error:
+            parser.error(f"{error}; measure everything, or say with --out DIR where to save a part")
+    found = _printed(rows)
+    if not found:
+        parser.error("nothing to measure: rules of matrices take --shapes hidden, the others gpt2, small and square")
+    report = replace(empty, rows=found)
+    _keep(merged(saved, report) if saved else report, folder)
 
 
 def _printed(rows: Iterable[Row]) -> list[Row]:
@@ -69,15 +88,19 @@ def _printed(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
-def _keep(report: Report, folder: Path | None, whole: bool) -> None:
-    """Save a report: among the committed results, and on the page made of them, only if nothing was left out."""
-    if folder is None and not whole:
-        print("\nonly a part was measured, so nothing is saved; --out DIR saves it there")
+def _keep(report: Report, folder: Path | None) -> None:
+    """Save a report; among the committed results, also on the pages made of them."""
+    if folder is None:
+        print("\ntoo few rounds, so nothing is saved; --out DIR saves it there")
         return
-    folder = folder or RESULTS
     print(f"\n{report.save(folder)}")
-    if folder.resolve() == RESULTS.resolve():
+    if _is_committed(folder):
         print(table.write())
+        print(gallery.write())
+
+
+def _is_committed(folder: Path) -> bool:
+    return folder.resolve() == RESULTS.resolve()
 
 
 def _chosen(kind: str, names: str | None, known: Mapping[str, _T]) -> list[_T]:
@@ -102,7 +125,7 @@ def _versions() -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
-    commands = parser.add_subparsers(dest="what", required=True, metavar="{step,memory,start,schedule,table}")
+    commands = parser.add_subparsers(dest="what", required=True, metavar="{step,memory,start,schedule,table,gallery}")
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
         ("memory", "peak memory of one step above parameters, gradients and state"),
@@ -123,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"{unit}, default {repeats}")
             command.add_argument("--quick", action="store_true", help=f"at most {_QUICK_ROUNDS} {unit}, and not saved")
     commands.add_parser("table", help="write docs/benchmarks.md from bench/results")
+    commands.add_parser(
+        "gallery", help="write docs/optimizers.md from the rules and bench/results; draw docs/paths.svg"
+    )
     return parser
 
 

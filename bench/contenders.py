@@ -73,6 +73,11 @@ class Peer:
 _ADAMW = ("lr", "betas", "eps", "weight_decay")
 _SGD = ("lr", "momentum", "weight_decay")
 _LION = ("lr", "betas", "weight_decay")
+_RMSPROP = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")
+_ADAGRAD = ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
+_ADAFACTOR = ("lr", "eps", "weight_decay")  # its threshold and its exponent are ours by default
+_LARS = ("lr", "momentum", "weight_decay", "trust_coefficient", "nesterov")
+_SOAP = (*_ADAMW, "precondition_frequency", "correct_bias")
 _FUSED, _FOREACH, _LOOP = (("fused", True),), (("foreach", True),), (("foreach", False), ("fused", False))
 _PRECISIONS = ("adamw", "adamw-bf16")
 
@@ -116,6 +121,25 @@ PEERS = (
         _ADAMW,
         (("consume_grad", False),),  # else it drops the gradients, which the others still need
     ),
+    Peer("torch foreach", ("rmsprop",), "torch", "torch.optim", "RMSprop", _RMSPROP, _FOREACH),
+    Peer("torch foreach", ("nadam",), "torch", "torch.optim", "NAdam", (*_ADAMW, "momentum_decay"), _FOREACH),
+    Peer("torch fused", ("adagrad",), "torch", "torch.optim", "Adagrad", _ADAGRAD, _FUSED),
+    Peer("torch foreach", ("adagrad",), "torch", "torch.optim", "Adagrad", _ADAGRAD, _FOREACH),
+    Peer("torch foreach", ("adafactor",), "torch", "torch.optim", "Adafactor", _ADAFACTOR, _FOREACH),
+    Peer("torch loop", ("adafactor",), "torch", "torch.optim", "Adafactor", _ADAFACTOR, (("foreach", False),)),
+    Peer("pytorch_optimizer", ("lars",), "pytorch_optimizer", "pytorch_optimizer", "LARS", _LARS),
+    Peer("pytorch_optimizer", ("adabelief",), "pytorch_optimizer", "pytorch_optimizer", "AdaBelief", _ADAMW),
+    Peer("pytorch_optimizer", ("adan",), "pytorch_optimizer", "pytorch_optimizer", "Adan", _ADAMW),
+    Peer(
+        "pytorch_optimizer",
+        ("ademamix",),
+        "pytorch_optimizer",
+        "pytorch_optimizer",
+        "AdEMAMix",
+        (*_ADAMW, "alpha"),
+        (("weight_decouple", True),),
+    ),
+    Peer("pytorch_optimizer", ("soap",), "pytorch_optimizer", "pytorch_optimizer", "SOAP", _SOAP),
     Peer("torch", ("muon",), "torch", "torch.optim", "Muon", _SGD),
     Peer(
         "pytorch_optimizer",

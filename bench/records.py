@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,81 @@ class Report:
     settings: dict[str, str]
     rows: Sequence[Row]
 
+    def path(self, folder: Path) -> Path:
+        """The file in this folder that is for the benchmark and the machine."""
+        return folder / f"{self.what}-{self.machine.slug}.json"
+
     def save(self, folder: Path) -> Path:
         """Write `<what>-<machine>.json`, and give its path."""
         rows = [{"kind": type(row).__name__, **asdict(row)} for row in self.rows]
         content = {"what": self.what, "machine": asdict(self.machine), "settings": self.settings, "rows": rows}
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.what}-{self.machine.slug}.json"
+        path = self.path(folder)
         path.write_text(json.dumps(content, indent=1, default=float, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
+
+
+def check_same(report: Report, machine: Machine) -> None:
+    """Raise ValueError where a report is of another machine or other software, its date aside."""
+    for name, before in asdict(report.machine).items():
+        after = getattr(machine, name)
+        if name != "date" and before != after:
+            raise ValueError(f"the saved results of {report.what} are of {name} {before}, this is {after}")
+
+
+def merged(old: Report, new: Report) -> Report:
+    """The old report with the rows of the new one: in place of those on the same subject, or after their like.
+
+    The date becomes the span of both, and so do the settings.
+
+    Raises:
+        ValueError: where the machine or the software has changed, so that figures of both cannot stand in one table.
+    """
+    check_same(old, new.machine)
+    fresh: dict[tuple[str, ...], list[Row]] = {}
+    for row in new.rows:
+        fresh.setdefault(_subject(row), []).append(row)
+    measured = set(fresh)
+    rows: list[Row] = []
+    for row in old.rows:
+        subject = _subject(row)
+        if subject not in measured:
+            rows.append(row)
+        rows += fresh.pop(subject, [])
+    rows += [row for group in fresh.values() for row in group]
+    places = list(dict.fromkeys(map(_place, rows)))
+    rows.sort(key=lambda row: places.index(_place(row)))
+    dates = [date for report in (old, new) for date in report.machine.date.split(" to ")]
+    machine = replace(new.machine, date=_span(dates))
+    settings = {
+        name: _joined_setting(name, [given for report in (old, new) if (given := report.settings.get(name))])
+        for name in {**old.settings, **new.settings}
+    }
+    return Report(old.what, machine, settings, rows)
+
+
+def _joined_setting(name: str, given: Sequence[str]) -> str:
+    """Packages as one list; rounds or processes as a span."""
+    if name == "peers":
+        return ", ".join(sorted({peer for text in given for peer in text.split(", ")}))
+    return _span([part for text in given for part in text.split(" to ")], key=int)
+
+
+def _span(values: Sequence[str], key: Callable[[str], Any] = str) -> str:
+    """The least and the greatest, or the one that there is."""
+    first, last = min(values, key=key), max(values, key=key)
+    return first if first == last else f"{first} to {last}"
+
+
+def _place(row: Row) -> str:
+    """The table in which a row stands."""
+    return "" if isinstance(row, ImportRow) else row.what if isinstance(row, ScheduleRow) else row.shapes
+
+
+def _subject(row: Row) -> tuple[str, ...]:
+    """What a row is about: rows on the same subject are measured together."""
+    about = "" if isinstance(row, ImportRow) else row.subject if isinstance(row, ScheduleRow) else row.rule
+    return type(row).__name__, _place(row), about
 
 
 def load(path: Path) -> Report:

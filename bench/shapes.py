@@ -49,17 +49,22 @@ GPT2 = Shapes(
 )
 SMALL = Shapes("small", "300 tensors of 768", ((768,),) * 300)
 SQUARE = Shapes("square", "one matrix of 4096 × 4096", ((4096, 4096),))
-SHAPES = {shapes.name: shapes for shapes in (GPT2, SMALL, SQUARE)}
 
-# Matrices for Muon, the most work first. Where bfloat16 products are slow, fewer and smaller ones have to do.
+# Matrices for the rules of matrices, the most work first. Peers of Muon multiply in bfloat16; where that is slow, fewer
+# and smaller ones have to do for it.
 HIDDEN = (
-    Shapes("hidden", "the 48 hidden matrices of GPT-2 small", _HIDDEN * _LAYERS),
+    Shapes(
+        "hidden",
+        "8 matrices of 768 × 768 and 4 of 768 × 3072",
+        ((_WIDTH, _WIDTH),) * 8 + ((_WIDTH, 4 * _WIDTH),) * 4,
+    ),
     Shapes("hidden", "the 4 hidden matrices of one layer of GPT-2 small", _HIDDEN),
     Shapes("hidden", "4 matrices of 768 × 768", ((768, 768),) * 4),
     Shapes("hidden", "4 matrices of 512 × 512", ((512, 512),) * 4),
     Shapes("hidden", "4 matrices of 256 × 256", ((256, 256),) * 4),
     Shapes("hidden", "2 matrices of 256 × 256", ((256, 256),) * 2),
 )
+SHAPES = {shapes.name: shapes for shapes in (GPT2, SMALL, SQUARE, HIDDEN[0])}
 
 
 def newton_schulz_work(shapes: Shapes, steps: int = 5) -> float:

@@ -13,7 +13,7 @@ from bench.material import Material, Materials
 from bench.records import StepRow
 from bench.shapes import Shapes, bfloat16_rate, hidden_matrices
 from bench.subjects import Subject
-from bench.turns import Runner, take_turns, warmed_up
+from bench.turns import Runner, repeated, take_turns, warmed_up
 
 # What the peers' Muon may take in all; it decides how many matrices they get.
 _MUON_SECONDS = 60.0
@@ -22,14 +22,19 @@ _MUON_SECONDS = 60.0
 def measure(
     subjects: Sequence[Subject], shapes: Sequence[Shapes], rounds: int, device: torch.device
 ) -> Iterator[StepRow]:
-    """One row for each list of tensors and rule, as soon as it is there. Muon takes hidden matrices of GPT-2."""
+    """One row for each list of tensors and rule that fit each other, as soon as it is there.
+
+    Hidden matrices are for the rules of matrices, all other lists for the other rules.
+    """
     for tensors in shapes:
         materials = Materials(tensors, device)
         for subject in subjects:
+            if (subject.rule.acts_on == "matrices") != (tensors.name == "hidden"):
+                continue
             gc.collect()  # the states of the row before
-            if subject.rule.acts_on != "matrices":
+            if subject.name != "muon":
                 yield measure_one(subject, materials.of(subject.dtype), rounds, device)
-            elif tensors.name == "gpt2":
+            else:
                 slow = sum(not peer.problem() for peer in peers_of(subject))
                 seconds = _MUON_SECONDS / max(1, slow * (rounds + 2))
                 matrices, note = hidden_matrices(seconds, bfloat16_rate(device))
@@ -44,7 +49,7 @@ def measure_one(subject: Subject, material: Material, rounds: int, device: torch
     overwriting: list[str] = []
     for name, make in makers.items():
         try:
-            runners[name] = warmed_up(make(material.parameters).step, device)
+            runners[name] = warmed_up(repeated(make(material.parameters).step, subject.cycle), device)
         except Exception as error:
             if name == OURS:
                 raise
@@ -54,8 +59,14 @@ def measure_one(subject: Subject, material: Material, rounds: int, device: torch
             material.restore()
     if trivial := equal_pass(subject.rule, material):
         runners[PASS] = warmed_up(trivial, device)
-    timings = take_turns(runners, rounds, device, lambda name: name in overwriting and material.restore())
-    notes = [note, *(f"{name} overwrites the gradients, which are put back after its turn" for name in overwriting)]
+    taken = take_turns(runners, rounds, device, lambda name: name in overwriting and material.restore())
+    timings = {name: timing if name == PASS else timing.over(subject.cycle) for name, timing in taken.items()}
+    mean = f"the mean of {subject.cycle} steps in a row, after which its work comes round" if subject.cycle > 1 else ""
+    notes = [
+        note,
+        mean,
+        *(f"{name} overwrites the gradients, which are put back after its turn" for name in overwriting),
+    ]
     if not all(bool(torch.isfinite(p).all()) for p in material.parameters):
         notes.append("weights have become NaN or infinite")
     return StepRow(

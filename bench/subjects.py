@@ -12,15 +12,22 @@ from stepwell.rules import Rule
 
 @dataclass(frozen=True)
 class Subject:
-    """A rule with its hyper-parameters, and the dtype of weights, gradients and state."""
+    """A rule with its hyper-parameters, and the dtype of weights, gradients and state.
+
+    A rule that does more in some steps than in others says after how many it comes round: its time is their mean.
+    """
 
     name: str
     title: str
     rule: Rule
     dtype: torch.dtype = torch.float32
+    cycle: int = 1
 
 
 _ADAMW = rules.AdamW(lr=1e-4, weight_decay=0.1)
+# Where the paper is silent, as torch has it; its eps is (that of float32, 1e-3) by default.
+_ADAFACTOR = rules.Adafactor(lr=1e-2, weight_decay=0.1, eps=(2.0**-23, 1e-3), eps_as_floor=True, decay="decoupled")
+_SOAP = rules.SOAP(lr=1e-4, weight_decay=0.01)
 
 SUBJECTS = {
     subject.name: subject
@@ -31,6 +38,15 @@ SUBJECTS = {
         Subject("lamb", "LAMB", rules.LAMB(lr=1e-4, weight_decay=0.1)),
         Subject("schedule-free", "Schedule-Free AdamW", rules.ScheduleFreeAdamW(lr=1e-4, weight_decay=0.1)),
         Subject("adamw-bf16", "AdamW, all bf16", _ADAMW, torch.bfloat16),
+        Subject("rmsprop", "RMSprop", rules.RMSprop(lr=1e-4, weight_decay=1e-4)),
+        Subject("nadam", "NAdam", rules.NAdam(lr=1e-4, weight_decay=1e-4)),
+        Subject("adagrad", "Adagrad", rules.Adagrad(lr=1e-3, weight_decay=1e-4)),
+        Subject("adafactor", "Adafactor", _ADAFACTOR),
+        Subject("lars", "LARS", rules.LARS(lr=1.0, weight_decay=1e-4)),
+        Subject("adabelief", "AdaBelief", rules.AdaBelief(lr=1e-4, weight_decay=0.1)),
+        Subject("adan", "Adan", rules.Adan(lr=1e-4, weight_decay=0.02)),
+        Subject("ademamix", "AdEMAMix", rules.AdEMAMix(lr=1e-4, weight_decay=0.1)),
         Subject("muon", "Muon", rules.Muon(lr=1e-4, weight_decay=0.1)),
+        Subject("soap", "SOAP", _SOAP, cycle=_SOAP.precondition_frequency),
     )
 }

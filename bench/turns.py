@@ -32,6 +32,10 @@ class Timing:
         """The median over the rounds."""
         return statistics.median(self.rounds)
 
+    def over(self, count: int) -> Timing:
+        """The time of one step, where so many have been timed as one."""
+        return Timing(self.first / count, tuple(turn / count for turn in self.rounds))
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -40,6 +44,16 @@ class Runner:
     step: Step
     first: float
     second: float
+
+
+def repeated(step: Step, count: int) -> Step:
+    """So many steps as one."""
+
+    def steps() -> None:
+        for _ in range(count):
+            step()
+
+    return step if count == 1 else steps
 
 
 def warmed_up(step: Step, device: torch.device) -> Runner:

@@ -2,6 +2,7 @@
 
 from stepwell import algebra, rules, schedules
 from stepwell.advice import advise
+from stepwell.catalogue import list_optimizers
 from stepwell.describing import describe
 from stepwell.facades import (
     ADOPT,
@@ -44,6 +45,7 @@ from stepwell.facades import (
     StableAdamW,
     Tiger,
     Yogi,
+    optimizer_class,
 )
 from stepwell.optimizer import Optimizer
 from stepwell.plateau import Greedy, ReduceOnPlateau
@@ -110,7 +112,9 @@ __all__ = [
     "ema",
     "find_lr",
     "grokfast",
+    "list_optimizers",
     "lookahead",
+    "optimizer_class",
     "rules",
     "sam",
     "schedule_free",

@@ -12,6 +12,7 @@ from stepwell import rules
 from stepwell.engines.choice import ENGINES
 from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer
+from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 
 _OPTIONS = ("engine", "clip_norm", "on_nonfinite")
@@ -43,13 +44,33 @@ class _Named(Optimizer):
         super().__init__(params, self.rule_type(**given, **kwargs), **options)
 
 
-def optimizer_class(rule: type[Rule]) -> type[Optimizer]:
-    """The class of optimizers of one rule, with the signature and the documentation of that rule."""
-    return type(
-        rule.__name__,
-        (_Named,),
-        {"rule_type": rule, "__signature__": _signature(rule), "__doc__": _doc(rule), "__module__": "stepwell"},
-    )
+def optimizer_class(name: str) -> type[Optimizer]:
+    """The class of the optimizers of that name: `optimizer_class("lion")` is `stepwell.Lion`.
+
+    Args:
+        name: as `stepwell.list_optimizers` gives it; case, dashes and underscores do not matter. The name of a rule of
+            your own, and one like "cautious(AdamW)", gives a class that is made for it.
+
+    Raises:
+        ValueError: for a name that is not known, with the nearest one.
+    """
+    return _class_of(rule_class(name))
+
+
+def _class_of(rule: type[Rule]) -> type[Optimizer]:
+    """The class of optimizers of one rule, with the signature and the documentation of that rule; always the same."""
+    if rule not in _MADE:
+        content = {
+            "rule_type": rule,
+            "__signature__": _signature(rule),
+            "__doc__": _doc(rule),
+            "__module__": "stepwell",
+        }
+        _MADE[rule] = type(rule.__name__, (_Named,), content)
+    return _MADE[rule]
+
+
+_MADE: dict[type[Rule], type[Optimizer]] = {}
 
 
 def _signature(rule: type[Rule]) -> inspect.Signature:
@@ -72,43 +93,43 @@ def _doc(rule: type[Rule]) -> str:
     return f"{inspect.cleandoc(rule.__doc__ or '')}\n\nThe other arguments, and what it is: `stepwell.Optimizer`."
 
 
-SGD = optimizer_class(rules.SGD)
-Adagrad = optimizer_class(rules.Adagrad)
-RMSprop = optimizer_class(rules.RMSprop)
-Adadelta = optimizer_class(rules.Adadelta)
-Adam = optimizer_class(rules.Adam)
-AdamW = optimizer_class(rules.AdamW)
-NAdam = optimizer_class(rules.NAdam)
-RAdam = optimizer_class(rules.RAdam)
-Adamax = optimizer_class(rules.Adamax)
-ASGD = optimizer_class(rules.ASGD)
-Rprop = optimizer_class(rules.Rprop)
-SignSGD = optimizer_class(rules.SignSGD)
-LARS = optimizer_class(rules.LARS)
-LAMB = optimizer_class(rules.LAMB)
-Yogi = optimizer_class(rules.Yogi)
-AdaBelief = optimizer_class(rules.AdaBelief)
-Adan = optimizer_class(rules.Adan)
-ADOPT = optimizer_class(rules.ADOPT)
-AdEMAMix = optimizer_class(rules.AdEMAMix)
-StableAdamW = optimizer_class(rules.StableAdamW)
-Tiger = optimizer_class(rules.Tiger)
-MARS = optimizer_class(rules.MARS)
-Lion = optimizer_class(rules.Lion)
-Muon = optimizer_class(rules.Muon)
-ScheduleFreeSGD = optimizer_class(rules.ScheduleFreeSGD)
-ScheduleFreeAdamW = optimizer_class(rules.ScheduleFreeAdamW)
-ScheduleFreeRAdam = optimizer_class(rules.ScheduleFreeRAdam)
-NorMuon = optimizer_class(rules.NorMuon)
-AdaMuon = optimizer_class(rules.AdaMuon)
-Scion = optimizer_class(rules.Scion)
-Dion = optimizer_class(rules.Dion)
-SOAP = optimizer_class(rules.SOAP)
-Shampoo = optimizer_class(rules.Shampoo)
-Kron = optimizer_class(rules.Kron)
-Adafactor = optimizer_class(rules.Adafactor)
-CAME = optimizer_class(rules.CAME)
-AdamMini = optimizer_class(rules.AdamMini)
-NovoGrad = optimizer_class(rules.NovoGrad)
-Prodigy = optimizer_class(rules.Prodigy)
-DAdaptAdam = optimizer_class(rules.DAdaptAdam)
+SGD = _class_of(rules.SGD)
+Adagrad = _class_of(rules.Adagrad)
+RMSprop = _class_of(rules.RMSprop)
+Adadelta = _class_of(rules.Adadelta)
+Adam = _class_of(rules.Adam)
+AdamW = _class_of(rules.AdamW)
+NAdam = _class_of(rules.NAdam)
+RAdam = _class_of(rules.RAdam)
+Adamax = _class_of(rules.Adamax)
+ASGD = _class_of(rules.ASGD)
+Rprop = _class_of(rules.Rprop)
+SignSGD = _class_of(rules.SignSGD)
+LARS = _class_of(rules.LARS)
+LAMB = _class_of(rules.LAMB)
+Yogi = _class_of(rules.Yogi)
+AdaBelief = _class_of(rules.AdaBelief)
+Adan = _class_of(rules.Adan)
+ADOPT = _class_of(rules.ADOPT)
+AdEMAMix = _class_of(rules.AdEMAMix)
+StableAdamW = _class_of(rules.StableAdamW)
+Tiger = _class_of(rules.Tiger)
+MARS = _class_of(rules.MARS)
+Lion = _class_of(rules.Lion)
+Muon = _class_of(rules.Muon)
+ScheduleFreeSGD = _class_of(rules.ScheduleFreeSGD)
+ScheduleFreeAdamW = _class_of(rules.ScheduleFreeAdamW)
+ScheduleFreeRAdam = _class_of(rules.ScheduleFreeRAdam)
+NorMuon = _class_of(rules.NorMuon)
+AdaMuon = _class_of(rules.AdaMuon)
+Scion = _class_of(rules.Scion)
+Dion = _class_of(rules.Dion)
+SOAP = _class_of(rules.SOAP)
+Shampoo = _class_of(rules.Shampoo)
+Kron = _class_of(rules.Kron)
+Adafactor = _class_of(rules.Adafactor)
+CAME = _class_of(rules.CAME)
+AdamMini = _class_of(rules.AdamMini)
+NovoGrad = _class_of(rules.NovoGrad)
+Prodigy = _class_of(rules.Prodigy)
+DAdaptAdam = _class_of(rules.DAdaptAdam)

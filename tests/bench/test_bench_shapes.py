@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.shapes import GPT2, HIDDEN, SMALL, SQUARE, Shapes, bfloat16_rate, hidden_matrices, newton_schulz_work
+from bench.shapes import GPT2, HIDDEN, SHAPES, SMALL, SQUARE, Shapes, bfloat16_rate, hidden_matrices, newton_schulz_work
 
 
 def test_gpt2_small_is_the_published_model() -> None:
@@ -15,9 +15,10 @@ def test_the_other_shapes() -> None:
     assert SQUARE.shapes == ((4096, 4096),)
 
 
-def test_hidden_matrices_are_those_of_gpt2() -> None:
-    assert len(HIDDEN[0].shapes) == 48
-    assert sorted(HIDDEN[0].shapes) == sorted(s for s in GPT2.shapes[2:] if len(s) == 2)
+def test_hidden_matrices_are_of_the_sides_of_gpt2() -> None:
+    assert HIDDEN[0].shapes == ((768, 768),) * 8 + ((768, 3072),) * 4
+    assert sorted(HIDDEN[1].shapes) == sorted({s for s in GPT2.shapes[2:] if len(s) == 2})
+    assert SHAPES["hidden"] is HIDDEN[0]
 
 
 def test_newton_schulz_work_of_one_matrix() -> None:
@@ -35,12 +36,13 @@ def test_all_hidden_matrices_where_products_are_fast() -> None:
 
 
 def test_fewer_where_products_are_slow_and_a_note_says_so() -> None:
-    # Four matrices of 256 × 256 take 4 · 5 · 6 · 256³ = 2.01e9 operations.
+    # Four matrices of 256 × 256 take 4 · 5 · 6 · 256³ = 2.01e9 operations; 8 of 768 × 768 take 8 · 5 · 6 · 768³ =
+    # 1.087e11, and 4 of 768 × 3072 with products four times as long 4 · 5 · (4 · 4 + 2) · 768³ = 1.631e11.
     chosen, note = hidden_matrices(seconds=2.1, rate=1e9)
     assert chosen is HIDDEN[4]
     assert note == (
-        "4 matrices of 256 × 256 stand for the 48 hidden matrices of GPT-2 small: bfloat16 products run at 1 GFLOP/s "
-        "here, so that a step over all of them would take a peer 1522 s"
+        "4 matrices of 256 × 256 stand for 8 matrices of 768 × 768 and 4 of 768 × 3072: bfloat16 products run at "
+        "1 GFLOP/s here, so that a step over all of them would take a peer 272 s"
     )
     assert hidden_matrices(seconds=0.0, rate=1e9)[0] is HIDDEN[-1]
 

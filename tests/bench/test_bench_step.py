@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import stepwell
 from bench import contenders
 from bench.contenders import OURS, Peer
 from bench.equal_pass import PASS
@@ -10,6 +11,7 @@ from bench.material import Material, Materials
 from bench.shapes import Shapes
 from bench.step import measure, measure_one
 from bench.subjects import SUBJECTS
+from bench.turns import Timing
 
 FEW = Shapes("few", "a few", ((12, 5), (7,)))
 CPU = torch.device("cpu")
@@ -78,5 +80,24 @@ def test_materials_are_made_once_and_given_out_as_they_were() -> None:
     assert materials.of(torch.bfloat16).parameters[0].dtype == torch.bfloat16
 
 
-def test_muon_takes_matrices_beside_gpt2_only() -> None:
-    assert list(measure([SUBJECTS["muon"]], [FEW], 1, CPU)) == []
+def test_rules_of_matrices_take_hidden_matrices_and_no_other_rule_does() -> None:
+    hidden = Shapes("hidden", "a few", ((4, 3),))
+    assert list(measure([SUBJECTS["muon"], SUBJECTS["soap"]], [FEW], 1, CPU)) == []
+    assert list(measure([SUBJECTS["sgd"]], [hidden], 1, CPU)) == []
+
+
+def test_a_rule_with_a_cycle_is_timed_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "PEERS", ())
+    steps: list[int] = []
+    step = stepwell.Optimizer.step
+
+    def counted(self: stepwell.Optimizer, closure: None = None) -> None:
+        steps.append(1)
+        step(self, closure)
+
+    monkeypatch.setattr(stepwell.Optimizer, "step", counted)
+    (row,) = measure([SUBJECTS["soap"]], [Shapes("hidden", "a few", ((4, 3),))], 2, CPU)
+    assert SUBJECTS["soap"].cycle == 10
+    assert len(steps) % 10 == 0
+    assert row.note == "the mean of 10 steps in a row, after which its work comes round"
+    assert Timing(40.0, (20.0, 30.0)).over(10) == Timing(4.0, (2.0, 3.0))

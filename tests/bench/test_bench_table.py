@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import table
 from bench.machine import Machine
-from bench.records import ImportRow, MemoryRow, Report, StartRow, StepRow, load, load_all
+from bench.records import ImportRow, MemoryRow, Report, StartRow, StepRow, load, load_all, merged
 from bench.turns import Timing
 
 MACHINE = Machine(
@@ -99,3 +100,24 @@ def test_writing_the_page(tmp_path: Path) -> None:
     REPORT.save(tmp_path / "results")
     page = table.write(tmp_path / "docs" / "benchmarks.md", tmp_path / "results")
     assert page.read_text(encoding="utf-8") == table.text([REPORT])
+
+
+def test_a_part_is_merged_into_what_was_measured_before() -> None:
+    adam, lion, small = replace(STEP, rule="AdamW"), STEP, replace(STEP, shapes="300 tensors of 768")
+    old = Report("step", MACHINE, {"rounds": "9", "peers": "timm 1, torch 2"}, [adam, lion, small])
+    again, first = replace(STEP, note="again"), replace(STEP, rule="RMSprop")
+    later = replace(MACHINE, date="2026-02-01")
+    new = Report("step", later, {"rounds": "11", "peers": "optimi 3, torch 2"}, [again, first])
+    found = merged(old, new)
+    assert found.rows == [adam, again, first, small]
+    assert found.settings == {"rounds": "9 to 11", "peers": "optimi 3, timm 1, torch 2"}
+    assert found.machine.date == "2026-01-02 to 2026-02-01"
+    assert merged(found, new) == found
+    assert "2026-01-02 to 2026-02-01. Rounds: 9 to 11; peers: optimi 3" in table.text([found])
+
+
+def test_contenders_of_a_subject_are_replaced_together() -> None:
+    ours, gone = MemoryRow("AdamW", "few", 12, "stepwell", 100, 0), MemoryRow("AdamW", "few", 12, "gone", 100, 0)
+    other, fresh = MemoryRow("SGD", "few", 12, "stepwell", 100, 0), MemoryRow("AdamW", "few", 12, "stepwell", 50, 0)
+    old, new = (Report("memory", MACHINE, {}, rows) for rows in ([ours, gone, other], [fresh]))
+    assert merged(old, new).rows == [fresh, other]

@@ -1,4 +1,4 @@
-"""An elementwise step makes no temporary the size of a parameter."""
+"""An elementwise step makes no temporary the size of a parameter, and state is as large as a rule says."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from conformance.cases import Case, acting_on, rows, such_as
+from conformance.cases import CASES, Case, acting_on, rows, such_as
 from conformance.training import parameter
-from stepwell import Optimizer
+from stepwell import Optimizer, Rule, rules
+from stepwell.catalogue import state_numbers
 
 LIMIT = 1 << 20
 SHAPES = [(1024, 1025), (1 << 20,), (3,)]  # 4 MiB each in float32, 2 in bfloat16
@@ -54,3 +55,42 @@ def test_the_measure_sees_temporaries_where_there_are_some() -> None:
     optimizer = _optimizer(case, "foreach", torch.float32)
     assert _largest_allocation(optimizer.step) >= 4 * LIMIT
     assert _largest_allocation(lambda: torch.zeros(LIMIT // 4).numpy().copy()) >= LIMIT
+
+
+def _state_numbers(rule: Rule, shape: tuple[int, ...]) -> int:
+    """The numbers that stand in an optimizer's state after a step, the count of steps aside."""
+    p = parameter(shape, torch.float32, seed=0)
+    p.grad = parameter(shape, torch.float32, seed=1).detach()
+    optimizer = Optimizer([p], rule, engine="reference")
+    optimizer.step()
+    kept = [value for name, value in optimizer.state[p].items() if name != "step"]
+    return sum(value.numel() if isinstance(value, torch.Tensor) else 1 for value in kept)
+
+
+@rows(CASES)
+def test_state_is_as_large_as_the_slots_say(case: Case) -> None:
+    for shape in case.shapes:
+        assert _state_numbers(case.rule, shape) == state_numbers(case.rule, shape)
+
+
+@pytest.mark.parametrize(
+    ("rule", "numbers"),
+    [
+        (rules.Lion(), 24 * 96),  # one slot
+        (rules.AdamMini(), 24 * 96 + 24),  # one slot, and a number a row
+        (rules.Adafactor(), 24 + 96),  # no slot: a number a row and a column
+        (rules.CAME(), 24 * 96 + 2 * (24 + 96)),  # the momentum; both second moments by rows and columns
+        (rules.AdamW(), 2 * 24 * 96),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Rule) else "",
+)
+def test_state_of_a_matrix_of_24_by_96(rule: Rule, numbers: int) -> None:
+    assert _state_numbers(rule, (24, 96)) == numbers
+
+
+@pytest.mark.parametrize("rule", [rules.Adafactor(), rules.CAME()], ids=lambda rule: type(rule).__name__)
+def test_factored_second_moments_are_sublinear(rule: Rule) -> None:
+    # Sides of twice the length hold four times the numbers, and rows and columns twice as many.
+    momentum = sum(slot.shape is None for slot in rule.slot_list())
+    small, large = (_state_numbers(rule, (n, 4 * n)) - momentum * 4 * n * n for n in (12, 24))
+    assert large == 2 * small > 0

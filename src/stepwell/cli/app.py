@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import advise, compare, find_lr, plot
+from stepwell.cli import advise, compare, find_lr, listing, plot
 
 BAD_INPUT = 2
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("compare", help=compare.HELP)(compare.compare)
 app.command("find-lr", help=find_lr.HELP)(find_lr.find_lr)
 app.command("advise", help=advise.HELP)(advise.advise)
+app.command("list", help=listing.HELP)(listing.listing)
 app.command("plot", help=plot.HELP)(plot.plot)
 
 

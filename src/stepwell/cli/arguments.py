@@ -24,14 +24,15 @@ def whole_number(name: str, text: str, *, low: int, high: int | None = None) -> 
     return number
 
 
-def number(name: str, text: str, *, above: float) -> float:
-    """The number that `text` writes, more than `above`."""
+def number(name: str, text: str, *, above: float | None = None, low: float = -math.inf) -> float:
+    """The number that `text` writes, more than `above`, or at least `low`."""
     try:
         found = float(text)
     except ValueError:
         found = math.nan
-    if not (math.isfinite(found) and found > above):
-        raise InputError(f"{name} must be a number above {above:g}, got {text!r}")
+    if not (math.isfinite(found) and (found >= low if above is None else found > above)):
+        allowed = f"of at least {low:g}" if above is None else f"above {above:g}"
+        raise InputError(f"{name} must be a number {allowed}, got {text!r}")
     return found
 
 

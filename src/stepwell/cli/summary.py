@@ -1,10 +1,13 @@
-"""The results table in the terminal."""
+"""The tables in the terminal: results, and the optimizers that there are."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
+from stepwell.catalogue import Entry
 from stepwell.compare.results import Comparison
 from stepwell.report import numbers
 
@@ -36,4 +39,16 @@ def results_table(comparison: Comparison) -> Table:
             numbers.share(row.optimizer_share),
             numbers.data(row.state_bytes),
         )
+    return table
+
+
+def optimizers_table(entries: Sequence[Entry]) -> Table:
+    """One line for each optimizer."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True)
+    table.add_column("what it does", ratio=1)
+    table.add_column("acts on", no_wrap=True)
+    table.add_column("state", justify="right", no_wrap=True)
+    for entry in entries:
+        table.add_row(Text(entry.name, style="bold"), Text(entry.about), entry.acts_on, numbers.rate(entry.memory))
     return table

@@ -13,7 +13,8 @@ from stepwell.rules.rule import Rule, Shape, Slot, column_wise, row_wise
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(Rule):
-    """Sublinear memory (Shazeer & Stern 2018, arXiv:1804.04235, Alg. 4 and 5; sec. 3–7).
+    """Adam's second moment from row and column means, in sublinear memory (Shazeer & Stern 2018,
+    arXiv:1804.04235, Alg. 4 and 5; sec. 3–7).
 
         R = β̂₂·R + (1 − β̂₂)·row_mean(G² + ε₁),   C likewise of columns,   β̂₂ = 1 − t^τ
         U = G / √(R·C / mean(R)),   Û = U / max(1, RMS(U)/d)

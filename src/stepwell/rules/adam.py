@@ -13,7 +13,7 @@ from stepwell.rules.rule import Decay, Rule
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Rule):
-    """Adaptive moments (Kingma & Ba 2015, arXiv:1412.6980, Alg. 1).
+    """Running means of gradients and of their squares (Kingma & Ba 2015, arXiv:1412.6980, Alg. 1).
 
         mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ        m̂ₜ = mₜ / (1 − β₁ᵗ)
         vₜ = β₂·vₜ₋₁ + (1 − β₂)·gₜ²       v̂ₜ = vₜ / (1 − β₂ᵗ)

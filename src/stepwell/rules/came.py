@@ -14,7 +14,7 @@ from stepwell.rules.rule import Rule, Shape, Slot, column_wise, row_wise
 
 @dataclass(frozen=True, kw_only=True)
 class CAME(Rule):
-    """Confidence-guided adaptive memory-efficient optimization (Luo et al. 2023, arXiv:2307.02047, Alg. 2).
+    """Adafactor with a confidence in each update, and a momentum (Luo et al. 2023, arXiv:2307.02047, Alg. 2).
 
         û = clip(g / √V),   m = β₁·m + (1 − β₁)·û
         θ = θ − η·m / √S
