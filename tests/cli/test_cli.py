@@ -58,3 +58,10 @@ def test_importing_the_package_imports_no_terminal():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONPATH": source}
     )
     assert done.stdout == "[]\n"
+
+
+def test_what_the_command_line_needs_is_named_where_it_is_missing():
+    code = "import sys; sys.modules['typer'] = None; from stepwell.cli import main; main(['list'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "stepwell: the command line needs typer: pip install 'stepwell[cli]'\n"

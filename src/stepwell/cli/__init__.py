@@ -1,5 +1,20 @@
 """The command line: `stepwell`."""
 
-from stepwell.cli.app import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+from collections.abc import Sequence
+
+NEEDED = ("rich", "typer")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program and ends the process: 0 for done, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
+    try:
+        from stepwell.cli import app
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        print(f"stepwell: the command line needs {error.name}: pip install 'stepwell[cli]'", file=sys.stderr)
+        sys.exit(2)
+    app.main(arguments)
