@@ -22,7 +22,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -q -m "not peers and not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not peers and not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m "slow and not peers"
