@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepwell.rules.rule import Rule, Shape
+from stepwell.rules.rule import Decay, Rule, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,11 @@ class MatrixRule(Rule, abstract=True):
     in·height·width) that maps a patch to its outputs.
 
     Args:
+        decay: the kind of weight decay; the rule leaves it to the base class.
         conv1d: a 3-D parameter is the kernel (out, in, width) of a 1-d convolution, no stack.
     """
 
+    decay: Decay = "decoupled"
     conv1d: bool = False
 
     acts_on = "matrices"
