@@ -129,8 +129,8 @@ def test_what_is_a_flag_and_what_is_a_number() -> None:
         "adjust_lr_fn": None,
         "polar_express": False,
         "split": 1,
-        "conv1d": False,
         "decay": "decoupled",
+        "conv1d": False,
         "maximize": False,
     }
 

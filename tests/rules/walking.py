@@ -1,10 +1,12 @@
-"""Two ways to work a rule out on one number: they must give what was worked out by hand."""
+"""Two ways to work a rule out on one number, which must give what was worked out by hand; a closure for some steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from stepwell import Optimizer, Rule
 from stepwell.rules.rule import namespace
@@ -35,3 +37,17 @@ def in_the_optimizer(rule: Rule, weight: float, gradients: Sequence[float]) -> l
         slots = {name: float(value) for name, value in optimizer.state[parameter].items() if name != "step"}
         path.append({"weight": parameter.item(), **slots})
     return path
+
+
+def quartic(parameters: list[Tensor], optimizer: torch.optim.Optimizer, seen: list[Any] | None = None) -> Any:
+    """A closure of Σθ⁴/4, whose gradient is θ³; `seen` collects the weights at which it is called."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        if seen is not None:
+            seen.append([p.detach().clone() for p in parameters])
+        loss = sum((p**4).sum() / 4 for p in parameters)
+        loss.backward()
+        return loss
+
+    return closure

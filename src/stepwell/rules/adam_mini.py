@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stepwell.algebra import lerp, mean, row_mean, sqrt, square
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Rule, Shape, Slot, row_wise, tensor_wise
+from stepwell.rules.rule import Decay, Rule, Shape, Slot, row_wise, tensor_wise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class AdamMini(Rule):
     eps: NonNegative = 1e-8
     weight_decay: NonNegative = 0.0
     blocks: Literal["rows", "tensor"] = "rows"
+    decay: Decay = "decoupled"
 
     acts_on = "tensors"
 

@@ -9,7 +9,7 @@ from typing import Any
 from stepwell.algebra import column_mean, lerp, row_mean, sqrt, square
 from stepwell.rules.adafactor import clipped
 from stepwell.rules.hyper import Fraction, NonNegative, Positive
-from stepwell.rules.rule import Rule, Shape, Slot, column_wise, row_wise
+from stepwell.rules.rule import Decay, Rule, Shape, Slot, column_wise, row_wise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class CAME(Rule):
     betas: tuple[Fraction, Fraction, Fraction] = (0.9, 0.999, 0.9999)
     weight_decay: NonNegative = 0.0
     factored: bool = True
+    decay: Decay = "decoupled"
 
     acts_on = "tensors"
 

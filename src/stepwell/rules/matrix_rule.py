@@ -21,6 +21,7 @@ class MatrixRule(Rule, abstract=True):
     in·height·width) that maps a patch to its outputs.
 
     Args:
+        decay: the kind of weight decay; the rule leaves it to the base class.
         conv1d: a 3-D parameter is the kernel (out, in, width) of a 1-d convolution, no stack.
     """
 

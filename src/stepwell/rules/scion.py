@@ -11,7 +11,7 @@ from stepwell.algebra import lerp, mean, sign, sqrt, square
 from stepwell.algebra.matrices import orthogonalized
 from stepwell.rules.hyper import Count, NonNegative, Positive, Range
 from stepwell.rules.matrix_rule import MatrixRule
-from stepwell.rules.rule import Rule, Shape
+from stepwell.rules.rule import Decay, Rule, Shape
 
 Share = Annotated[float, Range(low=0, high=1, open_low=True)]
 EPS = 1e-8
@@ -79,6 +79,7 @@ class ScionOfVectors(Rule, abstract=True):
     weight_decay: NonNegative = 0.0
     scale: Positive = 1.0
     unconstrained: bool = False
+    decay: Decay = "decoupled"
 
     slots = ("momentum_buffer",)
     acts_on = "tensors"
