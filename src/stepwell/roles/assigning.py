@@ -38,13 +38,16 @@ def parameter_roles(model: nn.Module, overrides: Mapping[str, Role] | None = Non
     }
     head_modules = heads(model, readings)
     named: dict[nn.Parameter, dict[str, Reading]] = {}
+    owners: dict[nn.Parameter, set[str]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             role, why = readings[module][attribute]
             if role == "hidden matrix" and module in head_modules:
                 role, why = "head", f"{why}, {head_modules[module]}"
             named.setdefault(parameter, {})[f"{prefix}.{attribute}" if prefix else attribute] = (role, why)
-    return _overridden([_tied(parameter, uses) for parameter, uses in named.items()], overrides or {})
+            owners.setdefault(parameter, set()).update(_classes(module))
+    found = [_tied(parameter, uses, frozenset(owners[parameter])) for parameter, uses in named.items()]
+    return _overridden(found, overrides or {})
 
 
 def _modules(model: nn.Module) -> list[nn.Module]:
@@ -55,16 +58,21 @@ def _modules(model: nn.Module) -> list[nn.Module]:
     return list(model.modules())
 
 
-def _tied(parameter: nn.Parameter, uses: dict[str, Reading]) -> ParameterRole:
+def _classes(module: nn.Module) -> set[str]:
+    """The names of a module's class and of its bases below `nn.Module`."""
+    return {kind.__name__ for kind in type(module).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module}
+
+
+def _tied(parameter: nn.Parameter, uses: dict[str, Reading], module_classes: frozenset[str]) -> ParameterRole:
     name, *aliases = uses
     role, why = min(uses.values(), key=lambda reading: STRONGEST_FIRST.index(reading[0]))
     if aliases:
         why = f"{why}, tied with {', '.join(aliases)}"
-    return ParameterRole(name, parameter, role, why, tuple(aliases))
+    return ParameterRole(name, parameter, role, why, tuple(aliases), module_classes)
 
 
 def _overridden(found: list[ParameterRole], overrides: Mapping[str, Role]) -> list[ParameterRole]:
-    names = [name for entry in found for name in _names(entry)]
+    names = [name for entry in found for name in entry.names]
     modules = {name.rpartition(".")[0] for name in names} - {""}
     for key, role in overrides.items():
         if not any(_matches(name, key) for name in names):
@@ -87,10 +95,6 @@ def _overridden(found: list[ParameterRole], overrides: Mapping[str, Role]) -> li
     return roles
 
 
-def _names(entry: ParameterRole) -> tuple[str, ...]:
-    return (entry.name, *entry.aliases)
-
-
 def _matches(name: str, key: str) -> bool:
     """Whether a key of `roles=` is a parameter's name, that of a module around it, or a pattern."""
     return name == key or name.startswith(f"{key}.") or fnmatchcase(name, key)
@@ -98,11 +102,11 @@ def _matches(name: str, key: str) -> bool:
 
 def _takes(entry: ParameterRole, key: str, role: Role) -> bool:
     """Whether an override applies to a parameter."""
-    if not any(_matches(name, key) for name in _names(entry)):
+    if not any(_matches(name, key) for name in entry.names):
         return False
     shape = tuple(entry.parameter.shape)
     if role in MATRIX_ROLES and len(shape) < 2:
-        if key in _names(entry):
+        if key in entry.names:
             raise ValueError(f"role {role!r} needs at least 2 dimensions, {key!r} has shape {shape}")
         return False
     if role == "hidden matrix" and entry.role == "convolution":

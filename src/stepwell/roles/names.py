@@ -51,6 +51,8 @@ class ParameterRole:
         role: one of `ROLES`.
         why: what the role was read from, such as "weight of Linear".
         aliases: its other names, where it is tied.
+        module_classes: the names of the classes, and of their bases, of the modules that own it.
+        depth: how many blocks the activations have passed when they meet it.
     """
 
     name: str
@@ -58,3 +60,10 @@ class ParameterRole:
     role: Role
     why: str
     aliases: tuple[str, ...] = ()
+    module_classes: frozenset[str] = frozenset()
+    depth: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All its names, the first one first."""
+        return (self.name, *self.aliases)
