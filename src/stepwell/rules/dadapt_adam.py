@@ -46,7 +46,7 @@ class DAdaptAdam(Rule):
 
     slots = (
         "exp_avg",
-        "exp_avg_sq",
+        Slot("exp_avg_sq", positive=True),
         "s",
         Slot("d", scalar=True),
         Slot("next_d", scalar=True),

@@ -39,8 +39,13 @@ class Slot:
 
     `start` says what stands in it before the first update: zeros, or a copy of the weights. `shape` gives the slot's
     shape from the parameter's, which it has itself by default. A `scalar` slot is made of hyper-parameters and the
-    step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`. A `wide` slot
-    has at least 32 bits, also where the parameter has 16: an orthogonal basis does not survive being rounded.
+    step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`.
+
+    How its numbers may be stored: a `positive` slot holds none below 0, so that 8 and 4 bits need not keep a sign, and
+    keep a second moment from becoming 0. A `fine` slot is kept in as many bits as the weights, never in 8 or 4: it
+    holds an average of weights (as all do that start from them), or numbers whose sign counts however small they are.
+    A `wide` slot has at least 32 bits, also where the parameter has 16: an orthogonal basis does not survive being
+    rounded.
     """
 
     name: str
@@ -48,6 +53,12 @@ class Slot:
     scalar: bool = False
     shape: Callable[[Shape], Shape] | None = None
     wide: bool = False
+    positive: bool = False
+    fine: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start == "weights":
+            object.__setattr__(self, "fine", True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ class SOAP(MatrixRule):
         rows, columns = functools.partial(shape, side="rows"), functools.partial(shape, side="columns")
         return (
             "exp_avg",
-            "exp_avg_sq",
+            Slot("exp_avg_sq", positive=True),
             Slot("row_factor", shape=rows, wide=True),
             Slot("column_factor", shape=columns, wide=True),
             Slot("row_basis", shape=rows, wide=True),

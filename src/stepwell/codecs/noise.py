@@ -1,0 +1,61 @@
+"""Random bits for stochastic rounding, counted and not drawn: a hash of seed, step, parameter and element.
+
+So they are the same for the same element whatever the engine, the threads or the pieces in which a tensor is worked
+through. An element is counted in row-major order, modulo 2³².
+
+The hash of an element is Wellons' `triple32` (nullprogram.com/blog/2018/07/31), of two keys in place of one: each is
+exclusive-ored in before a multiplication, so that different keys do not give the same sequence, shifted. It is worked
+out once an element; each number that is stored for the element takes the upper half of its product with an odd factor.
+The kernels have the same hash in `stepwell.engines.fused.memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# (factor, shift) of each round.
+ROUNDS = ((0xED5AD4BB, 11), (0xAC4C1B51, 15), (0x31848BAB, 14))
+_MASK = (1 << 32) - 1
+_GOLDEN = 0x9E3779B1
+
+
+def keys(seeds: Sequence[int], steps: Sequence[int], places: Sequence[int]) -> NDArray[np.uint64]:
+    """For each parameter the two keys of its hash at this step, in the two halves of 64 bits.
+
+    Args:
+        seeds: the seed of each parameter's group.
+        steps: how many updates each has had, this one counted.
+        places: which of the optimizer's parameters each is.
+    """
+    mixed = np.zeros(len(steps), np.uint64)
+    for words in (seeds, steps, places):
+        # One round of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) for each word.
+        mixed = mixed + np.array(words, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = mixed ^ (mixed >> np.uint64(31))
+    return mixed
+
+
+def factor_of(number: int) -> int:
+    """The odd factor of one of the numbers that are stored for an element: 0 for the weight, then the slots."""
+    return pow(_GOLDEN, number, 1 << 32)
+
+
+def hashes(key: int, elements: int, device: torch.device) -> Tensor:
+    """The 32-bit hash of each element, as int64."""
+    x = torch.arange(elements, dtype=torch.int64, device=device) & _MASK
+    for (factor, shift), word in zip(ROUNDS, (key & _MASK, key >> 32, 0), strict=True):
+        x = ((x ^ word) * factor) & _MASK
+        x = x ^ (x >> shift)
+    return x
+
+
+def bits(hashed: Tensor, number: int) -> Tensor:
+    """16 random bits for each element: 0 to 65535, as int64."""
+    return ((hashed * factor_of(number)) & _MASK) >> 16
