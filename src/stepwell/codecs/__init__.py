@@ -1,9 +1,9 @@
 """How numbers are kept in memory: optimizer state in 16, 8 or 4 bits, weights in 16 that lose no small update."""
 
 from stepwell.codecs.blocks import BLOCK, Blocks
-from stepwell.codecs.choosing import MasterKind, StateDtype, Storage, codecs_for, layout
+from stepwell.codecs.choosing import MasterKind, StateDtype, Storage, check_storage, codecs_for, layout
 from stepwell.codecs.codec import WEIGHTS, Codec, Plain, Stored
-from stepwell.codecs.converting import empty_parts, parts_of, put, settle
+from stepwell.codecs.converting import empty_parts, names_beside, parts_of, put, settle_storage, slot_codec
 from stepwell.codecs.rounding import Compensated, Kahan, Master, Stochastic
 
 __all__ = [
@@ -20,10 +20,13 @@ __all__ = [
     "Stochastic",
     "Storage",
     "Stored",
+    "check_storage",
     "codecs_for",
     "empty_parts",
     "layout",
+    "names_beside",
     "parts_of",
     "put",
-    "settle",
+    "settle_storage",
+    "slot_codec",
 ]

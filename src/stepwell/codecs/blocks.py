@@ -64,7 +64,7 @@ class Blocks(Codec):
 
     @property
     def word(self) -> str:
-        return f"{self.bits}bit {'unsigned' if self.positive else 'signed'}{'' if self.stochastic else ' nearest'}"
+        return f"{self.bits}bit {'unsigned' if self.positive else 'signed'}"
 
     @property
     def fraction(self) -> int:
@@ -121,8 +121,9 @@ class Blocks(Codec):
         largest = torch.where(largest.isfinite(), largest, torch.nan)
         spread = torch.tensor(self.spread, dtype=torch.float32, device=x.device)
         r = (x.clamp(min=0.0) if self.positive else x.abs()) * (spread / largest.clamp(min=SMALLEST)).unsqueeze(1)
-        added = 0x8000 if noise is None else _in_blocks(noise.to(torch.int32))
-        codes = ((r + self.epsilon).view(torch.int32) + (added << (self.shift - 16))) >> self.shift
+        half = 1 << (self.shift - 1)
+        added = half if noise is None else _in_blocks((noise >> (32 - self.shift)).to(torch.int32))
+        codes = ((r + self.epsilon).view(torch.int32) + added) >> self.shift
         codes = codes & (self.codes - 1)
         codes = torch.where(x > 0, codes.clamp(min=1), codes) if self.positive else codes + self.codes * x.signbit()
         parts[0].copy_(self._packed(codes)[: parts[0].numel()].reshape(parts[0].shape))

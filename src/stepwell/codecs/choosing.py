@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -75,6 +75,22 @@ def codecs_for(rule: Rule, shape: Shape, dtype: torch.dtype, storage: Storage) -
     found = {WEIGHTS: _of_weights(dtype, storage)}
     found |= {slot.name: _of_slot(slot, shape, dtype, storage) for slot in rule.slot_list() if not slot.scalar}
     return found
+
+
+def check_storage(rule: Rule, shapes: Iterable[Shape], storage: Storage, where: str = "") -> None:
+    """Raise ValueError where 8 or 4 bits are asked for and the rule has no state that could be stored in them."""
+    if storage.state_dtype not in _BITS:
+        return
+    fitted = {type(found): found for found in (rule, *map(rule.fit, shapes))}.values()
+    if not any(_fits_in_blocks(slot) for each in fitted for slot in each.slot_list()):
+        raise ValueError(
+            f"{type(rule).__name__} keeps no state that state_dtype={storage.state_dtype!r} could store; "
+            f"it takes None, 'float32' or 'bfloat16'{where}"
+        )
+
+
+def _fits_in_blocks(slot: Slot) -> bool:
+    return not (slot.scalar or slot.wide or slot.fine or slot.shape is not None)
 
 
 def _of_weights(dtype: torch.dtype, storage: Storage) -> Codec:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -71,7 +71,8 @@ class Codec(ABC):
         Args:
             number: of the parameter's shape, in float32 or float64.
             parts: the tensors to write to.
-            noise: 16 random bits for each element, in row-major order; without them a codec rounds to the nearest.
+            noise: 32 random bits for each element, in row-major order, of which a codec takes as many of the upper ones
+                as it cuts off; without them it rounds to the nearest.
         """
 
     def nearest(self) -> Codec:
@@ -88,7 +89,7 @@ class Codec(ABC):
         described = zip(self.names(number), self.layout(shape), strict=True)
         return tuple(Stored(name, held, dtype) for name, (held, dtype) in described)
 
-    def is_in(self, number: str, state: dict[str, Tensor], shape: Shape) -> bool:
+    def is_in(self, number: str, state: Mapping[str, Any], shape: Shape) -> bool:
         """Whether the state holds a number of this shape in this way."""
         return all(
             isinstance(found := state.get(part.name), Tensor)
@@ -120,8 +121,3 @@ class Plain(Codec):
 
     def store(self, number: Tensor, parts: Sequence[Tensor], noise: Tensor | None = None) -> None:
         parts[0].copy_(number)
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Self:
-        """The codec of a tensor that is there."""
-        return cls(tensor.dtype)

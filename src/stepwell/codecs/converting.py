@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stepwell.codecs.blocks import BLOCK, Blocks
+from stepwell.codecs.blocks import Blocks
 from stepwell.codecs.choosing import Storage, codecs_for
 from stepwell.codecs.codec import WEIGHTS, Codec, Plain
 from stepwell.codecs.rounding import Compensated, Kahan, Master
 from stepwell.rules.rule import Rule, Shape, Slot
 
 _LOG = logging.getLogger("stepwell")
+_BESIDE_WEIGHTS = (Kahan(), Compensated(), Master(torch.bfloat16), Master(torch.float16))
 
 
-def settle(rule: Rule, parameter: Tensor, state: dict[str, Any], storage: Storage) -> dict[str, Codec]:
+def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage: Storage) -> dict[str, Codec]:
     """Bring what the state holds into the codecs that the group asks for, and return these, by number.
 
     Where the group leaves the state's dtype open, floating-point slots stay in the dtype that they are found in.
@@ -39,25 +41,35 @@ def settle(rule: Rule, parameter: Tensor, state: dict[str, Any], storage: Storag
     have = weights_codec(parameter.dtype, state, shape)
     if have.parts != codecs[WEIGHTS].parts:
         convert(WEIGHTS, have, codecs[WEIGHTS], state, shape, parameter)
+    for name in names_beside(WEIGHTS):  # of weights in another dtype
+        if name in state and name not in codecs[WEIGHTS].names(WEIGHTS):
+            del state[name]
+            _say(name, codecs[WEIGHTS].word, "weights")
     return codecs
 
 
-def slot_codec(slot: Slot, state: dict[str, Any], shape: Shape) -> Codec:
+def names_beside(number: str) -> tuple[str, ...]:
+    """What the parts of a number but the first may be called in a state."""
+    codecs = _BESIDE_WEIGHTS if number == WEIGHTS else (Blocks(8, False),)
+    return tuple(dict.fromkeys(name for codec in codecs for name in codec.names(number)[1:]))
+
+
+def slot_codec(slot: Slot, state: Mapping[str, Any], shape: Shape) -> Codec:
     """How the state holds a slot of this shape now. Raises ValueError where it holds it in no way that is known."""
-    blocks = [Blocks(bits, slot.positive) for bits in (8, 4)]
-    found = next((codec for codec in blocks if codec.is_in(slot.name, state, shape)), None)
+    for codec in (Blocks(8, slot.positive), Blocks(4, slot.positive)):
+        if codec.is_in(slot.name, state, shape):
+            return codec
     tensor = state[slot.name]
-    if found is None and f"{slot.name}_scale" not in state and tuple(tensor.shape) == shape and _is_number(tensor):
-        found = Plain(tensor.dtype)
-    if found is None:
+    plain = f"{slot.name}_scale" not in state and isinstance(tensor, Tensor) and tuple(tensor.shape) == shape
+    if not plain or not (tensor.is_floating_point() or tensor.is_complex()):
         raise ValueError(_unknown(slot, state, shape))
-    return found
+    return Plain(tensor.dtype)
 
 
-def weights_codec(dtype: torch.dtype, state: dict[str, Any], shape: Shape) -> Codec:
+def weights_codec(dtype: torch.dtype, state: Mapping[str, Any], shape: Shape) -> Codec:
     """How weights of this dtype are held together with what their state keeps beside them."""
-    beside = (Kahan(), Compensated(), Master(dtype))
-    return next((codec for codec in beside if codec.is_in(WEIGHTS, state, shape)), Plain(dtype))
+    found = (codec for codec in _BESIDE_WEIGHTS if codec.layout(shape)[0] == (shape, dtype))
+    return next((codec for codec in found if codec.is_in(WEIGHTS, state, shape)), Plain(dtype))
 
 
 def parts_of(number: str, codec: Codec, state: dict[str, Any], parameter: Tensor) -> list[Tensor]:
@@ -105,18 +117,13 @@ def _say(have: str, want: str, what: str) -> None:
     _LOG.warning("%s found as %s: kept as %s from here on, as its parameter group asks", what, have, want)
 
 
-def _is_number(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _unknown(slot: Slot, state: dict[str, Any], shape: Shape) -> str:
+def _unknown(slot: Slot, state: Mapping[str, Any], shape: Shape) -> str:
     """Why what the state holds of a slot is none of the ways to hold it."""
-    scale = state.get(f"{slot.name}_scale")
-    tensor = state[slot.name]
-    if scale is None:
-        return f"has dtype {tensor.dtype}; state is floating-point numbers, or codes with their scale"
-    blocks = -(-torch.Size(shape).numel() // BLOCK)
-    return (
-        f"has codes of shape {tuple(tensor.shape)} and dtype {tensor.dtype} with scales of shape {tuple(scale.shape)}; "
-        f"a parameter of shape {shape} has {blocks} blocks of {BLOCK}"
-    )
+    tensor, scale = state[slot.name], state.get(f"{slot.name}_scale")
+    if not isinstance(tensor, Tensor):
+        return f"has a {type(tensor).__name__}"
+    if isinstance(scale, Tensor):
+        return f"has shape {tuple(tensor.shape)} and dtype {tensor.dtype}, with scales of shape {tuple(scale.shape)}"
+    if tuple(tensor.shape) != shape:
+        return f"has shape {tuple(tensor.shape)}"
+    return f"has dtype {tensor.dtype}"

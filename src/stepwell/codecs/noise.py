@@ -5,8 +5,9 @@ through. An element is counted in row-major order, modulo 2³².
 
 The hash of an element is Wellons' `triple32` (nullprogram.com/blog/2018/07/31), of two keys in place of one: each is
 exclusive-ored in before a multiplication, so that different keys do not give the same sequence, shifted. It is worked
-out once an element; each number that is stored for the element takes the upper half of its product with an odd factor.
-The kernels have the same hash in `stepwell.engines.fused.memory`.
+out once an element. Each number that is stored for the element gets a product of it, of whose 32 bits a codec uses the
+upper ones: of the first number these are the hash's upper half, of the second its lower half. The kernels have the same
+hash in `stepwell.engines.fused.memory`.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def keys(seeds: Sequence[int], steps: Sequence[int], places: Sequence[int]) -> N
 
 
 def factor_of(number: int) -> int:
-    """The odd factor of one of the numbers that are stored for an element: 0 for the weight, then the slots."""
-    return pow(_GOLDEN, number, 1 << 32)
+    """What the hash is multiplied with for one of the numbers: 0 for the weights, 1 and more for the slots."""
+    return (1, 1 << 16)[number] if number < 2 else pow(_GOLDEN, number, 1 << 32)
 
 
 def hashes(key: int, elements: int, device: torch.device) -> Tensor:
@@ -57,5 +58,5 @@ def hashes(key: int, elements: int, device: torch.device) -> Tensor:
 
 
 def bits(hashed: Tensor, number: int) -> Tensor:
-    """16 random bits for each element: 0 to 65535, as int64."""
-    return ((hashed * factor_of(number)) & _MASK) >> 16
+    """32 random bits for each element, as int64, for one of the numbers that are stored for it."""
+    return (hashed * factor_of(number)) & _MASK

@@ -46,7 +46,7 @@ class Stochastic(Codec):
     def store(self, number: Tensor, parts: Sequence[Tensor], noise: Tensor | None = None) -> None:
         number = number.float()
         if noise is not None:
-            carried = _bits(number) + noise.reshape(number.shape).to(torch.int32)
+            carried = _bits(number) + (noise >> 16).reshape(number.shape).to(torch.int32)
             rounded = (carried & ~_SIXTEEN_BITS).view(torch.float32)
             number = torch.where(number.isnan(), number, rounded)
         parts[0].copy_(number)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stepwell.codecs import WEIGHTS, Codec, Plain, noise
 from stepwell.rules.rule import Rule, flags
 
 State = dict[str, Any]
@@ -24,17 +25,28 @@ class Batch:
         rule: the rule with its flags, fitted to the shape of the weights. Numbers are read from the groups, where
             these have them.
         weights: the parameters, real and strided, changed in place. They share a dtype and a device.
-        states: for each parameter its slots (tensors of the parameter's shape, changed in place, each slot of one
-            dtype throughout; scalar slots and `step` are numbers).
+        states: for each parameter its slots (tensors, changed in place, each slot stored in one way throughout; scalar
+            slots and `step` are numbers) and what is stored beside its weights.
         groups: for each parameter its group, which holds the hyper-parameters by name.
+        codecs: how weights and slots are stored, by number; by default as tensors of the dtypes that they have.
+        places: which of the optimizer's parameters each is, counted from 0; random bits depend on it.
 
     Attributes:
+        columns: all stored tensors but the weights, by name, for each parameter.
         gradients: for each parameter its gradient, of the same shape; never changed.
         addresses: for each parameter where its numbers lie in memory.
         gradient_factor: what gradients are multiplied with: unscaling, clipping, the sign of `maximize`.
     """
 
-    def __init__(self, rule: Rule, weights: list[Tensor], states: list[State], groups: list[Group]) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        weights: list[Tensor],
+        states: list[State],
+        groups: list[Group],
+        codecs: Mapping[str, Codec] | None = None,
+        places: Sequence[int] | None = None,
+    ) -> None:
         self.rule = rule
         self.weights = weights
         self.states = states
@@ -43,9 +55,13 @@ class Batch:
         self.addresses = addresses_of(weights)
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
-        self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
         self.scalar_slots = tuple(slot.name for slot in slots if slot.scalar)
-        self.columns = {slot: [state[slot] for state in states] for slot in self.tensor_slots}
+        tensors = {WEIGHTS: weights[0]} | {slot.name: states[0][slot.name] for slot in slots if not slot.scalar}
+        self.codecs = codecs or {number: Plain(tensor.dtype) for number, tensor in tensors.items()}
+        stored = [name for number, codec in self.codecs.items() for name in codec.names(number) if name != WEIGHTS]
+        self.columns = {name: [state[name] for state in states] for name in stored}
+        self._places = range(len(weights)) if places is None else places
+        self._groups = groups
         own = set(flags(type(rule), rule.values()))
         values = rule.values()
         self._fitted = {name: value for name, value in values.items() if name not in groups[0] or (name, value) in own}
@@ -84,6 +100,19 @@ class Batch:
                 scalars = dict(zip(numbers, values, strict=True))
                 found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))
         return found
+
+    def parts(self, number: str, index: int) -> list[Tensor]:
+        """The tensors that hold a number of one parameter: its weights ("p") or a slot."""
+        names = self.codecs[number].names(number)
+        return [self.weights[index] if name == WEIGHTS else self.columns[name][index] for name in names]
+
+    def keys(self, members: Sequence[int]) -> NDArray[np.uint64]:
+        """The keys of the random bits of these parameters' updates."""
+        return noise.keys(
+            [self._groups[index].get("rounding_seed", 0) for index in members],
+            [self.states[index]["step"] for index in members],
+            [self._places[index] for index in members],
+        )
 
     def keep(self, members: list[int], new: Mapping[str, float]) -> None:
         """Put the new values of scalar slots into the members' states."""

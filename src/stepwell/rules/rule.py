@@ -172,6 +172,11 @@ class Rule:
         return type(self)(**{**self.values(), **values})
 
     @classmethod
+    def of(cls, group: Mapping[str, Any]) -> Self:
+        """The rule with the hyper-parameters that a parameter group holds."""
+        return cls(**{name: group[name] for name in cls.field_names()})
+
+    @classmethod
     def check_names(cls, names: Any, where: str = "") -> None:
         """Raise TypeError for a name that is not a hyper-parameter of this rule."""
         known = hyper_parameters(cls)

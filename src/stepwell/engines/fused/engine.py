@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.algebra.tracing import Level
+from stepwell.codecs import Codec, Plain
 from stepwell.engines.batch import Batch
 from stepwell.engines.dense import is_dense
 from stepwell.engines.fused import numba_writer
@@ -28,9 +29,7 @@ CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65_536, 262_144
 # What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
 GRAIN = 32_768
 
-DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-# Stored in fewer bits than they are computed with.
-_ROUNDING = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 # Tensors, or where their addresses are known already, these.
@@ -87,7 +86,8 @@ class Launch:
         kept = {level: max(1, len(nodes)) for level, nodes in program.kept.items()}
         self._most_threads = max(1, layout.most_threads)
         self.items = (tensors, len(layout.chunks))  # of the even steps, and of the odd ones
-        self.table = np.empty((len(program.arrays), tensors), dtype=np.int64)
+        self.table = np.empty((len(kernel.arrays), tensors), dtype=np.int64)
+        self.keys = np.zeros(tensors, dtype=np.uint64)
         self.classes = np.zeros(tensors, dtype=np.int64)
         self.kept = np.zeros((tensors, kept[Level.TENSOR]))
         self._memory = {
@@ -95,6 +95,7 @@ class Launch:
             "classes_at": self.classes,
             "chunks_at": layout.chunks,
             "sizes_at": layout.sizes,
+            "keys_at": self.keys,
             "kept_at": self.kept,
             "sums_at": np.zeros((len(layout.chunks), max(1, len(program.sums)))),
             "kept_rows_at": np.zeros((kept[Level.ROW], layout.rows), dtype=compute),
@@ -154,7 +155,7 @@ class Fused:
     @staticmethod
     def serves(tensor: Tensor) -> bool:
         """Whether a tensor like this can be worked on: its numbers lie in the CPU's memory without gaps."""
-        return tensor.device.type == "cpu" and tensor.dtype in DTYPES and is_dense(tensor)
+        return tensor.device.type == "cpu" and tensor.dtype in _DTYPES and is_dense(tensor)
 
     def serves_rule(self, rule: Rule, weight: Tensor) -> bool:
         """Whether the rule can run on a weight like this: rows and columns are those of a contiguous matrix."""
@@ -162,6 +163,15 @@ class Fused:
             return False
         program = self.program(rule)
         return not program.has_rows or (weight.is_contiguous() and (weight.ndim == 2 or not program.has_columns))
+
+    def limit(self, rule: Rule, weight: Tensor, codecs: Mapping[str, Codec]) -> str | None:
+        """Why a weight that is stored so cannot be worked on, or None where it can."""
+        block = max((codec.block for codec in codecs.values()), default=1)
+        if (block > 1 or any(codec.draws for codec in codecs.values())) and not weight.is_contiguous():
+            return "what is rounded by chance or stored in blocks has to lie in row-major order"
+        if block > 1 and self.program(rule).has_rows and weight.shape[-1] % block:
+            return f"for {type(rule).__name__} with state in blocks it serves rows of whole blocks of {block}"
+        return None
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
@@ -179,12 +189,10 @@ class Fused:
             launch.classes[members if row else slice(None)] = row
             if new and function == "update":
                 batch.keep(members, dict(zip((slot for slot, _ in program.scalar_slots), new, strict=True)))
-        known: dict[str, Sequence[Tensor] | NDArray[np.int64]] = {
-            WEIGHTS: batch.addresses,
-            GRADIENT: batch.gradients,
-            **batch.columns,
-        }
-        launch.run([known[name] for name in program.arrays], np.array(scalars, dtype=np.float64))
+        if launch.kernel.draws:
+            launch.keys[:] = batch.keys(range(len(batch.weights)))
+        known: dict[str, Column] = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.columns}
+        launch.run([known[each.name] for each in launch.kernel.arrays], np.array(scalars, dtype=np.float64))
         return launch
 
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -194,10 +202,10 @@ class Fused:
         return {name: float(launch.kept[:, program.position(e)].sum()) for name, e in program.totals}
 
     def _prepare(self, batch: Batch, function: str) -> Launch:
-        columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
-        stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
-        program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(_ROUNDING))
-        kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
+        # Random bits are for training: an average to evaluate on is rounded to the nearest.
+        codecs = {n: codec if function == "update" else codec.nearest() for n, codec in batch.codecs.items()}
+        program = self.program(batch.rule, function, stores_round=_round(codecs))
+        kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
         return Launch(kernel, _layout(program, batch.weights), len(batch.weights))
 
     def totals(self, name: str, function: Callable[[Any], Any], tensors: list[Tensor]) -> NDArray[np.float64]:
@@ -207,7 +215,7 @@ class Fused:
         """
         if name not in self._programs:
             self._programs[name] = trace_total(name, function)
-        kernel = self.kernel(self._programs[name], (tensors[0].dtype,))
+        kernel = self.kernel(self._programs[name], {GRADIENT: Plain(tensors[0].dtype)})
         launch = Launch(kernel, _layout(kernel.program, tensors), len(tensors))
         launch.run([tensors], np.zeros((1, 0)))
         return launch.kept[:, 0]
@@ -219,15 +227,18 @@ class Fused:
             self._programs[key] = trace(rule, function, stores_round=stores_round)
         return self._programs[key]
 
-    def kernel(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> Kernel:
-        """The kernel for a program on arrays of these dtypes, in the program's order."""
-        key = (id(program), dtypes)
+    def kernel(self, program: Program, codecs: Mapping[str, Codec]) -> Kernel:
+        """The kernel for a program on numbers that are stored so, by name."""
+        key = (id(program), *codecs.items())
         if key not in self._kernels:
-            names = dict(zip(program.arrays, (DTYPES[dtype] for dtype in dtypes), strict=True))
-            self._kernels[key] = Kernel(program, names)
+            self._kernels[key] = Kernel(program, codecs)
         return self._kernels[key]
 
-    def source(self, rule: Rule, dtype: torch.dtype) -> str:
-        """The source of the kernel for a rule's update on weights, gradients and slots of this dtype."""
-        program = self.program(rule, stores_round=dtype in _ROUNDING)
-        return numba_writer.write(program, dict.fromkeys(program.arrays, DTYPES[dtype]))
+    def source(self, rule: Rule, codecs: Mapping[str, Codec], gradient: torch.dtype) -> str:
+        """The source of the kernel for a rule's update on weights and slots that are stored so."""
+        program = self.program(rule, stores_round=_round(codecs))
+        return numba_writer.write(program, {**codecs, GRADIENT: Plain(gradient)})
+
+
+def _round(codecs: Mapping[str, Codec]) -> bool:
+    return any(codec.rounds for codec in codecs.values())
