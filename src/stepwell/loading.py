@@ -12,7 +12,7 @@ from torch import Tensor
 from stepwell.averaging import fingerprint
 from stepwell.codecs import WEIGHTS, names_beside, slot_codec
 from stepwell.engines.batch import State
-from stepwell.rules.hyper import validated
+from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, Shape, Slot, hyper_parameters
 
@@ -96,6 +96,8 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
     for name, value in _in_our_words(kind.__name__, saved).items():
         if name in known:
             new[name] = validated(name, value, known[name], where)
+        elif name == "rounding_seed":
+            new[name] = validated(name, value, Seed, where)
         elif name == "decoupled_weight_decay":
             new["decay"] = validated("decay", "decoupled" if value else "coupled", known["decay"], where)
         elif "rule" not in saved and name not in _ENGINE_FLAGS and not _is_note(name):

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from stepwell import averaging
 from stepwell.batching import Buckets, check_dense, real, settle
-from stepwell.codecs import MasterKind, StateDtype, Storage, check_storage, codecs_for, settle_storage
+from stepwell.codecs import (
+    WEIGHTS,
+    MasterKind,
+    StateDtype,
+    Storage,
+    check_storage,
+    codecs_for,
+    names_beside,
+    settle_storage,
+)
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
 from stepwell.loading import loaded, notes_for_state_dict
@@ -268,15 +277,21 @@ class Optimizer(torch.optim.Optimizer):
         """
         self._recognise()
         groups = [group for group in self.param_groups if group.get("holds") == "training"]
-        kept = [(p, p.detach().clone()) for group in groups for p in group["params"] if self.state.get(p)]
+        kept = [
+            (part, part.detach().clone())
+            for group in groups
+            for p in group["params"]
+            if (state := self.state.get(p))
+            for part in (p, *(state[name] for name in names_beside(WEIGHTS) if name in state))
+        ]
         try:
             self.eval()
             yield
         finally:
             self._hold("training", groups)  # an average that changed places with the weights goes back to its slot
             with torch.no_grad():
-                for p, weights in kept:
-                    p.copy_(weights)
+                for part, before in kept:
+                    part.copy_(before)
             for group in groups:
                 group["holds"] = "training"
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from stepwell.codecs import MasterKind, StateDtype, in_blocks
 from stepwell.engines.choice import EngineName
 from stepwell.naming import nearest
 from stepwell.optimizer import OnNonfinite, Optimizer
@@ -86,6 +87,9 @@ def create_optimizer(
     engine: EngineName = "auto",
     clip_norm: float | None = None,
     on_nonfinite: OnNonfinite = "ignore",
+    state_dtype: StateDtype | None = None,
+    master: MasterKind | None = None,
+    rounding_seed: int = 0,
     roles: Mapping[str, Role] | None = None,
     **hyper_parameters: Any,
 ) -> Optimizer:
@@ -101,7 +105,9 @@ def create_optimizer(
             updates to the size of AdamW's (arXiv:2502.16982), so that both take an AdamW rate. Jordan's own scale is
             `adjust_lr_fn="original", lr=0.02, adamw_lr=3e-4`.
         weight_decay: λ of the decayed groups of every rule in the recipe; by default that of its first rule.
-        engine, clip_norm, on_nonfinite: as `stepwell.Optimizer` takes them.
+        engine, clip_norm, on_nonfinite, master, rounding_seed: as `stepwell.Optimizer` takes them.
+        state_dtype: as `stepwell.Optimizer` takes it; but embeddings, whose rows get gradients at different times,
+            keep their state in float32 where the others' is in 8 or 4 bits, in a group of their own.
         roles: role by parameter name, module name or pattern, where the graph misleads:
             `{"lm_head": "head", "*.experts.*": "hidden matrix"}`. The first that matches a parameter wins.
         hyper_parameters: go to every rule of the recipe that has them (`betas=(0.9, 0.95)`), or, with a rule's name
@@ -128,9 +134,20 @@ def create_optimizer(
         for route, rule in zip(routes, rules, strict=True)
         if (members := [entry for entry in trainable if entry.role in route.roles])
     ]
+    if in_blocks(state_dtype):
+        groups = [part for group in groups for part in _without_embeddings(group, trainable)]
     placed = [id(parameter) for group in groups for _, parameter in group["params"]]
     assert len(placed) == len(set(placed)) == len(trainable), "each trainable parameter has one route"
-    return Optimizer(groups, rules[0], engine=engine, clip_norm=clip_norm, on_nonfinite=on_nonfinite)
+    return Optimizer(
+        groups,
+        rules[0],
+        engine=engine,
+        clip_norm=clip_norm,
+        on_nonfinite=on_nonfinite,
+        state_dtype=state_dtype,
+        master=master,
+        rounding_seed=rounding_seed,
+    )
 
 
 def _find_recipe(name: str) -> tuple[Route, ...]:
@@ -179,3 +196,16 @@ def _group(route: Route, rule: Rule, members: list[ParameterRole]) -> dict[str, 
         "role": ", ".join(role for role in route.roles if role in present),
         "why": route.why,
     }
+
+
+def _without_embeddings(group: dict[str, Any], entries: list[ParameterRole]) -> list[dict[str, Any]]:
+    """The group, and its embeddings as another one that keeps its state in 32 bits."""
+    embeddings = {id(entry.parameter) for entry in entries if entry.role == "embedding"}
+    inside = [pair for pair in group["params"] if id(pair[1]) in embeddings]
+    outside = [pair for pair in group["params"] if id(pair[1]) not in embeddings]
+    if not inside:
+        return [group]
+    roles = ", ".join(role for role in group["role"].split(", ") if role != "embedding")
+    apart = {"name": f"{group['name']} embeddings", "role": "embedding", "state_dtype": "float32"}
+    others = [{**group, "params": outside, "role": roles}] if outside else []
+    return [*others, {**group, "params": inside, **apart}]

@@ -1,7 +1,7 @@
 """How numbers are kept in memory: optimizer state in 16, 8 or 4 bits, weights in 16 that lose no small update."""
 
 from stepwell.codecs.blocks import BLOCK, Blocks
-from stepwell.codecs.choosing import MasterKind, StateDtype, Storage, check_storage, codecs_for, layout
+from stepwell.codecs.choosing import MasterKind, StateDtype, Storage, check_storage, codecs_for, in_blocks, layout
 from stepwell.codecs.codec import WEIGHTS, Codec, Plain, Stored
 from stepwell.codecs.converting import empty_parts, names_beside, parts_of, put, settle_storage, slot_codec
 from stepwell.codecs.rounding import Compensated, Kahan, Master, Stochastic
@@ -23,6 +23,7 @@ __all__ = [
     "check_storage",
     "codecs_for",
     "empty_parts",
+    "in_blocks",
     "layout",
     "names_beside",
     "parts_of",

@@ -118,9 +118,9 @@ class Blocks(Codec):
     def store(self, number: Tensor, parts: Sequence[Tensor], noise: Tensor | None = None) -> None:
         x = _in_blocks(number.float().reshape(-1))
         largest = x.abs().amax(1)
-        largest = torch.where(largest.isfinite(), largest, torch.nan)
+        largest = torch.where(largest.isfinite(), largest.clamp(min=SMALLEST), torch.nan)
         spread = torch.tensor(self.spread, dtype=torch.float32, device=x.device)
-        r = (x.clamp(min=0.0) if self.positive else x.abs()) * (spread / largest.clamp(min=SMALLEST)).unsqueeze(1)
+        r = (x.clamp(min=0.0) if self.positive else x.abs()) * (spread / largest).unsqueeze(1)
         half = 1 << (self.shift - 1)
         added = half if noise is None else _in_blocks((noise >> (32 - self.shift)).to(torch.int32))
         codes = ((r + self.epsilon).view(torch.int32) + added) >> self.shift

@@ -77,9 +77,14 @@ def codecs_for(rule: Rule, shape: Shape, dtype: torch.dtype, storage: Storage) -
     return found
 
 
+def in_blocks(state_dtype: StateDtype | None) -> bool:
+    """Whether state is stored in blocks, with fewer than 16 bits a number."""
+    return state_dtype in _BITS
+
+
 def check_storage(rule: Rule, shapes: Iterable[Shape], storage: Storage, where: str = "") -> None:
     """Raise ValueError where 8 or 4 bits are asked for and the rule has no state that could be stored in them."""
-    if storage.state_dtype not in _BITS:
+    if not in_blocks(storage.state_dtype):
         return
     fitted = {type(found): found for found in (rule, *map(rule.fit, shapes))}.values()
     if not any(_fits_in_blocks(slot) for each in fitted for slot in each.slot_list()):

@@ -28,7 +28,7 @@ from stepwell.engines.fused.memory import (
 
 # What a kernel works on at a time: some blocks, so that numbers and codes stay in the nearest cache.
 PIECE = 4 * BLOCK
-_WIDTH, _SMALLEST = np.int64(BLOCK), np.float32(SMALLEST)
+_WIDTH, _SMALLEST_BITS = np.int64(BLOCK), np.float32(SMALLEST).view(np.int32)
 
 _jit = numba.njit(error_model="numpy", nogil=True)
 
@@ -110,9 +110,9 @@ def _code_of(codec: Blocks) -> Any:
 
 @_jit
 def _largest(numbers_at: Any, size: Any) -> Any:
-    """The largest absolute value; NaN where one is not finite. As whole numbers the bits of floats keep their order."""
+    """The largest absolute value, or SMALLEST; NaN where one is not finite. The bits of floats keep their order."""
     numbers = numba.carray(float32_at(numbers_at), size)
-    largest = np.int32(0)
+    largest = _SMALLEST_BITS
     for i in range(size):
         largest = max(largest, np.int32(bits_of(numbers[i]) & np.uint32(0x7FFFFFFF)))
     return number_of_bits(np.uint32(largest)) if largest < np.int32(0x7F800000) else np.float32(np.nan)
@@ -190,10 +190,10 @@ def _encoder(codec: Blocks) -> Any:
         scales = numba.carray(float32_at(scales_at), (size + _WIDTH - 1) // _WIDTH)
         for block in range(len(scales)):
             rest, at = min(_WIDTH, size - block * _WIDTH), 4 * block * _WIDTH
-            largest = _largest(numbers_at + at, rest)
-            scales[block] = largest
-            share = spread / (largest if largest >= _SMALLEST else _SMALLEST) if largest == largest else largest
-            store_block(numbers_at + at, codes_at + block * in_bytes, hashes_at + at, share, factor, rest)
+            scales[block] = _largest(numbers_at + at, rest)
+            store_block(
+                numbers_at + at, codes_at + block * in_bytes, hashes_at + at, spread / scales[block], factor, rest
+            )
 
     return encode
 

@@ -1,0 +1,60 @@
+"""`python -m bench storage`: what training loses where its state is stored in fewer bits.
+
+The default task of `stepwell compare`, trained from the same weights on the same batches with the state in float32 and
+in each other storage. One training more or less by chance ends a little lower, so each is run from several seeds, and
+what is compared are the means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bench.records import StorageRow
+from stepwell.compare.bytegpt import task
+from stepwell.compare.recipes import RECIPES, Recipe
+from stepwell.compare.sweep import committed_sweep
+from stepwell.compare.task import Task
+from stepwell.compare.training import Run
+
+STORAGES = ("float32", "bfloat16", "8bit", "4bit")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A rule under the settings that it is trained with."""
+
+    recipe: Recipe
+    settings: Mapping[str, Any]
+
+
+def subjects() -> list[Subject]:
+    """AdamW and Lion at the best of the committed sweep, and LAMB, which has none, at AdamW's momenta."""
+    sweep = committed_sweep()
+    tuned = [Subject(RECIPES[name], found.settings) for name in ("adamw", "lion") if (found := sweep.best(name))]
+    betas = tuned[0].settings["betas"]
+    lamb = replace(RECIPES["adamw"], name="lamb", title="LAMB + cosine", optimizer="lamb")
+    return [*tuned, Subject(lamb, {"lr": 0.02, "weight_decay": 0.1, "betas": betas})]
+
+
+def measure(steps: int, seeds: Sequence[int]) -> Iterator[StorageRow]:
+    """One row for each rule and storage."""
+    tasks = {seed: task(seed) for seed in seeds}
+    for subject in subjects():
+        for storage in STORAGES:
+            runs = [_trained(tasks[seed], subject, storage, steps, seed) for seed in seeds]
+            losses = tuple(loss for loss, _ in runs)
+            yield StorageRow(subject.recipe.title, tasks[seeds[0]].name, storage, steps, losses, runs[0][1])
+
+
+def _trained(task: Task, subject: Subject, storage: str, steps: int, seed: int) -> tuple[float, int]:
+    """The last validation loss, and the bytes of state."""
+    settings = {**subject.settings, "state_dtype": storage, "rounding_seed": seed}
+    run = Run(task, subject.recipe, settings, steps=steps, seed=seed)
+    run.advance(steps)
+    run.evaluate()
+    loss = run.result.last_loss
+    if loss is None:
+        raise RuntimeError(f"{subject.recipe.title} with its state in {storage} has diverged (seed {seed})")
+    return loss, run.result.state_bytes
