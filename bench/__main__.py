@@ -1,4 +1,4 @@
-"""`python -m bench step|memory|start|schedule|table|gallery`, from the root of the repository."""
+"""`python -m bench step|memory|start|schedule|storage|table|gallery`, from the root of the repository."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import gallery, memory, schedule, start, step, table
+from bench import gallery, memory, schedule, start, step, storage, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.records import RESULTS, Report, Row, check_same, load, merged
@@ -19,6 +19,8 @@ from bench.subjects import SUBJECTS
 from stepwell.naming import nearest
 
 _ROUNDS, _QUICK_ROUNDS, _FEWEST_ROUNDS = 9, 3, 7
+# Of the trainings that compare storages: as many as the committed sweep's tries took.
+_STEPS = 200
 _T = TypeVar("_T")
 
 
@@ -51,6 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
     elif given.what == "memory":
         settings = {"peers": ", ".join(_versions())}
         rows = memory.measure(subjects, shapes if given.shapes else [GPT2], device)
+    elif given.what == "storage":
+        settings = {"seeds": str(rounds)}
+        rows = storage.measure(_STEPS, range(1, rounds + 1))
     elif given.what == "schedule":
         settings = {"rounds": str(rounds)}
         rows = schedule.measure(rounds)
@@ -125,15 +130,18 @@ def _versions() -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
-    commands = parser.add_subparsers(dest="what", required=True, metavar="{step,memory,start,schedule,table,gallery}")
+    commands = parser.add_subparsers(
+        dest="what", required=True, metavar="{step,memory,start,schedule,storage,table,gallery}"
+    )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
         ("memory", "peak memory of one step above parameters, gradients and state"),
         ("start", "imports, and the first step with an empty and a filled kernel cache"),
         ("schedule", "one call of a schedule, and one step of a scheduler beside torch's and transformers'"),
+        ("storage", "the loss of a training whose state is stored in fewer bits (an hour or so)"),
     ):
         command = commands.add_parser(what, help=about, description=about)
-        if what != "schedule":
+        if what not in ("schedule", "storage"):
             command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
         command.set_defaults(rules=None, shapes=None, device="cpu", repeats=1, quick=False)
@@ -142,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--shapes", metavar="NAMES", help=f"of {', '.join(SHAPES)}; {default} by default")
             command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         if what != "memory":
-            repeats, unit = (_QUICK_ROUNDS, "processes") if what == "start" else (_ROUNDS, "rounds")
+            kinds = {"start": (_QUICK_ROUNDS, "processes"), "storage": (_QUICK_ROUNDS, "seeds")}
+            repeats, unit = kinds.get(what, (_ROUNDS, "rounds"))
             command.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"{unit}, default {repeats}")
             command.add_argument("--quick", action="store_true", help=f"at most {_QUICK_ROUNDS} {unit}, and not saved")
     commands.add_parser("table", help="write docs/benchmarks.md from bench/results")

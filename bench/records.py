@@ -24,7 +24,7 @@ class StepRow:
     shapes: str
     tensors: int
     parameters: int
-    bytes_per_parameter: int | None
+    bytes_per_parameter: float | None
     timings: dict[str, Timing]
     missing: dict[str, str] = field(default_factory=dict)
     note: str = ""
@@ -106,8 +106,28 @@ class ScheduleRow:
         return self.timings[OURS].median / self.timings[self.peers[0]].median if self.peers else None
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow)}
+@dataclass(frozen=True)
+class StorageRow:
+    """Last validation losses of one training from several seeds, with the state in this storage and in float32."""
+
+    rule: str
+    task: str
+    storage: str
+    steps: int
+    losses: tuple[float, ...]
+    in_float32: tuple[float, ...]
+    state_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """The mean loss over that in float32."""
+        return sum(self.losses) / sum(self.in_float32)
+
+
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | StorageRow
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, StorageRow)
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +135,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start" or "schedule".
+        what: "step", "memory", "start", "schedule" or "storage".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -194,12 +214,18 @@ def _span(values: Sequence[str], key: Callable[[str], Any] = str) -> str:
 
 def _place(row: Row) -> str:
     """The table in which a row stands."""
-    return "" if isinstance(row, ImportRow) else row.what if isinstance(row, ScheduleRow) else row.shapes
+    if isinstance(row, ImportRow):
+        return ""
+    if isinstance(row, StorageRow):
+        return row.task
+    return row.what if isinstance(row, ScheduleRow) else row.shapes
 
 
 def _subject(row: Row) -> tuple[str, ...]:
     """What a row is about: rows on the same subject are measured together."""
     about = "" if isinstance(row, ImportRow) else row.subject if isinstance(row, ScheduleRow) else row.rule
+    if isinstance(row, StorageRow):
+        about = f"{row.rule} {row.storage}"
     return type(row).__name__, _place(row), about
 
 
@@ -221,5 +247,7 @@ def _row(fields: dict[str, Any]) -> Row:
         fields["timings"] = {
             name: Timing(timing["first"], tuple(timing["rounds"])) for name, timing in fields["timings"].items()
         }
+    if kind is StorageRow:
+        fields |= {name: tuple(fields[name]) for name in ("losses", "in_float32")}
     row: Row = kind(**fields)
     return row

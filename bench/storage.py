@@ -42,10 +42,13 @@ def measure(steps: int, seeds: Sequence[int]) -> Iterator[StorageRow]:
     """One row for each rule and storage."""
     tasks = {seed: task(seed) for seed in seeds}
     for subject in subjects():
+        wide: tuple[float, ...] = ()
         for storage in STORAGES:
             runs = [_trained(tasks[seed], subject, storage, steps, seed) for seed in seeds]
             losses = tuple(loss for loss, _ in runs)
-            yield StorageRow(subject.recipe.title, tasks[seeds[0]].name, storage, steps, losses, runs[0][1])
+            wide = wide or losses  # the first is float32
+            task_name = tasks[seeds[0]].name
+            yield StorageRow(subject.recipe.title, task_name, storage, steps, losses, wide, runs[0][1])
 
 
 def _trained(task: Task, subject: Subject, storage: str, steps: int, seed: int) -> tuple[float, int]:

@@ -9,14 +9,25 @@ from pathlib import Path
 from bench.contenders import OURS
 from bench.equal_pass import PASS
 from bench.machine import Machine
-from bench.records import RESULTS, ImportRow, MemoryRow, Report, Row, ScheduleRow, StartRow, StepRow, load_all
+from bench.records import (
+    RESULTS,
+    ImportRow,
+    MemoryRow,
+    Report,
+    Row,
+    ScheduleRow,
+    StartRow,
+    StepRow,
+    StorageRow,
+    load_all,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 _HEAD = """# Benchmarks
 
-Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory`, `start`
-and `schedule` leave. Times drift from machine to machine and from day to day; the ratios are what to read.
+Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory`, `start`,
+`schedule` and `storage` leave. Times drift from machine to machine and from day to day; the ratios are what to read.
 """
 
 _STEP = """\
@@ -42,12 +53,18 @@ Time of one call, for a step in the middle of a million. Contenders are called i
 turn; a figure is the median over the rounds. *Ratio* is our time over that of the best peer.
 """
 
+_STORAGE = """\
+The default task of `stepwell compare`, trained with its state in fewer bits. Losses are those of the validation after
+the last step, one for each seed; all storages train from the same weights on the same batches. Embeddings keep float32.
+"""
+
 _COLUMNS: dict[type[Row], tuple[str, ...]] = {
     StepRow: ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers"),
     MemoryRow: ("rule", "contender", "allocated", "resident"),
     ImportRow: ("`import torch`", "`import stepwell` after it", "`import numba` after both"),
     StartRow: ("rule", "kernel cache", "construct", "first step", "second step", "imports Numba"),
     ScheduleRow: ("schedule", "stepwell", "best peer", "ratio", "other peers"),
+    StorageRow: ("rule", "state in", "bytes of state", "last losses", "mean", "over float32's"),
 }
 
 
@@ -79,6 +96,7 @@ def section(report: Report) -> list[str]:
         "memory": ("Memory", _MEMORY),
         "start": ("Start", _START),
         "schedule": ("Schedules", _SCHEDULE),
+        "storage": ("State in fewer bits", _STORAGE),
     }[report.what]
     parts = [f"### {title}\n", _software(report.machine) + _settings(report) + "\n", about]
     for heading, rows in itertools.groupby(report.rows, key=heading_of):
@@ -98,6 +116,8 @@ def heading_of(row: Row) -> str:
         return f"{_capital(row.shapes)}: {_millions(row.parameters)} parameters"
     if isinstance(row, ScheduleRow):
         return row.what
+    if isinstance(row, StorageRow):
+        return f"{_capital(row.task)}: {row.steps} steps"
     return "Imports" if isinstance(row, ImportRow) else _capital(row.shapes)
 
 
@@ -112,6 +132,10 @@ def line(row: Row) -> str:
     if isinstance(row, MemoryRow):
         resident = "—" if row.resident is None else size(row.resident)
         return _line((row.rule, row.contender, size(row.allocated), resident))
+    if isinstance(row, StorageRow):
+        mean, losses = sum(row.losses) / len(row.losses), ", ".join(f"{loss:.4f}" for loss in row.losses)
+        cells = (row.rule, row.storage, f"{row.state_bytes:,}", losses, f"{mean:.4f}", f"**{row.ratio - 1:+.2%}**")
+        return _line(cells)
     if isinstance(row, ImportRow):
         return _line(map(_seconds, (row.torch, row.stepwell, row.numba)))
     if isinstance(row, StartRow):

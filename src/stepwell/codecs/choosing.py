@@ -130,10 +130,12 @@ def _of_slot(slot: Slot, shape: Shape, dtype: torch.dtype, storage: Storage) -> 
 
 
 def _of_fine(dtype: torch.dtype, storage: Storage) -> Codec:
-    """What stands for weights is kept as they are, or wider."""
+    """What stands for weights is kept as they are, or wider: the two may change places."""
     if dtype.itemsize >= 4 or storage == Storage():
         return Plain(dtype)
-    if storage.state_dtype == "float32" or storage.master in ("kahan", "compensated", "float32"):
+    if storage.master == "kahan":
+        return Kahan()
+    if storage.state_dtype == "float32" or storage.master in ("compensated", "float32"):
         return Plain(torch.float32)
     return Stochastic() if dtype == torch.bfloat16 else Plain(dtype)
 

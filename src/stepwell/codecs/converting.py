@@ -50,17 +50,19 @@ def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage
 
 def names_beside(number: str) -> tuple[str, ...]:
     """What the parts of a number but the first may be called in a state."""
-    codecs = _BESIDE_WEIGHTS if number == WEIGHTS else (Blocks(8, False),)
+    codecs = _BESIDE_WEIGHTS if number == WEIGHTS else (Blocks(8, False), Kahan())
     return tuple(dict.fromkeys(name for codec in codecs for name in codec.names(number)[1:]))
 
 
 def slot_codec(slot: Slot, state: Mapping[str, Any], shape: Shape) -> Codec:
     """How the state holds a slot of this shape now. Raises ValueError where it holds it in no way that is known."""
-    for codec in (Blocks(8, slot.positive), Blocks(4, slot.positive)):
+    for codec in (Blocks(8, slot.positive), Blocks(4, slot.positive), Kahan()):
         if codec.is_in(slot.name, state, shape):
             return codec
     tensor = state[slot.name]
-    plain = f"{slot.name}_scale" not in state and isinstance(tensor, Tensor) and tuple(tensor.shape) == shape
+    plain = (
+        state.keys().isdisjoint(names_beside(slot.name)) and isinstance(tensor, Tensor) and tuple(tensor.shape) == shape
+    )
     if not plain or not (tensor.is_floating_point() or tensor.is_complex()):
         raise ValueError(_unknown(slot, state, shape))
     return Plain(tensor.dtype)

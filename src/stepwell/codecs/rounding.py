@@ -35,7 +35,7 @@ class Stochastic(Codec):
 
     @property
     def word(self) -> str:
-        return "stochastic"
+        return "stochastic bfloat16"
 
     def layout(self, shape: Shape) -> tuple[tuple[Shape, torch.dtype], ...]:
         return ((shape, torch.bfloat16),)
@@ -67,7 +67,7 @@ class Kahan(Codec):
 
     @property
     def word(self) -> str:
-        return "kahan"
+        return "bfloat16 with compensation"
 
     def layout(self, shape: Shape) -> tuple[tuple[Shape, torch.dtype], ...]:
         return ((shape, torch.bfloat16), (shape, torch.bfloat16))
@@ -99,7 +99,7 @@ class Compensated(Codec):
 
     @property
     def word(self) -> str:
-        return "compensated"
+        return "bfloat16 with remainder"
 
     def layout(self, shape: Shape) -> tuple[tuple[Shape, torch.dtype], ...]:
         return ((shape, torch.bfloat16), (shape, torch.int16))

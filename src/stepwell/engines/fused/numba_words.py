@@ -39,14 +39,14 @@ WORDS = {
     "float32": PLAIN,
     "bfloat16": Words("from_bfloat16({0})", ("to_bfloat16({x})",)),
     "float16": Words("from_float16({0})", ("to_float16({x})",)),
-    "stochastic": Words("from_bfloat16({0})", ("to_bfloat16_by_chance({x}, {random})",)),
-    "kahan": Words("from_kahan({0}, {1})", ("to_bfloat16({x})", "kahan_error({x})")),
-    "compensated": Words("from_halves({0}, {1})", ("upper_half({x})", "lower_half({x})")),
+    "stochastic bfloat16": Words("from_bfloat16({0})", ("to_bfloat16_by_chance({x}, {random})",)),
+    "bfloat16 with compensation": Words("from_kahan({0}, {1})", ("to_bfloat16({x})", "kahan_error({x})")),
+    "bfloat16 with remainder": Words("from_halves({0}, {1})", ("upper_half({x})", "lower_half({x})")),
     "bfloat16 with master": Words("from_bfloat16_with_master({0}, {1})", ("to_bfloat16({x})", "{x}")),
     "float16 with master": Words("from_float16_with_master({0}, {1})", ("to_float16({x})", "{x}")),
 }
 # Rounded by an addition to the number's bits, which must not make a number of NaN.
-CARRYING = ("bfloat16", "stochastic", "kahan", "compensated", "bfloat16 with master")
+CARRYING = frozenset(word for word in WORDS if "bfloat16" in word)
 FUNCTIONS = {
     "sqrt": "math.sqrt",
     "absolute": "abs",
