@@ -45,6 +45,7 @@ class Bucket:
         self._complex = parameters[0].is_complex()
         self._contiguous = all(map(_is_contiguous, parameters))
         self._looks = self._look()
+        batch.addresses = addresses_of(batch.weights)
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._bytes = list(map(_bytes_of, gradients))
         self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters))

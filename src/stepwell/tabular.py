@@ -45,4 +45,15 @@ def _short(cell: str) -> str:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, width, break_on_hyphens=False)]
+    return [
+        line
+        for paragraph in text.splitlines()
+        for line in textwrap.wrap(
+            " ".join(_elided(word, width) for word in paragraph.split()), width, break_on_hyphens=False
+        )
+    ]
+
+
+def _elided(word: str, width: int) -> str:
+    """A word without its middle, where it is wider than a line."""
+    return word if len(word) <= width else f"{word[: width // 2]}…{word[-(width - width // 2 - 1) :]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
@@ -30,7 +31,6 @@ class Batch:
 
     Attributes:
         gradients: for each parameter its gradient, of the same shape; never changed.
-        addresses: for each parameter where its numbers lie in memory.
         gradient_factor: what gradients are multiplied with: unscaling, clipping, the sign of `maximize`.
     """
 
@@ -40,7 +40,6 @@ class Batch:
         self.states = states
         self.gradients = weights
         self.gradient_factor = 1.0
-        self.addresses = addresses_of(weights)
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
         self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
@@ -53,6 +52,11 @@ class Batch:
         for index, group in enumerate(groups):
             members.setdefault(id(group), (group, []))[1].append(index)
         self._members = list(members.values())
+
+    @functools.cached_property
+    def addresses(self) -> NDArray[np.int64]:
+        """Where the parameters' numbers lie in memory; whoever moves them sets it anew."""
+        return addresses_of(self.weights)
 
     def advance(self) -> None:
         """Count this update, for each parameter."""

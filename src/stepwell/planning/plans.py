@@ -58,7 +58,7 @@ class Plan:
         """The table as plain text, lines of at most `width` characters, and the warnings below it."""
         lines = [((*cells[:-1],), cells[-1]) for cells in (self._cells(group) for group in self.groups)]
         tensors, parameters = sum(len(group.members) for group in self.groups), self.parameters
-        lines.append((("total", "", f"{tensors:,}", f"{parameters:,}", "", ""), self._headline()))
+        lines.append((("total", "", f"{tensors:,}", f"{parameters:,}", "", ""), self.headline))
         if self.frozen:
             count = sum(entry.parameter.numel() for entry in self.frozen)
             cells = ("frozen", "", f"{len(self.frozen):,}", f"{count:,}", "", "")
@@ -66,7 +66,9 @@ class Plan:
         text = text_table((HEADINGS, "why"), lines, width, left_aligned=2)
         return "\n".join((text, *("\nwarning: " + str(doubt) for doubt in self.warnings)))
 
-    def _headline(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Recipe, hash and horizon in a line."""
         name = f"recipe {self.recipe.name} " if self.recipe.name else ""
         steps = "no horizon" if self.horizon is None else f"{self.horizon:,} steps"
         return f"{name}{self.recipe.hash}, {steps}"
@@ -87,10 +89,13 @@ class Plan:
     def course(self, group: PlannedGroup, name: str) -> Course | None:
         """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon. None where a schedule needs
         a horizon and none is known."""
+        return course(self.base(group, name), group.schedules.get(name), self.horizon)
+
+    def base(self, group: PlannedGroup, name: str) -> float:
+        """The value of a hyper-parameter (`lr`, `betas[0]`) that a group's schedule multiplies."""
         base, _, index = name.partition("[")
-        value = getattr(group.rule, base)
-        number = float(value[int(index.rstrip("]"))] if index else value)
-        return course(number, group.schedules.get(name), self.horizon)
+        value = group.rule.values()[base]
+        return float(value[int(index.rstrip("]"))] if index else value)
 
     def explain(self, name: str) -> str:
         """One parameter's whole story, in lines: what it is, which route takes it and why, and its values.
