@@ -12,7 +12,7 @@ from torch import nn
 from stepwell.naming import nearest
 from stepwell.recipes.mistakes import Mistakes
 from stepwell.recipes.recipe import Recipe, Route
-from stepwell.roles import ROLES, ParameterRole, Role, parameter_roles
+from stepwell.roles import ROLES, ParameterRole, Role, deepest, parameter_roles
 from stepwell.rules.rule import Rule
 from stepwell.schedules import Schedule
 from stepwell.select import Everything
@@ -101,7 +101,7 @@ def lay(model: nn.Module, recipe: Recipe) -> Laid:
     )
     entries: list[ParameterRole] = []
     with found.at():
-        entries = parameter_roles(model, recipe.roles, *((recipe.depths,) if recipe.depths else ()))
+        entries = parameter_roles(model, recipe.roles, recipe.depths)
     trainable = [entry for entry in entries if entry.parameter.requires_grad]
     found.raise_if_any(subject)
     if not trainable:
@@ -128,10 +128,10 @@ def lay(model: nn.Module, recipe: Recipe) -> Laid:
             if route.name not in matched and route.select.speaks_of:
                 found.found.append(_nothing(route, entries))
     groups: list[PlannedGroup] = []
-    deepest = max(entry.depth for entry in trainable)
+    last = deepest(entries)
     for route in recipe.routes:
         with found.at(f"route {route.name!r}"):
-            groups += _groups(recipe, route, taken[route.name], deepest)
+            groups += _groups(recipe, route, taken[route.name], last)
     found.raise_if_any(subject)
     frozen = tuple(entry for entry in entries if not entry.parameter.requires_grad)
     return Laid(tuple(groups), frozen, tuple(idle))
@@ -158,7 +158,12 @@ def _nothing(route: Route, entries: Sequence[ParameterRole]) -> str:
     return f"route {route.name!r}: {route.select!r} matches no parameter{hint}"
 
 
-def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], deepest: int) -> list[PlannedGroup]:
+def blocks(member: ParameterRole) -> tuple[int, ...]:
+    """The rows of each layer that a fused one is made of, for a rule that works on them one by one."""
+    return member.split if member.split_dim == -2 else ()
+
+
+def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last: int) -> list[PlannedGroup]:
     """The groups of one route: one for each depth and each way to decay."""
     rule = recipe.rule_of(route)
     apart: defaultdict[tuple[int, int, tuple[int, ...]], list[ParameterRole]] = defaultdict(list)
@@ -166,10 +171,10 @@ def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], deep
     for member in members:
         undecayed = int(recipe.undecayed(member))
         depth = member.depth if recipe.layer_decay is not None else -1
-        apart[undecayed, depth, tuple(getattr(member, "split", ())) if splits else ()].append(member)
+        apart[undecayed, depth, blocks(member) if splits else ()].append(member)
     groups = []
     for (undecayed, depth, split), those in sorted(apart.items(), key=lambda item: item[0]):
-        scale = 1.0 if recipe.layer_decay is None else recipe.layer_decay ** (deepest - depth)
+        scale = 1.0 if recipe.layer_decay is None else recipe.layer_decay ** (last - depth)
         values: dict[str, Any] = {"lr": rule.lr * scale} if recipe.layer_decay is not None else {}
         values |= {"weight_decay": 0.0} if undecayed else {}
         values |= {"split": split} if split else {}

@@ -15,7 +15,7 @@ from stepwell.planning.course import Course, course
 from stepwell.planning.doubts import Doubt, doubts
 from stepwell.planning.laying import Laid, PlannedGroup, lay
 from stepwell.recipes import Recipe, preset
-from stepwell.roles import ParameterRole
+from stepwell.roles import ParameterRole, deepest
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Constant, Schedule
 from stepwell.schedules.fields import check_horizon
@@ -125,10 +125,10 @@ class Plan:
         if not group.decayed:
             lines.append(f"undecayed: {self.recipe.undecayed!r} takes it")
         if self.recipe.layer_decay is not None:
-            deepest = max(each.depth for one in self.groups for each in one.members)
+            last = deepest([*(each for one in self.groups for each in one.members), *self.frozen])
             lines.append(
-                f"layer-wise rate: depth {member.depth} of {deepest}, {self.recipe.layer_decay:g}"
-                f"^{deepest - member.depth} = {group.rate_scale:.4g} of the rate"
+                f"layer-wise rate: depth {member.depth} of {last}, {self.recipe.layer_decay:g}"
+                f"^{last - member.depth} = {group.rate_scale:.4g} of the rate"
             )
         values = ", ".join(f"{name}={value!r}" for name, value in group.rule.values().items())
         lines.append(f"group {group.name!r}: {type(group.rule).__name__}({values})")
