@@ -104,7 +104,7 @@ def text(page: str, reports: Sequence[Report]) -> str:
 
 def own_entries() -> list[Entry]:
     """The rules of the package: a program may have defined some of its own."""
-    return [entry for entry in entries() if rule_class(entry.name).__module__.startswith("stepwell.")]
+    return [entry for entry in entries() if rule_class(entry.name).__module__.startswith("stepwell.rules.")]
 
 
 def measured(name: str, reports: Sequence[Report]) -> list[tuple[str, StepRow]]:

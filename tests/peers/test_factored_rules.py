@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import stepwell
+import stepwell.integrations.huggingface
 from conformance.cases import assert_near
 from conformance.training import copies
 from peers.training import STEPS, step, weights
@@ -90,6 +91,15 @@ PAIRS: dict[str, tuple[str, dict[str, Any], Make]] = {
         {"beta1": 0.8, "eps": (1e-2, 0.4), "decay_rate": -0.5, "weight_decay": 0.1},
         transformers_adafactor(beta1=0.8, eps=(1e-2, 0.4), decay_rate=-0.5, weight_decay=0.1),
     ),
+    **{
+        f"transformers-{name}-by-its-name": ("TransformersAdafactor", values, transformers_adafactor(**values))
+        for name, values in {
+            "relative": {},
+            "warmup": {"warmup_init": True, "beta1": 0.8, "weight_decay": 0.1},
+            "unscaled": {"scale_parameter": False, "eps": (1e-2, 0.4)},
+            "constant": {"lr": 0.02, "relative_step": False, "clip_threshold": 0.6, "decay_rate": -0.5},
+        }.items()
+    },
     "came": ("CAME", {"lr": 2e-3}, came_pytorch(lr=2e-3)),
     "came-values": ("CAME", CAME_VALUES, came_pytorch(**CAME_VALUES)),
     "novograd": ("NovoGrad", NOVO_VALUES, novograd(**NOVO_VALUES)),
@@ -106,7 +116,7 @@ PAIRS: dict[str, tuple[str, dict[str, Any], Make]] = {
 def test_twenty_steps(pair: str, engine: str) -> None:
     name, values, theirs = PAIRS[pair]
     mine, expected = weights(), weights()
-    ours, other = getattr(stepwell, name)(mine, engine=engine, **values), theirs(expected)
+    ours, other = stepwell.optimizer_class(name)(mine, engine=engine, **values), theirs(expected)
     for number in range(1, STEPS + 1):
         step(ours, mine, number)
         step(other, expected, number)
