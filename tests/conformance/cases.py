@@ -112,7 +112,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "constant": {"relative_step": False, "scale_parameter": False},
         "warmup": {"warmup_init": True},
     },
-    "AdamMini": {"tensor": {"blocks": "tensor"}},
+    "AdamMini": {"tensor": {"blocks": "tensor"}, "heads": {"heads": 2}},
     "NovoGrad": {"averaging": {"grad_averaging": True}},
     "Prodigy": {
         "corrected": {"use_bias_correction": True, "safeguard_warmup": True, "beta3": 0.9, "decay": "coupled"},

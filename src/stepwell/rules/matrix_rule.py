@@ -50,11 +50,11 @@ def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Tensor],
     return torch.cat([function(*block) for block in blocks], dim=-2)
 
 
-def check_split(split: int | tuple[int, ...], shape: Shape) -> None:
-    """Raise ValueError where the rows of a matrix of this shape cannot be split so."""
+def check_split(split: int | tuple[int, ...], shape: Shape, name: str = "split") -> None:
+    """Raise ValueError where the rows of a matrix of this shape cannot be split as the hyper-parameter `name` says."""
     if isinstance(split, int) and shape[-2] % split:
-        raise ValueError(f"split={split} does not divide the {shape[-2]} rows of a matrix of shape {shape}")
+        raise ValueError(f"{name}={split} does not divide the {shape[-2]} rows of a matrix of shape {shape}")
     if not isinstance(split, int) and sum(split) != shape[-2]:
         raise ValueError(
-            f"split={split} adds up to {sum(split)} rows, not the {shape[-2]} of a matrix of shape {shape}"
+            f"{name}={split} adds up to {sum(split)} rows, not the {shape[-2]} of a matrix of shape {shape}"
         )

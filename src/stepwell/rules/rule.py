@@ -148,8 +148,8 @@ class Rule:
         return self
 
     def working_shape(self, shape: Shape) -> Shape:
-        """The shape in which a rule of matrices sees a parameter of this shape, and its slots of the same shape. Slots
-        of another shape are made for this one."""
+        """The shape in which the rule sees a parameter of this shape, and its slots of the same shape. Slots of another
+        shape are made for this one. It keeps the order of the elements."""
         return shape
 
     def slot_shape(self, slot: Slot, shape: Shape) -> Shape:
