@@ -100,7 +100,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "NorMuon": {"original": {"adjust_lr_fn": "original"}},
     "AdaMuon": {"momentum": {"sign_stabilized": False}},
     "Scion": {"unconstrained": {"unconstrained": True}, "sign": {"norm": "sign"}},
-    "SOAP": {"one_sided": {"one_sided": True}, "normalized": {"normalize_grads": True, "correct_bias": False}},
+    "SOAP": {
+        "one_sided": {"one_sided": True},
+        "normalized": {"normalize_grads": True, "correct_bias": False},
+        "unmerged": {"merge_dims": False, "conv1d": True},
+    },
     "Shampoo": {
         "momentum": {"momentum": 0.8, "beta2": 0.9, "decay": "decoupled"},
         "seldom": {"precondition_frequency": 2, "max_precond_dim": 3},

@@ -30,9 +30,12 @@ class MatrixRule(Rule, abstract=True):
 
     acts_on = "matrices"
 
+    def is_kernel(self, shape: Shape) -> bool:
+        """Whether a parameter of this shape is the kernel of a convolution."""
+        return len(shape) > 3 or (len(shape) == 3 and self.conv1d)
+
     def working_shape(self, shape: Shape) -> Shape:
-        is_kernel = len(shape) > 3 or (len(shape) == 3 and self.conv1d)
-        return (shape[0], math.prod(shape[1:])) if is_kernel else shape
+        return (shape[0], math.prod(shape[1:])) if self.is_kernel(shape) else shape
 
 
 def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Tensor], *matrices: Tensor) -> Tensor:
