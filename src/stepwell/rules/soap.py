@@ -28,9 +28,9 @@ class SOAP(MatrixRule):
         θ = θ − η·Q_L·(M̂′ / (√V̂ + ε))·Q_Rᵀ
 
     Every `precondition_frequency` steps one power iteration and a QR decomposition turn the bases, M′ turns with them,
-    and V is sorted as the eigenvalues are. The first gradient only makes the bases: its step is left out, and Adam's
-    count begins with the second. Vectors and numbers are updated by Adam with the same hyper-parameters, from the first
-    gradient on.
+    and V is sorted as the eigenvalues are. The first gradient only makes the bases: its step is left out (its decay is
+    not), and Adam's count begins with the second. Vectors and numbers are updated by Adam with the same
+    hyper-parameters, from the first gradient on.
 
     Weight decay comes before the step, as for every rule here; the authors' code decays what the step has left. Their
     code also has a basis for each dimension of a kernel unless told to merge them: `merge_dims=False`.
