@@ -186,7 +186,7 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
-        settle(buckets)
+        settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
             bucket.engine.apply(bucket.batch)
         return loss

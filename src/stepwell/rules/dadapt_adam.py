@@ -21,8 +21,10 @@ class DAdaptAdam(Rule):
         m = β₁·m + (1 − β₁)·γₖdₖ·gₖ,   v = β₂·v + (1 − β₂)·gₖ²
         θₖ₊₁ = θₖ − m / (√v + ε)
 
-    r and ‖s‖₁ are sums over all parameters that it updates; γ is the learning rate, with Adam's bias correction where
-    that is on. As in the authors' `dadaptation`, whose names the arguments have; a growth that is not limited is None.
+    r and ‖s‖₁ are sums over all parameters that it updates, and d is one number for all of them, also for a group that
+    is added later; γ is the learning rate, with Adam's bias correction where that is on. As in the authors'
+    `dadaptation`, whose names the arguments have; each parameter counts its own steps for the bias correction, and a
+    growth that is not limited is None.
 
     Args:
         lr: γ, at least 0. Leave it at 1, or let a schedule run from 1 to 0.
@@ -48,9 +50,9 @@ class DAdaptAdam(Rule):
         "exp_avg",
         "exp_avg_sq",
         "s",
-        Slot("d", scalar=True),
-        Slot("next_d", scalar=True),
-        Slot("numerator_weighted", scalar=True),
+        Slot("d", scalar=True, shared=True),
+        Slot("next_d", scalar=True, shared=True),
+        Slot("numerator_weighted", scalar=True, shared=True),
     )
 
     def measure(self, p: Any, g: Any, s: Any, h: Any) -> Mapping[str, Any]:
