@@ -34,7 +34,8 @@ class DAdaptAdam(Rule):
         use_bias_correction: Adam's bias correction.
         d0: d₀, above 0, the first estimate, far below the right one.
         growth_rate: the largest dₖ₊₁/dₖ, above 0, or None.
-        decay: "coupled" adds λθ to the gradient; "inside" shrinks the weights by γₖdₖ·λ (the authors' decouple=True).
+        decay: "coupled" adds λθ to the gradient; "inside" shrinks the weights by γₖdₖ·λ (the authors' decouple=True),
+            "independent" by λ.
     """
 
     lr: NonNegative = 1.0
@@ -44,7 +45,7 @@ class DAdaptAdam(Rule):
     use_bias_correction: bool = False
     d0: Positive = 1e-6
     growth_rate: Positive | None = None
-    decay: Literal["coupled", "inside"] = "coupled"
+    decay: Literal["coupled", "inside", "independent"] = "coupled"
 
     slots = (
         "exp_avg",
@@ -80,5 +81,7 @@ class DAdaptAdam(Rule):
         exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(g)
         if h.decay == "inside":
             p = p * (1 - rate * h.weight_decay)
+        elif h.decay == "independent":
+            p = p * (1 - h.weight_decay)
         slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "s": lerp(rate * g, s.s, sqrt(beta2))}
         return p - exp_avg / (sqrt(exp_avg_sq) + h.eps), slots

@@ -37,7 +37,8 @@ class Prodigy(Rule):
         d0: d₀, above 0, the first estimate, far below the right one.
         d_coef: c, above 0; smaller or larger steps.
         growth_rate: the largest dₖ₊₁/dₖ once the estimate has left d₀, above 0, or None.
-        decay: "inside" shrinks the weights by γₖdₖ·λ (the authors' decouple=True); "coupled" adds λθ to the gradient.
+        decay: "inside" shrinks the weights by γₖdₖ·λ (the authors' decouple=True), "independent" by λ; "coupled" adds
+            λθ to the gradient.
     """
 
     lr: NonNegative = 1.0
@@ -50,7 +51,7 @@ class Prodigy(Rule):
     d0: Positive = 1e-6
     d_coef: Positive = 1.0
     growth_rate: Positive | None = None
-    decay: Literal["inside", "coupled"] = "inside"
+    decay: Literal["inside", "coupled", "independent"] = "inside"
 
     slots = (
         "exp_avg",

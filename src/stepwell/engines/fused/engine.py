@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.algebra.tracing import Level
-from stepwell.engines.batch import Batch
+from stepwell.engines.batch import REAL_DTYPES, Batch, names_of
 from stepwell.engines.dense import is_dense
 from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
@@ -28,7 +28,7 @@ CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65_536, 262_144
 # What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
 GRAIN = 32_768
 
-DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPES = {dtype: names_of([dtype]) for dtype in REAL_DTYPES}
 # Stored in fewer bits than they are computed with.
 _ROUNDING = (torch.bfloat16, torch.float16)
 
