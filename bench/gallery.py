@@ -31,7 +31,7 @@ WHEN = {
     "Adagrad": "Sparse features and convex problems; in long training its rate dies out.",
     "Adam": "Small networks without weight decay; with decay take AdamW.",
     "Adamax": "Embeddings and other gradients that are zero most of the time.",
-    "AdamMini": "AdamW with half of its state, by rows of each matrix.",
+    "AdamMini": "AdamW with half of its state; queries and keys in a group of their own, with `heads`.",
     "AdaMuon": "Where Muon serves, and rates tuned for AdamW are to be kept.",
     "AdamW": "The first choice for transformers, and the baseline for all others.",
     "Adan": "Vision transformers and few epochs, where four slots are no worry.",

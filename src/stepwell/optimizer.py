@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stepwell import averaging
 from stepwell.batching import Buckets, check_dense, real, settle
+from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
 from stepwell.loading import loaded, notes_for_state_dict
@@ -140,10 +141,9 @@ class Optimizer(torch.optim.Optimizer):
             if id(p) in taken:
                 raise ValueError(f"parameter {name} is in the optimizer twice{where}; list tied weights once")
             taken.add(id(p))
-            if not p.is_floating_point() and not p.is_complex():
-                raise TypeError(
-                    f"parameter {name} has dtype {p.dtype}; only floating-point numbers can be trained{where}"
-                )
+            if p.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
+                supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
+                raise TypeError(f"parameter {name} has dtype {p.dtype}; what can be trained is {supported}{where}")
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
             try:
@@ -186,7 +186,7 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
-        settle(buckets)
+        settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
             bucket.engine.apply(bucket.batch)
         return loss

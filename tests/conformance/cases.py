@@ -103,7 +103,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "NorMuon": {"original": {"adjust_lr_fn": "original"}},
     "AdaMuon": {"momentum": {"sign_stabilized": False}},
     "Scion": {"unconstrained": {"unconstrained": True}, "sign": {"norm": "sign"}},
-    "SOAP": {"one_sided": {"one_sided": True}, "normalized": {"normalize_grads": True, "correct_bias": False}},
+    "SOAP": {
+        "one_sided": {"one_sided": True},
+        "normalized": {"normalize_grads": True, "correct_bias": False},
+        "unmerged": {"merge_dims": False, "conv1d": True},
+    },
     "Shampoo": {
         "momentum": {"momentum": 0.8, "beta2": 0.9, "decay": "decoupled"},
         "seldom": {"precondition_frequency": 2, "max_precond_dim": 3},
@@ -118,7 +122,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "TransformersAdamW": {"uncorrected": {"correct_bias": False}},
     # Its relative steps know no learning rate, which half of this suite changes: tests/peers has them.
     "TransformersAdafactor": {"constant": {"scale_parameter": False, "beta1": 0.8}},
-    "AdamMini": {"tensor": {"blocks": "tensor"}},
+    "AdamMini": {"tensor": {"blocks": "tensor"}, "heads": {"heads": 2}},
     "NovoGrad": {"averaging": {"grad_averaging": True}},
     "Prodigy": {
         "corrected": {"use_bias_correction": True, "safeguard_warmup": True, "beta3": 0.9, "decay": "coupled"},

@@ -16,7 +16,7 @@ from torch import Tensor
 import stepwell
 import stepwell.integrations.huggingface
 from conformance.cases import assert_near
-from conformance.training import copies
+from conformance.training import copies, parameter
 from peers.training import STEPS, step, weights
 
 pytestmark = pytest.mark.peers
@@ -139,6 +139,29 @@ def test_twenty_steps_of_adam_mini(engine: str) -> None:
                 )
             optimizer.step()
         assert_near(copies(mine), copies(expected), 1e-11)
+
+
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+def test_twenty_steps_of_adam_mini_by_heads(engine: str) -> None:
+    # Queries of three heads and keys of two, of two rows each, in a model of width 6.
+    shapes, heads = ((6, 6), (4, 6)), (3, 2)
+    mine, expected = ([parameter(shape, torch.float64, seed) for seed, shape in enumerate(shapes)] for _ in range(2))
+    groups = [{"params": [p], "heads": count} for p, count in zip(mine, heads, strict=True)]
+    ours = stepwell.AdamMini(groups, engine=engine, **MINI_VALUES)
+    theirs = adam_mini_by_heads(expected)
+    for number in range(1, STEPS + 1):
+        for parameters, optimizer in ((mine, ours), (expected, theirs)):
+            for index, p in enumerate(parameters):
+                p.grad = parameter(p.shape, torch.float64, 100 * number + index).detach()
+            optimizer.step()
+        assert_near(copies(mine), copies(expected), 1e-11)
+
+
+def adam_mini_by_heads(parameters: list[Tensor]) -> Any:
+    from adam_mini import Adam_mini
+
+    named = list(zip(("q_proj", "k_proj"), parameters, strict=True))
+    return Adam_mini(named, dim=6, n_heads=3, verbose=False, **MINI_VALUES)
 
 
 def test_torchs_adafactor_state_loads_and_training_goes_on() -> None:

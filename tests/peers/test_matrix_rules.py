@@ -139,6 +139,13 @@ PAIRS: dict[str, tuple[str, dict[str, Any], Any, Callable[[list[Tensor]], Any], 
         pytorch_optimizer("SOAP", lr=0.05, betas=(0.8, 0.9), precondition_frequency=3, weight_decay=0.0),
         1e-5,
     ),
+    "soap-unmerged": (
+        "SOAP",
+        {"lr": 0.05, "betas": (0.8, 0.9), "precondition_frequency": 2, "weight_decay": 0.0, "merge_dims": False},
+        ((4, 4), (3, 2, 2, 2)),
+        pytorch_optimizer("SOAP", lr=0.05, betas=(0.8, 0.9), precondition_frequency=2, weight_decay=0.0),
+        1e-5,
+    ),
     "soap-limit": (
         "SOAP",
         {"lr": 0.05, "shampoo_beta": 0.7, "precondition_frequency": 1, "weight_decay": 0.0, "max_precond_dim": 4},

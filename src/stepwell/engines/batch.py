@@ -8,10 +8,15 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.rules.rule import Rule, flags
+
+# What can be trained. Complex numbers are worked on as pairs of reals.
+REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+COMPLEX_DTYPES = (torch.complex128, torch.complex64, torch.complex32)
 
 State = dict[str, Any]
 _step_of = itemgetter("step")
@@ -99,6 +104,11 @@ class Batch:
 def addresses_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
     """Where the tensors' numbers lie in memory."""
     return np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
+
+
+def names_of(dtypes: Sequence[torch.dtype]) -> str:
+    """The dtypes in words: "float64, float32"."""
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
 
 
 class Engine(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.algebra.tracing import Level
-from stepwell.engines.batch import Batch
+from stepwell.engines.batch import REAL_DTYPES, Batch, names_of
 from stepwell.engines.dense import is_dense
 from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
@@ -20,7 +20,7 @@ from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
 from stepwell.engines.fused.threads import run_in_threads
 from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
-from stepwell.rules.rule import Rule, flags
+from stepwell.rules.rule import Rule, Shape, flags
 
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
 # columns of each are summed there are fewer, so that the sums stay small beside the tensors.
@@ -28,7 +28,7 @@ CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65_536, 262_144
 # What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
 GRAIN = 32_768
 
-DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPES = {dtype: names_of([dtype]) for dtype in REAL_DTYPES}
 # Stored in fewer bits than they are computed with.
 _ROUNDING = (torch.bfloat16, torch.float16)
 
@@ -132,9 +132,8 @@ _COUNTER, _STEP, _ITEMS, _ROWS_OF_SCALARS, _SCALARS_AT = (
 )
 
 
-def _layout(program: Program, tensors: Sequence[Tensor]) -> Layout:
-    shapes = tuple(tensor.shape for tensor in tensors)
-    return layout_of(shapes, in_rows=program.has_rows, in_columns=program.has_columns)
+def _layout(program: Program, shapes: Iterable[Shape]) -> Layout:
+    return layout_of(tuple(map(torch.Size, shapes)), in_rows=program.has_rows, in_columns=program.has_columns)
 
 
 def _address_of(array: NDArray[Any]) -> int:
@@ -161,7 +160,10 @@ class Fused:
         if any(slot.shape not in SLOT_LEVELS for slot in rule.slot_list()):
             return False
         program = self.program(rule)
-        return not program.has_rows or (weight.is_contiguous() and (weight.ndim == 2 or not program.has_columns))
+        if not program.has_rows:
+            return True
+        seen_as = rule.working_shape(tuple(weight.shape))
+        return weight.is_contiguous() and (len(seen_as) == 2 or not program.has_columns)
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
@@ -198,7 +200,8 @@ class Fused:
         stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
         program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(_ROUNDING))
         kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
-        return Launch(kernel, _layout(program, batch.weights), len(batch.weights))
+        shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+        return Launch(kernel, _layout(program, shapes), len(batch.weights))
 
     def totals(self, name: str, function: Callable[[Any], Any], tensors: list[Tensor]) -> NDArray[np.float64]:
         """Σ function(x) over the elements of each tensor: one read of the tensors, and nothing written.
@@ -208,7 +211,7 @@ class Fused:
         if name not in self._programs:
             self._programs[name] = trace_total(name, function)
         kernel = self.kernel(self._programs[name], (tensors[0].dtype,))
-        launch = Launch(kernel, _layout(kernel.program, tensors), len(tensors))
+        launch = Launch(kernel, _layout(kernel.program, [tensor.shape for tensor in tensors]), len(tensors))
         launch.run([tensors], np.zeros((1, 0)))
         return launch.kept[:, 0]
 
