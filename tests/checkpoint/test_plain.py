@@ -36,8 +36,10 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return type(b) is dict and len(a) == len(b) and all(map(same, a.items(), b.items()))
     if isinstance(a, float):
-        return type(b) is float and (a == b or (math.isnan(a) and math.isnan(b))) and math.copysign(1, a) == (
-            math.copysign(1, b) if not math.isnan(a) else math.copysign(1, a)
+        return (
+            type(b) is float
+            and (a == b or (math.isnan(a) and math.isnan(b)))
+            and math.copysign(1, a) == (math.copysign(1, b) if not math.isnan(a) else math.copysign(1, a))
         )
     return type(a) is type(b) and a == b
 

@@ -137,10 +137,9 @@ def test_every_byte_counts(tmp_path: Path) -> None:
     record = write(path, {"x": numbers(7), "y": numbers(2, 3, dtype=torch.bfloat16)})
     whole = path.read_bytes()
     for position in range(len(whole)):
-        for change in (1, 0x80, 0xFF):
-            path.write_bytes(whole[:position] + bytes([whole[position] ^ change]) + whole[position + 1 :])
-            with pytest.raises(DamagedError, match=str(path)):
-                read_back(path, record)
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :])
+        with pytest.raises(DamagedError, match=str(path)):
+            read_back(path, record)
 
 
 @pytest.mark.parametrize("way", ["read", "verify"])
@@ -152,9 +151,7 @@ def test_the_damaged_tensor_is_named(way: str, tmp_path: Path) -> None:
     path.write_bytes(whole)
     with TensorFile(path, record) as file:
         getattr(file, way)("x")
-        with pytest.raises(
-            DamagedError, match=r"a is damaged: 'y' does not have the checksum that it was saved with$"
-        ):
+        with pytest.raises(DamagedError, match=r"a is damaged: 'y' does not have the checksum that it was saved with$"):
             getattr(file, way)("y")
 
 

@@ -88,6 +88,8 @@ def match_model(section: Mapping[str, Any], model: nn.Module, library: Library) 
     found = Match()
     tied, beside = section["tied"], section["extra_state"]
     saved = {*library.place, *tied, *beside}
+    for target in tied.values():
+        library.of(target)
     read: dict[int, str] = {}
     for name, value in named_tensors(model):
         if name not in saved:
