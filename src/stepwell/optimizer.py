@@ -289,11 +289,12 @@ class Optimizer(torch.optim.Optimizer):
                 for name in note:
                     del group[name]
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, copy: bool = True) -> None:
         """Take over a state dict of ours or of the torch optimizer of the same rule. A failed load changes nothing.
 
         Parameters are matched by name where both sides have names, else in order. Slots keep their dtype. How to run
-        (engine, clipping) stays as it is here.
+        (engine, clipping) stays as it is here. With `copy=False` the state dict's tensors become the slots, where they
+        are on their parameter's device: whoever made them for this has no second copy in memory.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"a state dict is what optimizer.state_dict() gave, got a {type(state_dict).__name__}")
@@ -302,7 +303,7 @@ class Optimizer(torch.optim.Optimizer):
         for hook in hooks.values():
             replaced = hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        state, groups = loaded(self.param_groups, state_dict, self._name_of)
+        state, groups = loaded(self.param_groups, state_dict, self._name_of, copy=copy)
         self.state = state
         for group, new in zip(self.param_groups, groups, strict=True):
             group.pop("fingerprint", None)
