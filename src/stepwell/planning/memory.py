@@ -127,7 +127,7 @@ def _bytes(title: str, plan: Plan, recipe: Recipe, groups: tuple[PlannedGroup, .
 def state_of(rule: Rule, weight: Tensor) -> dict[str, Any]:
     """The state that the rule keeps for a parameter."""
     state: dict[str, Any] = {}
-    prepare(rule, weight, state)
+    prepare(rule, weight, state, {})
     return state
 
 

@@ -126,5 +126,5 @@ def _flops(function: Any, args: Any, result: Any) -> float:
     if factor is None:
         return 0.0
     *stack, rows, _ = args[0].shape
-    matrices = math.prod(stack)
-    return matrices * factor * float(rows) ** 3
+    matrices: int = math.prod(stack)
+    return matrices * factor * float(rows**3)

@@ -76,8 +76,10 @@ class TransformersAdafactor(rules.Adafactor):
     decay: Literal["inside"] = "inside"
 
     def __post_init__(self) -> None:
+        lr = self.lr
         super().__post_init__()
-        if self.lr is None and not self.relative_step:
+        object.__setattr__(self, "lr", lr)  # None stays None in the groups, as in the original
+        if lr is None and not self.relative_step:
             raise ValueError("relative_step=False needs lr, the learning rate, got None")
 
     @property
