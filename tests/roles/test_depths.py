@@ -118,6 +118,28 @@ class TestBlocks:
         assert by_depth(model)[0] == ["embed"]
         assert by_depth(model)[3] == ["pooler", "classifier"]
 
+    def test_a_declared_output_follows_the_blocks_wherever_it_stands(self):
+        """The head of CamemBERT is registered before its encoder, with a dense layer and a norm of its own."""
+
+        class Masked(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.lm_head = nn.ModuleDict(
+                    {"dense": nn.Linear(8, 8), "norm": nn.LayerNorm(8), "decoder": nn.Linear(8, 50)}
+                )
+                self.embed = nn.Embedding(50, 8)
+                self.layers = nn.ModuleList([Block(8), Block(8)])
+
+            def get_output_embeddings(self) -> nn.Module:
+                return self.lm_head["decoder"]
+
+        assert by_depth(Masked()) == [
+            ["embed"],
+            inside("layers.0"),
+            inside("layers.1"),
+            inside("lm_head", ("dense", "norm", "decoder")),
+        ]
+
     def test_an_embedding_registered_after_the_blocks_is_still_an_input(self):
         model = nn.ModuleDict({"layers": nn.ModuleList([Block(8), Block(8)]), "queries": nn.Embedding(9, 8)})
         assert depths_of(model)["queries.weight"] == 0
@@ -173,6 +195,48 @@ class TestBlocks:
         model = nn.ModuleDict({"layers": layers, "out": nn.Linear(8, 2)})
         assert set(depths_of(model).values()) == {1, 2, 3, 4}
         assert {depth for name, depth in depths_of(model).items() if name.startswith("layers.1")} == {2}
+
+    @pytest.mark.parametrize("kind", [nn.ModuleList, lambda parts: nn.Sequential(*parts)], ids=["list", "sequential"])
+    def test_a_list_of_lists_of_equal_blocks_holds_groups_of_them(self, kind):
+        """Funnel Transformer, or what is cut into parts for a pipeline."""
+        model = nn.ModuleDict(
+            {"parts": kind([kind([Block(8), Block(8)]), kind([Block(8), Block(8)])]), "out": nn.Linear(8, 2)}
+        )
+        assert by_depth(model) == [
+            [],
+            *(inside(f"parts.{part}.{block}") for part in range(2) for block in range(2)),
+            ["out"],
+        ]
+
+    @pytest.mark.parametrize("part", [Attention, lambda width: nn.Linear(width, width)], ids=["attention", "linear"])
+    def test_lists_side_by_side_hold_blocks_in_slices(self, part):
+        """XLM's attentions, norms and feed-forwards; a graph network's layers and norms."""
+        model = nn.ModuleDict(
+            {
+                "embed": nn.Embedding(9, 8),
+                "parts": nn.ModuleList(part(8) for _ in range(3)),
+                "norms": nn.ModuleList(nn.LayerNorm(8) for _ in range(3)),
+                "mlps": nn.ModuleList(Mlp(8) for _ in range(3)),
+                "out": nn.Linear(8, 9),
+            }
+        )
+        found = depths_of(model)
+        assert {name: depth for name, depth in found.items() if name.split(".")[1] not in "012"} == {
+            "embed.weight": 0,
+            "out.weight": 4,
+            "out.bias": 4,
+        }
+        assert all(depth == int(name.split(".")[1]) + 1 for name, depth in found.items() if name.split(".")[1] in "012")
+
+    def test_norms_beside_whole_blocks_follow_them(self):
+        """The features of every stage are normalised on their way out of a backbone."""
+        model = nn.ModuleDict(
+            {
+                "layers": nn.ModuleList([Block(8), Block(8)]),
+                "norms": nn.ModuleList([nn.LayerNorm(8), nn.LayerNorm(8)]),
+            }
+        )
+        assert by_depth(model) == [[], inside("layers.0"), inside("layers.1"), ["norms.0", "norms.1"]]
 
     def test_low_rank_adapters_have_the_depth_of_what_they_adapt(self):
         class Adapted(nn.Module):
@@ -383,6 +447,16 @@ class TestNoBlocks:
             nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)),
         )
         assert by_depth(model) == [[], ["0.0"], ["0.2"], ["2.0"], ["2.2"]]
+
+    def test_a_backbone_that_holds_lists_of_layers_is_looked_into(self):
+        class Backbone(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stem = nn.Conv2d(3, 4, 3)
+                self.layers = nn.ModuleList([nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)])
+
+        model = nn.ModuleDict({"backbone": Backbone(), "head": nn.Linear(4, 2)})
+        assert by_depth(model) == [[], ["backbone.stem"], ["backbone.layers.0"], ["backbone.layers.1"], ["head"]]
 
     def test_backbone_and_head(self):
         class Backbone(nn.Module):

@@ -36,7 +36,7 @@ def heads(model: nn.Module, readings: dict[nn.Module, dict[str, Reading]]) -> di
     """
     declared = {
         module: f"{type(owner).__name__}.get_output_embeddings()"
-        for owner, output in _declared(model)
+        for owner, output in declared_outputs(model)
         for module in output.modules()
     }
     if declared:
@@ -53,7 +53,7 @@ def heads(model: nn.Module, readings: dict[nn.Module, dict[str, Reading]]) -> di
     return found
 
 
-def _declared(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+def declared_outputs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Modules that name their output layer, with that layer."""
     for module in model.modules():
         try:
