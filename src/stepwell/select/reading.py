@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,7 +40,10 @@ def parse(text: str, *, functions: Predicates | None = None) -> Selector:
         ValueError: the text is no such code, or names what is not known.
     """
     try:
-        return _read(ast.parse(str(text).strip(), mode="eval").body, functions or {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a regular expression's backslash is no escape that Python knows
+            tree = ast.parse(str(text).strip(), mode="eval").body
+        return _read(tree, functions or {})
     except SyntaxError as error:
         column = f" at column {error.offset}" if error.offset else ""
         raise ValueError(f"{text!r} is no selector such as {EXAMPLE}: {error.msg}{column}") from None
