@@ -141,23 +141,9 @@ class Optimizer(torch.optim.Optimizer):
             if id(p) in taken:
                 raise ValueError(f"parameter {name} is in the optimizer twice{where}; list tied weights once")
             taken.add(id(p))
-            if p.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
-                supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
-                raise TypeError(f"parameter {name} has dtype {p.dtype}; what can be trained is {supported}{where}")
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
-            try:
-                fitted = rule.fit(tuple(p.shape))
-            except ValueError as error:
-                raise ValueError(f"{error}, as parameter {name} has{where}") from None
-            if fitted.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
-                raise ValueError(
-                    f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape "
-                    f"{tuple(p.shape)} and dtype {p.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
-                    "stepwell.create_optimizer(model, 'muon') does"
-                )
-            if p.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
-                raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {p.dtype}{where}")
+            fitted = check_fit(rule, p, name, where)
             if self.engine == "fused":
                 engine_for("fused", fitted, real(p))
 
@@ -336,6 +322,28 @@ class Optimizer(torch.optim.Optimizer):
         if not found:
             raise ValueError("no parameter of this optimizer runs in the fused engine, so there is no kernel to show")
         return "\n\n".join(found)
+
+
+def check_fit(rule: Rule, parameter: Tensor, name: str, where: str = "") -> Rule:
+    """The rule fitted to a parameter. Raises ValueError or TypeError where it cannot update that; `name` is what the
+    error calls it, and `where` ends the sentence."""
+    if parameter.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
+        supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
+        raise TypeError(f"parameter {name} has dtype {parameter.dtype}; what can be trained is {supported}{where}")
+    shape = tuple(parameter.shape)
+    try:
+        fitted = rule.fit(shape)
+    except ValueError as error:
+        raise ValueError(f"{error}, as parameter {name} has{where}") from None
+    if fitted.acts_on == "matrices" and (parameter.ndim < 2 or parameter.is_complex()):
+        raise ValueError(
+            f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape {shape} and "
+            f"dtype {parameter.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
+            "stepwell.create_optimizer(model, 'muon') does"
+        )
+    if parameter.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
+        raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {parameter.dtype}{where}")
+    return fitted
 
 
 def _named(params: Any, where: str) -> tuple[list[str], list[Tensor]]:

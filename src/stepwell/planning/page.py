@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell.planning.memory import Memory, size
-from stepwell.report import plots
+from stepwell.planning.memory import Memory
+from stepwell.report import numbers, plots
 from stepwell.report.charts import Series
 from stepwell.report.markup import Markup, joined, tag
 from stepwell.report.sampled import sampled
 from stepwell.report.tables import table
 from stepwell.schedules import Constant
 from stepwell.tabular import some
+from stepwell.tracks import entry_called
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
@@ -83,7 +84,7 @@ def _drawn(plan: Plan, name: str) -> Markup:
     lines: dict[tuple[str, float], list[str]] = {}
     series: list[Series] = []
     for group in plan.groups:
-        if plan.course(group, name) is None or name.partition("[")[0] not in group.rule.field_names():
+        if not entry_called(name).stands_in(group.rule.values()) or plan.course(group, name) is None:
             continue
         schedule = group.schedules.get(name, Constant())
         base = plan.base(group, name)
@@ -105,8 +106,8 @@ def _memory(memory: Memory) -> Markup:
     rows = [
         (
             row.title,
-            *(size(value) for value in (row.weights, row.gradients, row.state, row.step, row.peak)),
-            ", ".join(f"{name} {size(value)}" for name, value in row.slots.items()) or "none",
+            *(numbers.memory(value) for value in (row.weights, row.gradients, row.state, row.step, row.peak)),
+            ", ".join(f"{name} {numbers.memory(value)}" for name, value in row.slots.items()) or "none",
         )
         for row in memory.rows
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -15,11 +16,12 @@ from stepwell.planning.course import Course, course
 from stepwell.planning.doubts import Doubt, doubts
 from stepwell.planning.laying import Laid, PlannedGroup, lay
 from stepwell.recipes import Recipe, preset
-from stepwell.roles import ParameterRole, deepest
+from stepwell.roles import ParameterRole
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Constant, Schedule
 from stepwell.schedules.fields import check_horizon
 from stepwell.tabular import WIDTH, some, text_table
+from stepwell.tracks import entry_called
 
 if TYPE_CHECKING:
     from stepwell.planning.cost import Cost
@@ -40,6 +42,7 @@ class Plan:
         groups: the parameter groups to be, in the order in which the optimizer will have them.
         frozen: parameters that are not trained.
         warnings: what is likely not meant, each in one line.
+        deepest: the depth that layer-wise rates are counted from.
     """
 
     model: nn.Module
@@ -48,6 +51,7 @@ class Plan:
     groups: tuple[PlannedGroup, ...]
     frozen: tuple[ParameterRole, ...]
     warnings: tuple[Doubt, ...]
+    deepest: int
 
     # What it says.
 
@@ -93,9 +97,7 @@ class Plan:
 
     def base(self, group: PlannedGroup, name: str) -> float:
         """The value of a hyper-parameter (`lr`, `betas[0]`) that a group's schedule multiplies."""
-        base, _, index = name.partition("[")
-        value = group.rule.values()[base]
-        return float(value[int(index.rstrip("]"))] if index else value)
+        return float(entry_called(name).read(group.rule.values()))
 
     def explain(self, name: str) -> str:
         """One parameter's whole story, in lines: what it is, which route takes it and why, and its values.
@@ -110,7 +112,8 @@ class Plan:
             if name in entry.names:
                 reason = "frozen: requires_grad=False, so it is in no group and never changed"
                 return "\n".join((*_identity(entry), reason))
-        known = [name for group in self.groups for member in group.members for name in member.names]
+        entries = [*(member for group in self.groups for member in group.members), *self.frozen]
+        known = [name for entry in entries for name in entry.names]
         raise ValueError(f"the model has no parameter {name!r}{nearest(name, known)}")
 
     def _story(self, group: PlannedGroup, member: ParameterRole) -> list[str]:
@@ -125,10 +128,10 @@ class Plan:
         if not group.decayed:
             lines.append(f"undecayed: {self.recipe.undecayed!r} takes it")
         if self.recipe.layer_decay is not None:
-            last = deepest([*(each for one in self.groups for each in one.members), *self.frozen])
+            above = self.deepest - member.depth
             lines.append(
-                f"layer-wise rate: depth {member.depth} of {last}, {self.recipe.layer_decay:g}"
-                f"^{last - member.depth} = {group.rate_scale:.4g} of the rate"
+                f"layer-wise rate: depth {member.depth} of {self.deepest}, "
+                f"{self.recipe.layer_decay:g}^{above} = {group.rate_scale:.4g} of the rate"
             )
         values = ", ".join(f"{name}={value!r}" for name, value in group.rule.values().items())
         lines.append(f"group {group.name!r}: {type(group.rule).__name__}({values})")
@@ -235,9 +238,9 @@ class Plan:
         by_name: dict[str, dict[str, Schedule]] = {}
         for group in self.groups:
             for name, schedule in group.schedules.items():
-                by_name.setdefault(name, {})[group.name] = schedule
+                by_name.setdefault(name, {})[escape(group.name)] = schedule  # a name, and no pattern
         if "lr" not in by_name:
-            by_name["lr"] = {group.name: Constant() for group in self.groups}
+            by_name["lr"] = {escape(group.name): Constant() for group in self.groups}
         alike = {
             name: len(set(map(repr, chosen.values()))) == 1 and len(chosen) == self._having(name)
             for name, chosen in by_name.items()
@@ -245,8 +248,8 @@ class Plan:
         return {name: next(iter(chosen.values())) if alike[name] else chosen for name, chosen in by_name.items()}
 
     def _having(self, name: str) -> int:
-        """How many groups have a hyper-parameter."""
-        return sum(name.partition("[")[0] in group.rule.field_names() for group in self.groups)
+        """How many groups have a hyper-parameter as a number."""
+        return sum(entry_called(name).stands_in(group.rule.values()) for group in self.groups)
 
     def diff(self, other: Plan) -> str:
         """What differs between this plan and another of the same model, a line for each; an empty text for nothing."""
@@ -287,7 +290,8 @@ def plan(
         raise TypeError(f"{', '.join(counting)} count the steps of a loader: give loader=… too")
     steps = check_horizon("horizon", counted if horizon is None else horizon)
     laid: Laid = lay(model, chosen)
-    return Plan(model, chosen, steps, laid.groups, laid.frozen, tuple(doubts(laid, steps, counted)))
+    warnings = tuple(doubts(laid, steps, counted))
+    return Plan(model, chosen, steps, laid.groups, laid.frozen, warnings, laid.deepest)
 
 
 def _identity(entry: ParameterRole) -> list[str]:

@@ -1,18 +1,7 @@
-"""Selectors: which parameters of a model a route takes.
-
-A selector is a question about one parameter. Selectors are combined with `&`, `|` and `~`, print as the code that
-makes them, and are read back from it without running anything:
-
->>> from stepwell import select
->>> select.role("hidden matrix") & ~select.name("*.router.*")
-role('hidden matrix') & ~name('*.router.*')
->>> select.parse("ndim(at_least=2) | module('LayerNorm')")
-ndim(at_least=2) | module('LayerNorm')
-"""
+"""The selectors themselves, and the functions that make them."""
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,6 +30,11 @@ class Selector:
     def speaks_of(self) -> tuple[str, ...]:
         """The names that it looks for, which are most likely misspelt where it finds nothing."""
         return ()
+
+    @property
+    def parts(self) -> tuple[Selector, ...]:
+        """The questions that it is combined of; itself, where it is not combined."""
+        return (self,)
 
     def __and__(self, other: Selector) -> Selector:
         return Both(self, _selector(other))
@@ -169,7 +163,7 @@ class Where(Selector):
         return bool(self.predicate(entry))
 
     def __repr__(self) -> str:
-        return f"where({predicate_name(self.predicate)})"
+        return f"where({getattr(self.predicate, '__name__', type(self.predicate).__name__)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,6 +183,10 @@ class Both(Selector):
     @property
     def speaks_of(self) -> tuple[str, ...]:
         return (*self.first.speaks_of, *self.second.speaks_of)
+
+    @property
+    def parts(self) -> tuple[Selector, ...]:
+        return (*self.first.parts, *self.second.parts)
 
     def __repr__(self) -> str:
         return f"{_inside(self.first, Either)} & {_inside(self.second, Either, Both)}"
@@ -213,6 +211,10 @@ class Either(Selector):
     def speaks_of(self) -> tuple[str, ...]:
         return (*self.first.speaks_of, *self.second.speaks_of)
 
+    @property
+    def parts(self) -> tuple[Selector, ...]:
+        return (*self.first.parts, *self.second.parts)
+
     def __repr__(self) -> str:
         return f"{self.first!r} | {_inside(self.second, Either)}"
 
@@ -226,6 +228,10 @@ class Not(Selector):
     def __call__(self, entry: ParameterRole) -> bool:
         return not self.inner(entry)
 
+    @property
+    def parts(self) -> tuple[Selector, ...]:
+        return self.inner.parts
+
     def __repr__(self) -> str:
         return f"~{_inside(self.inner, Either, Both)}"
 
@@ -237,7 +243,7 @@ def everything() -> Selector:
 
 def role(*roles: Role) -> Selector:
     """Parameters of one of these roles (`stepwell.roles.ROLES`). Raises ValueError for another."""
-    _given("role", roles, str)
+    _check_texts("role", roles)
     for each in roles:
         if each not in ROLES:
             raise ValueError(f"unknown role {each!r}{nearest(each, ROLES)}; roles are {', '.join(ROLES)}")
@@ -247,13 +253,13 @@ def role(*roles: Role) -> Selector:
 def name(*patterns: str) -> Selector:
     """Parameters with one of these names: a parameter's, a module's around it, or a shell-style pattern
     (`"*.experts.*"`). A tied parameter has several names, and any of them counts."""
-    _given("name", patterns, str)
+    _check_texts("name", patterns)
     return ByName(patterns)
 
 
 def regex(pattern: str) -> Selector:
     r"""Parameters one of whose names holds what the regular expression describes: `regex(r"layers\.[0-3]\.")`."""
-    _given("regex", (pattern,), str)
+    _check_texts("regex", (pattern,))
     try:
         re.compile(pattern)
     except re.error as error:
@@ -264,7 +270,7 @@ def regex(pattern: str) -> Selector:
 def module(*classes: str) -> Selector:
     """Parameters that a module of one of these classes owns, by the class's name: `module("LayerNorm")`. A subclass
     counts as its base class too."""
-    _given("module", classes, str)
+    _check_texts("module", classes)
     return ByModule(classes)
 
 
@@ -285,73 +291,11 @@ def depth(exactly: int | None = None, *, at_least: int | None = None, at_most: i
 
 
 def where(predicate: Predicate) -> Selector:
-    """Parameters for which a Python function of the `ParameterRole` returns True."""
+    """Parameters for which a Python function of the `ParameterRole` returns True. A text speaks of it by its name, so a
+    recipe that is to be written down needs one with a name, and `functions=` to be read."""
     if not callable(predicate):
         raise TypeError(f"where takes a function of a ParameterRole, got {predicate!r}")
     return Where(predicate)
-
-
-MAKERS: Mapping[str, Callable[..., Selector]] = {
-    function.__name__: function for function in (everything, role, name, regex, module, ndim, size, depth)
-}
-
-
-def predicate_name(predicate: Predicate) -> str:
-    """The name by which data speaks of a Python function."""
-    return getattr(predicate, "__name__", type(predicate).__name__)
-
-
-def parse(text: str, *, functions: Predicates | None = None) -> Selector:
-    """The selector that prints as `text`. The text is read, not run.
-
-    Args:
-        text: selectors joined by `&`, `|`, `~` and brackets.
-        functions: the Python functions that `where(…)` may name.
-
-    Raises:
-        ValueError: the text is no such code, or names what is not known.
-    """
-    try:
-        tree = ast.parse(str(text).strip(), mode="eval").body
-    except SyntaxError as error:
-        column = "" if error.offset is None else f" at column {error.offset}"
-        raise ValueError(
-            f"{text!r} is no selector such as \"role('norm') | name('*.bias')\": {error.msg}{column}"
-        ) from None
-    return _read(tree, functions or {})
-
-
-def _read(node: ast.expr, functions: Predicates) -> Selector:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitAnd, ast.BitOr)):
-        first, second = _read(node.left, functions), _read(node.right, functions)
-        return first & second if isinstance(node.op, ast.BitAnd) else first | second
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
-        return ~_read(node.operand, functions)
-    code = ast.unparse(node)
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        words = "; join selectors with & | ~" if isinstance(node, (ast.BoolOp, ast.UnaryOp)) else ""
-        raise ValueError(f"{code!r} is no selector such as \"role('norm')\"{words}")
-    called = node.func.id
-    if called == "where":
-        return where(_predicate(node, functions))
-    if called not in MAKERS:
-        known = [*MAKERS, "where"]
-        raise ValueError(f"unknown selector {called!r}{nearest(called, known)}; selectors are {', '.join(known)}")
-    try:
-        positional = [ast.literal_eval(one) for one in node.args]
-        named = {str(one.arg): ast.literal_eval(one.value) for one in node.keywords}
-        return MAKERS[called](*positional, **named)
-    except TypeError as error:
-        raise ValueError(f"{code}: {error}") from None
-
-
-def _predicate(node: ast.Call, functions: Predicates) -> Predicate:
-    spoken = ast.unparse(node.args[0]) if len(node.args) == 1 and not node.keywords else ""
-    if spoken not in functions:
-        raise ValueError(
-            f"where({spoken}) names no function among functions={list(functions)}{nearest(spoken, functions)}"
-        )
-    return functions[spoken]
 
 
 def _between(quantity: str, exactly: int | None, at_least: int | None, at_most: int | None) -> Selector:
@@ -368,11 +312,11 @@ def _between(quantity: str, exactly: int | None, at_least: int | None, at_most: 
     return Between(quantity, at_least, at_most)
 
 
-def _given(maker: str, words: tuple[Any, ...], kind: type) -> None:
+def _check_texts(maker: str, words: tuple[Any, ...]) -> None:
     if not words:
         raise ValueError(f"{maker}() needs at least one text")
     for word in words:
-        if not isinstance(word, kind):
+        if not isinstance(word, str):
             raise TypeError(f"{maker}() takes texts, got {word!r}")
 
 
