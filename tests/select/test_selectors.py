@@ -49,7 +49,7 @@ ALL = (HIDDEN, NORM, TIED)
         (~select.role("hidden matrix"), (NORM, TIED)),
         (select.name("blocks") & ~select.ndim(1), (HIDDEN,)),
     ],
-    ids=repr,
+    ids=lambda given: "" if isinstance(given, tuple) else repr(given),
 )
 def test_what_each_takes(selector, taken):
     assert tuple(one for one in ALL if selector(one)) == taken
