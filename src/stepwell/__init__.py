@@ -47,6 +47,7 @@ from stepwell.facades import (
     Yogi,
     optimizer_class,
 )
+from stepwell.horizon import horizon
 from stepwell.optimizer import Optimizer
 from stepwell.plateau import Greedy, ReduceOnPlateau
 from stepwell.range_test import find_lr
@@ -112,6 +113,7 @@ __all__ = [
     "ema",
     "find_lr",
     "grokfast",
+    "horizon",
     "list_optimizers",
     "lookahead",
     "optimizer_class",
