@@ -177,7 +177,6 @@ class Wrapper(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
-        self.step_was_skipped = False
 
     @property
     def param_groups(self) -> Any:
@@ -187,11 +186,37 @@ class Wrapper(torch.optim.Optimizer):
         self.optimizer.step(closure)
 
 
+class Hidden(Wrapper):
+    """Does not show what it wraps."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.inner = optimizer
+
+    @property
+    def param_groups(self) -> Any:
+        return self.inner.param_groups
+
+    def step(self, closure: Any = None) -> None:
+        self.inner.step(closure)
+
+
 def test_steps_within_a_wrapper_are_heard_of() -> None:
-    optimizer = Wrapper(sgd(1.0))
+    optimizer = Wrapper(Wrapper(sgd(1.0)))
     scheduler = Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")
     take(optimizer)
     assert scheduler.last_epoch == 1
-    optimizer.optimizer.add_param_group({"params": [weight()], "lr": 2.0})
+    optimizer.optimizer.optimizer.add_param_group({"params": [weight()], "lr": 2.0})
     take(optimizer)
     assert rates(optimizer) == [0.5, 1.0]
+
+
+def test_a_wrapper_that_shows_no_hooks_is_called() -> None:
+    optimizer = Hidden(sgd(1.0))
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4)
+    take(optimizer)
+    scheduler.step()
+    assert rates(optimizer) == [0.75]
+    with pytest.raises(
+        TypeError, match=r"^counts='steps' needs an optimizer with the hooks .*, which a Hidden has not"
+    ):
+        Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")

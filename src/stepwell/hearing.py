@@ -18,10 +18,19 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
         before: called before each step.
         taken: called after each step that was taken: not after one that a GradScaler or `on_nonfinite="skip"` left
             out, nor after one that a `Snapshot` will take back.
+
+    Raises TypeError where `taken` is wanted of an optimizer that has no hooks, inside or out.
     """
     hooked: Any = optimizer
-    if not hasattr(hooked, "_optimizer_step_pre_hooks"):
-        hooked = getattr(optimizer, "optimizer", optimizer)
+    while hooked is not None and not hasattr(hooked, "_optimizer_step_pre_hooks"):
+        hooked = getattr(hooked, "optimizer", None)
+    if hooked is None:
+        if taken is None:
+            return  # new groups are then found at the scheduler's own next step
+        raise TypeError(
+            f"counts='steps' needs an optimizer with the hooks of torch.optim.Optimizer, which a "
+            f"{type(optimizer).__name__} has not: give the optimizer that it wraps, or counts='calls'"
+        )
     skipped = getattr(hooked, "skipped", 0)
 
     def before_step(*_: Any) -> None:

@@ -219,6 +219,17 @@ def test_they_pickle_and_resume(kind: type[torch.optim.Optimizer]) -> None:
     assert type(twin) is kind
 
 
+def test_a_state_of_another_optimizer_is_refused() -> None:
+    p = weight()
+    adam = torch.optim.Adam([p])
+    walk(adam, p)
+    for state in (adam.state_dict(), {"state": None, "param_groups": []}):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"^unknown hyper-parameter 'betas' for|^this is no optimizer's"
+        ):
+            Adafactor([weight()]).load_state_dict(state)
+
+
 def test_sixteen_bits_keep_the_scale_in_thirty_two() -> None:
     p = torch.tensor([3.0, -4.0], dtype=torch.bfloat16, requires_grad=True)
     optimizer = Adafactor([p])

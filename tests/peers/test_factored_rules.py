@@ -177,3 +177,28 @@ def test_torchs_adafactor_state_loads_and_training_goes_on() -> None:
         step(ours, mine, number)
         step(theirs, expected, number)
     assert_near(copies(mine), copies(expected), 1e-11)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"warmup_init": True, "beta1": 0.8},
+        {"lr": 0.02, "relative_step": False, "scale_parameter": False, "weight_decay": 0.1},
+    ],
+)
+def test_transformers_adafactor_state_loads_and_training_goes_on(values: dict[str, Any]) -> None:
+    expected = weights()
+    theirs = transformers_adafactor(**values)(expected)
+    for number in range(1, 8):
+        step(theirs, expected, number)
+    mine = [p.detach().clone().requires_grad_() for p in expected]
+    ours = stepwell.integrations.huggingface.Adafactor(mine, **values)
+    ours.load_state_dict(theirs.state_dict())
+    (group,), (peer,) = ours.param_groups, theirs.param_groups
+    for p, q in zip(mine, expected, strict=True):
+        assert ours._get_lr(group, ours.state[p]) == pytest.approx(float(theirs._get_lr(peer, theirs.state[q])))
+    for number in range(8, STEPS + 1):
+        step(ours, mine, number)
+        step(theirs, expected, number)
+    assert_near(copies(mine), copies(expected), 1e-11)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from stepwell import rules
 from stepwell.algebra import lerp, minimum, sqrt, square
 from stepwell.optimizer import Optimizer
@@ -185,6 +187,10 @@ class Adafactor(Optimizer):
             _check_one_rate(param_group.get("lr"), param_group.get("relative_step", self.defaults["relative_step"]))
         super().add_param_group(param_group)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a state dict of this class, or of transformers' own `Adafactor`. A failed load changes nothing."""
+        super().load_state_dict(_in_our_words(state_dict))
+
     @staticmethod
     def _get_lr(param_group: Mapping[str, Any], param_state: Mapping[str, Any]) -> float:
         """The rate of a parameter's last step, from its group and its state; under transformers' name."""
@@ -194,6 +200,30 @@ class Adafactor(Optimizer):
             rate = min(cap, 1 / math.sqrt(param_state["step"]))
         scale = max(param_group["eps"][1], float(param_state["RMS"])) if param_group["scale_parameter"] else 1.0
         return float(rate) * scale
+
+
+def _in_our_words(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict with our slots, where it is one of transformers' Adafactor."""
+    states = state_dict.get("state") if isinstance(state_dict, Mapping) else None
+    theirs = {"exp_avg_sq", "exp_avg_sq_row"}  # beside RMS: Adam has one of them, too
+    if not isinstance(states, Mapping) or not any("RMS" in state and theirs & set(state) for state in states.values()):
+        return state_dict
+    groups = state_dict["param_groups"]
+    unscaled = {key for group in groups if not group.get("scale_parameter", True) for key in group["params"]}
+    return {**state_dict, "state": {key: _slots(state, key not in unscaled) for key, state in states.items()}}
+
+
+def _slots(state: Mapping[str, Any], scaled: bool) -> dict[str, Any]:
+    """One parameter's state in transformers' Adafactor, whose rows and columns have a dimension less, as our slots."""
+    slots = {name: value for name, value in state.items() if name in ("step", "exp_avg")}
+    if "exp_avg_sq" in state:
+        slots["variance"] = state["exp_avg_sq"]
+    if "exp_avg_sq_row" in state:
+        slots["row_var"] = state["exp_avg_sq_row"].unsqueeze(-1)
+        slots["col_var"] = state["exp_avg_sq_col"].unsqueeze(-2)
+    if scaled and "RMS" in state:
+        slots["RMS"] = torch.as_tensor(state["RMS"], dtype=torch.float32)
+    return slots
 
 
 def _check_one_rate(lr: Any, relative_step: Any) -> None:
