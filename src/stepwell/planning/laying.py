@@ -12,7 +12,8 @@ from torch import nn
 from stepwell.naming import nearest
 from stepwell.optimizer import check_fit
 from stepwell.recipes.mistakes import Mistakes
-from stepwell.recipes.recipe import Recipe, Route
+from stepwell.recipes.recipe import Recipe
+from stepwell.recipes.route import Route
 from stepwell.roles import ROLES, ParameterRole, Role, parameter_roles
 from stepwell.rules.rule import Rule
 from stepwell.schedules import Schedule
