@@ -72,7 +72,7 @@ def test_what_each_takes(selector, taken):
         (~(select.role("norm") | select.ndim(1)), "~(role('norm') | ndim(1))"),
         (~select.role("norm") & select.ndim(1), "~role('norm') & ndim(1)"),
         (~~select.role("norm"), "role('norm')"),
-        (select.where(callable), "where(callable)"),
+        (select.where(callable), "where(builtins.callable)"),
     ],
 )
 def test_they_print_as_the_code_that_makes_them(selector, text):

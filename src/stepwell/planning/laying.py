@@ -12,7 +12,8 @@ from torch import nn
 from stepwell.naming import nearest
 from stepwell.optimizer import check_fit
 from stepwell.recipes.mistakes import Mistakes
-from stepwell.recipes.recipe import Recipe, Route
+from stepwell.recipes.recipe import Recipe
+from stepwell.recipes.route import Route
 from stepwell.roles import ROLES, ParameterRole, Role, deepest, parameter_roles
 from stepwell.rules.rule import Rule
 from stepwell.schedules import Schedule
@@ -168,25 +169,24 @@ def _check_tied(entry: ParameterRole, routes: Sequence[Route], found: Mistakes) 
 
 
 def _absent(recipe: Recipe, entries: Sequence[ParameterRole], found: Mistakes) -> tuple[str, ...]:
-    """What parts of selectors name and the model has not; a selector that comes to nothing by it is a mistake."""
+    """What parts of selectors name and the model has not; a selector that takes nothing because of it is a mistake."""
     names = {name for entry in entries for name in entry.names}
     modules = {name.rpartition(".")[0] for name in names} - {""}
     known = sorted(names | modules | {kind for entry in entries for kind in entry.module_classes})
 
-    def matches_nothing(select: Selector) -> bool:
-        return bool(select.speaks_of) and not any(map(select, entries))
-
-    def said(place: str, select: Selector) -> str:
-        hint = next((hint for word in select.speaks_of if (hint := nearest(word, known))), "")
+    def said(place: str, select: Selector, lost: Selector) -> str:
+        hint = next((hint for word in lost.speaks_of if (hint := nearest(word, known))), "")
         return f"{place}: {select!r} matches no parameter{hint}"
 
     absent: list[str] = []
     places = {f"route {route.name!r}": route.select for route in recipe.routes} | {"undecayed": recipe.undecayed}
     for place, select in places.items():
-        if matches_nothing(select):
-            found.found.append(said(place, select))
+        lost = [part for part in select.parts if part.speaks_of and not any(map(part, entries))]
+        asked = [part for part in lost if set(part.speaks_of) <= set(select.speaks_of)]  # and not excluded
+        if asked and not any(map(select, entries)):
+            found.found.append(said(place, select, asked[0]))
         else:
-            absent += [said(place, part) for part in select.parts if matches_nothing(part)]
+            absent += [said(place, part, part) for part in lost]
     return tuple(absent)
 
 

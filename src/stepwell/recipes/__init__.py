@@ -2,6 +2,7 @@
 
 from stepwell.recipes.mistakes import RecipeError
 from stepwell.recipes.presets import PRESETS, preset
-from stepwell.recipes.recipe import UNDECAYED, Recipe, Route
+from stepwell.recipes.recipe import UNDECAYED, Recipe
+from stepwell.recipes.route import Route
 
 __all__ = ["PRESETS", "UNDECAYED", "Recipe", "RecipeError", "Route", "preset"]

@@ -13,7 +13,8 @@ from stepwell import toml
 from stepwell.naming import nearest
 from stepwell.recipes.fields import as_selector
 from stepwell.recipes.mistakes import Mistakes, RecipeError
-from stepwell.recipes.recipe import NOT_KNOWN, Recipe, Route, changed_values
+from stepwell.recipes.recipe import NOT_KNOWN, Recipe
+from stepwell.recipes.route import Route, changed_values
 from stepwell.schedules import Schedule, parse
 from stepwell.schedules import from_dict as schedule_from_dict
 from stepwell.select import Predicates, Selector
@@ -40,7 +41,7 @@ ROUTE_KEYS = {
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain dicts, lists, strings and numbers, in the order in which a reader wants them."""
-    plain = Recipe(routes=(Route(rule="AdamW"),))
+    plain = recipe.plain()
     data: dict[str, Any] = {"version": VERSION}
     data |= {
         name: _plain(getattr(recipe, name))
@@ -60,7 +61,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def _route_to_dict(route: Route) -> dict[str, Any]:
-    plain = Route(rule=route.rule)
+    plain = route.plain()
     data = {key: _plain(getattr(route, name)) for key, name in ROUTE_KEYS.items() if name != "rule"}
     kept = {key: value for key, value in data.items() if value != _plain(getattr(plain, ROUTE_KEYS[key]))}
     return {key: (route.rule if key == "rule" else kept[key]) for key in ROUTE_KEYS if key == "rule" or key in kept}
@@ -114,9 +115,7 @@ def _check_version(version: Any, found: Mistakes, subject: str) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         found.found.append(f"version must be a whole number from 1 to {VERSION}, got {version!r}")
     elif version > VERSION:  # nothing else in it can be judged
-        mistake = (
-            f"it is written in format {version}, and this stepwell reads up to {VERSION}; a newer stepwell reads it"
-        )
+        mistake = f"it is written in format {version}, this stepwell reads up to {VERSION}; a newer stepwell reads it"
         raise RecipeError([mistake], subject)
 
 
@@ -184,7 +183,10 @@ def from_toml(text: str, *, functions: Predicates | None = None, subject: str = 
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError([f"no TOML: {error}"], subject or "this recipe") from None
+        *before, last = text.split("\n")
+        end = f"line {len(before) + 1}, column {len(last) + 1}"
+        mistake = f"no TOML: {error}".replace("(at end of document)", f"(at {end})")
+        raise RecipeError([mistake], subject or "this recipe") from None
     return from_dict(_with_values(data, {NONE: None}), functions=functions, subject=subject)
 
 

@@ -6,20 +6,21 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self
 
 from stepwell.engines.choice import EngineName, check_engine
 from stepwell.naming import nearest
 from stepwell.optimizer import OnNonfinite
 from stepwell.recipes.fields import as_schedules, as_selector, as_table, as_text, check_scheduled
+from stepwell.recipes.frozen import Frozen
 from stepwell.recipes.mistakes import Mistakes, check_values
+from stepwell.recipes.route import Route
 from stepwell.roles import ROLES, Role
 from stepwell.rules.hyper import OpenFraction, Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.schedules import Schedule
-from stepwell.select import Predicates, Selector, everything, role
+from stepwell.select import Predicates, Selector, role
 from stepwell.tracks import entry_called
 
 NOT_KNOWN = "has no hyper-parameter"
@@ -27,65 +28,8 @@ UNDECAYED: tuple[Role, ...] = ("norm", "bias", "scalar", "other")
 """Gains, offsets and numbers: zero is no neutral value for them, and decay would only pull them there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """Where the parameters that a selector takes go.
-
-    Args:
-        rule: the rule that updates them: its name (`"AdamW"`, `"cautious(Lion)"`), or a `Rule`, whose hyper-parameters
-            that are not the defaults are then this route's.
-        select: which parameters: a `Selector`, or the text that one prints as. By default all that no earlier route
-            takes.
-        name: of its parameter groups; by default the rule's name in small letters.
-        hyper_parameters: values for this route alone; they win over the recipe's.
-        schedules: schedule by hyper-parameter, for this route alone; they win over the recipe's.
-        why: the reason, in a few words.
-
-    Raises:
-        RecipeError: naming every mistake.
-    """
-
-    rule: str
-    select: Selector = field(default_factory=everything)
-    name: str = ""
-    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
-    schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    why: str = ""
-
-    def __post_init__(self) -> None:
-        found = Mistakes()
-        given: Any = self.rule
-        own: dict[str, Any] = {}
-        if isinstance(given, Rule):
-            own = changed_values(given)
-            given = type(given).__name__
-        elif isinstance(given, type) and issubclass(given, Rule):
-            given = given.__name__
-        with found.at("select"):
-            _set(self, "select", as_selector(self.select))
-        values = own | as_table("hyper_parameters", self.hyper_parameters, found)
-        schedules = as_schedules(self.schedules, found)
-        with found.at("rule"):
-            kind = rule_class(given)
-            _set(self, "rule", kind.__name__)
-            values = check_values(kind, values, found)
-            with found.at("schedules"):
-                kind.check_names(entry_called(name).name for name in schedules)
-        _set(self, "hyper_parameters", MappingProxyType(values))
-        _set(self, "schedules", MappingProxyType(schedules))
-        _set(self, "name", as_text("name", self.name, found) or str(given).lower())
-        _set(self, "why", as_text("why", self.why, found))
-        found.raise_if_any(f"route {self.name!r}")
-
-    def __reduce__(self) -> Any:
-        return _made, (type(self), _arguments(self))
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.rule, self.select))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Recipe(Frozen):
     """The whole choice of how a model is trained, as data: frozen, checked as a whole, equal by value.
 
     `Recipe.preset(name)` gives a well-known one; `to_toml`, `to_json` and `to_dict` write one down, and their
@@ -129,21 +73,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         found = Mistakes()
-        routes = self._routes(found)
-        _set(self, "routes", routes)
-        _set(self, "defaults", MappingProxyType(as_table("defaults", self.defaults, found)))
-        _set(self, "schedules", MappingProxyType(as_schedules(self.schedules, found)))
+        self._settle(
+            routes=self._routes(found),
+            schedules=as_schedules(self.schedules, found),
+            **{name: as_table(name, getattr(self, name), found) for name in ("defaults", "roles", "depths")},
+            **{name: as_text(name, getattr(self, name), found) for name in ("name", "source")},
+        )
         with found.at("undecayed"):
-            _set(self, "undecayed", as_selector(self.undecayed))
+            self._settle(undecayed=as_selector(self.undecayed))
         for name, annotation in _SINGLE.items():
             with found.at():
-                _set(self, name, validated(name, getattr(self, name), annotation))
+                self._settle(**{name: validated(name, getattr(self, name), annotation)})
         with found.at():
             check_engine(self.engine)
-        for name in ("roles", "depths"):
-            _set(self, name, MappingProxyType(as_table(name, getattr(self, name), found)))
-        for name in ("name", "source"):
-            _set(self, name, as_text(name, getattr(self, name), found))
         self._check_overrides(found)
         self._check_routes(found)
         found.raise_if_any(f"recipe {self.name!r}" if self.name else "this recipe")
@@ -229,7 +171,7 @@ class Recipe:
                 raise TypeError(
                     f"unknown field {name!r} of a Recipe{nearest(name, known)}; recipe.set(…) changes hyper-parameters"
                 )
-        return type(self)(**(_arguments(self) | changes))
+        return type(self)(**(self.arguments() | changes))
 
     def set(self, **hyper_parameters_: Any) -> Self:
         """The recipe with other hyper-parameters: `recipe.set(lr=3e-4, betas=(0.9, 0.95), adamw_lr=1e-4)`.
@@ -277,11 +219,19 @@ class Recipe:
 
         return digest(self)
 
+    def plain(self) -> Recipe:
+        return Recipe(routes=(Route(rule="AdamW"),))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Recipe):
+            return NotImplemented
+        return self.arguments() == other.arguments() and all(
+            list(getattr(self, name)) == list(getattr(other, name))  # the first that matches wins
+            for name in ("roles", "depths")
+        )
+
     def __hash__(self) -> int:
         return hash((self.routes, self.layer_decay, self.clip_norm, self.engine))
-
-    def __reduce__(self) -> Any:
-        return _made, (type(self), _arguments(self))
 
     # As data; see `stepwell.recipes.data`, which is imported when it is needed.
 
@@ -354,12 +304,6 @@ _SINGLE: Mapping[str, Any] = {
 }
 
 
-def changed_values(rule: Rule) -> dict[str, Any]:
-    """The hyper-parameters of a rule that do not stand at their defaults."""
-    defaults = {each.name: each.default for each in dataclasses.fields(rule)}
-    return {name: value for name, value in rule.values().items() if value != defaults[name]}
-
-
 def _takes_caution(rule: str) -> bool:
     if rule.startswith("cautious("):
         return False
@@ -368,16 +312,3 @@ def _takes_caution(rule: str) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _set(thing: Any, name: str, value: Any) -> None:
-    object.__setattr__(thing, name, value)
-
-
-def _arguments(thing: Any) -> dict[str, Any]:
-    values = {each.name: getattr(thing, each.name) for each in dataclasses.fields(thing)}
-    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-
-
-def _made(kind: type, arguments: dict[str, Any]) -> Any:
-    return kind(**arguments)

@@ -10,6 +10,7 @@ from typing import Any
 
 from stepwell.naming import nearest
 from stepwell.roles import ROLES, ParameterRole, Role
+from stepwell.schedules.function import function_name
 
 Predicate = Callable[[ParameterRole], bool]
 Predicates = Mapping[str, Predicate]
@@ -163,7 +164,7 @@ class Where(Selector):
         return bool(self.predicate(entry))
 
     def __repr__(self) -> str:
-        return f"where({getattr(self.predicate, '__name__', type(self.predicate).__name__)})"
+        return f"where({function_name(self.predicate)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -291,8 +292,8 @@ def depth(exactly: int | None = None, *, at_least: int | None = None, at_most: i
 
 
 def where(predicate: Predicate) -> Selector:
-    """Parameters for which a Python function of the `ParameterRole` returns True. A text speaks of it by its name, so a
-    recipe that is to be written down needs one with a name, and `functions=` to be read."""
+    """Parameters for which a Python function of the `ParameterRole` returns True. A text speaks of it by module and
+    name, and is read with `functions={"module.name": function}`; one without a name cannot be read back."""
     if not callable(predicate):
         raise TypeError(f"where takes a function of a ParameterRole, got {predicate!r}")
     return Where(predicate)
