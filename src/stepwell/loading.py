@@ -48,6 +48,15 @@ def loaded(
     `copy`, the state dict's own tensors where these are on their parameter's device. Raises ValueError where they do
     not match, where a slot has another shape than its parameter, and where the rules differ.
     """
+    try:
+        return _loaded(groups, state_dict, name_of, copy)
+    except (LookupError, AttributeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"this is no optimizer's state dict: {type(error).__name__}: {error}") from error
+
+
+def _loaded(
+    groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of: Callable[[Tensor], str], copy: bool
+) -> Loaded:
     saved_groups = _saved_groups(state_dict)
     if len(groups) != len(saved_groups):
         raise ValueError(f"the state dict has {len(saved_groups)} parameter groups, this optimizer has {len(groups)}")

@@ -26,3 +26,8 @@ class MismatchError(CheckpointError):
     def __init__(self, message: str, differences: Differences) -> None:
         super().__init__(message)
         self.differences = differences
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without its line breaks."""
+    return " ".join(str(error).split())

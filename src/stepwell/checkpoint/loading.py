@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stepwell.checkpoint import folder, generators, manifest
 from stepwell.checkpoint.differences import Difference, Differences
-from stepwell.checkpoint.errors import CheckpointError, DamagedError, MismatchError
+from stepwell.checkpoint.errors import CheckpointError, DamagedError, MismatchError, one_line
 from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.matching import Fill, Library, Match, match_model, match_optimizer
 from stepwell.checkpoint.names import EXTRA_STATE, bare, plain_name
@@ -176,8 +176,9 @@ class _Load:
             raise
         except CheckpointError as error:
             raise CheckpointError(f"{self.where}: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, RecursionError) as error:
-            raise DamagedError(f"{self.where / manifest.NAME} is damaged in its section {name!r}: {error!r}") from error
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            what = f"{type(error).__name__}: {one_line(error)}"
+            raise DamagedError(f"{self.where / manifest.NAME} is damaged in its section {name!r}: {what}") from error
 
     def _of_model(self, section: dict[str, Any]) -> Match:
         assert self.model is not None
@@ -206,7 +207,7 @@ class _Load:
             elif steps.state:
                 self.scheduler.load_state_dict(steps.state["state"])
         except Exception as error:  # a state dict of another package may be refused in any way
-            text = str(error).replace("load_state_dict(state, ", "load(…, ")
+            text = one_line(error).replace("load_state_dict(state, ", "load(…, ")
             raise CheckpointError(f"{self.where} cannot be loaded: {text}") from error
 
     def _fill(self, fills: Sequence[Fill]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stepwell.checkpoint.differences import Difference, compare_groups
-from stepwell.checkpoint.errors import CheckpointError
+from stepwell.checkpoint.errors import CheckpointError, one_line
 from stepwell.checkpoint.grouping import matched_groups
 from stepwell.checkpoint.names import EXTRA_STATE, named_tensors, parameter_names
 from stepwell.checkpoint.plain import decode
@@ -157,8 +157,8 @@ def match_optimizer(
     if isinstance(optimizer, StepwellOptimizer):
         try:
             after = loaded(optimizer.param_groups, found.state, optimizer._name_of, copy=False)[1]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"its optimizer's state does not fit: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"its optimizer's state does not fit: {one_line(error)}") from error
     for group, live_group, new in zip(groups, optimizer.param_groups, after, strict=True):
         if group.comparable:
             found.differences += compare_groups(group.where, live_group, new, _NOT_COMPARED)
