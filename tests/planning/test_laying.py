@@ -291,8 +291,8 @@ class TestMistakes:
             "- no route takes embed.weight, head.weight",
             "- route 'lion': name('blocks.9') matches no parameter",
             "- undecayed: regex('bais') matches no parameter",
-            "- route 'muon': Muon acts on real matrices (…, rows, cols), but parameter 'blocks.0.norm.weight' has shape "
-            "(8,)",
+            "- route 'muon': Muon acts on real matrices (…, rows, cols), but parameter 'blocks.0.norm.weight' has "
+            "shape (8,)",
         ]
 
     def test_roles_that_no_parameter_takes(self):

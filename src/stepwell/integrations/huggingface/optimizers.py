@@ -187,9 +187,9 @@ class Adafactor(Optimizer):
             _check_one_rate(param_group.get("lr"), param_group.get("relative_step", self.defaults["relative_step"]))
         super().add_param_group(param_group)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, copy: bool = True) -> None:
         """Take over a state dict of this class, or of transformers' own `Adafactor`. A failed load changes nothing."""
-        super().load_state_dict(_in_our_words(state_dict))
+        super().load_state_dict(_in_our_words(state_dict), copy=copy)
 
     @staticmethod
     def _get_lr(param_group: Mapping[str, Any], param_state: Mapping[str, Any]) -> float:
