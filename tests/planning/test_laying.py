@@ -286,13 +286,12 @@ class TestMistakes:
         )
         with pytest.raises(RecipeError) as error:
             lay(Language(), recipe)
-        assert [line.partition(";")[0].partition(" and dtype")[0] for line in str(error.value).splitlines()] == [
+        assert [line.partition(";")[0].partition(", but")[0] for line in str(error.value).splitlines()] == [
             "recipe 'mine' on Language has 4 mistakes:",
             "- no route takes embed.weight, head.weight",
             "- route 'lion': name('blocks.9') matches no parameter",
             "- undecayed: regex('bais') matches no parameter",
-            "- route 'muon': Muon acts on real matrices (…, rows, cols), but parameter 'blocks.0.norm.weight' has "
-            "shape (8,)",
+            "- route 'muon': Muon acts on real matrices (…, rows, cols)",
         ]
 
     def test_roles_that_no_parameter_takes(self):

@@ -82,16 +82,18 @@ def _idle(route: Route, why: Idleness) -> Doubt:
 
 
 def _tied(laid: Laid) -> Iterator[Doubt]:
-    """Tied parameters that another route asks for by a name under which they are not taken."""
+    """Tied parameters that a route asks for by another of their names, while they are taken not for any name."""
     routes = {group.route.name: group.route for group in laid.groups} | {route.name: route for route, _ in laid.idle}
     for group in laid.groups:
-        for member in (each for each in group.members if each.aliases):
+        for member in group.members:
+            if not member.aliases or group.route.select.by_name(member):
+                continue
             for route in routes.values():
-                missed = route.select.by_name(member) - group.route.select.by_name(member)
-                if route is not group.route and missed and route.select(member):
+                asked = route.select.by_name(member)
+                if route is not group.route and asked and member.name not in asked and route.select(member):
                     yield Doubt(
                         "tied",
-                        f"{min(missed)!r} is one tensor with {member.name!r}: route {group.route.name!r} takes it, and "
+                        f"{min(asked)!r} is one tensor with {member.name!r}: route {group.route.name!r} takes it, and "
                         f"route {route.name!r}, which asks for it by name, does not get it",
                     )
 

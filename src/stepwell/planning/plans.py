@@ -31,7 +31,7 @@ HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 EXAMPLES = 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """What a recipe will do to a model, known before step 0. `print(plan)` shows the table.
 
@@ -54,6 +54,10 @@ class Plan:
     deepest: int
 
     # What it says.
+
+    def __repr__(self) -> str:
+        model = type(self.model).__name__
+        return f"<Plan for {model}: {self.headline}, {len(self.groups)} groups, {self.parameters:,} parameters>"
 
     def __str__(self) -> str:
         return self.to_text()
@@ -113,8 +117,10 @@ class Plan:
                 reason = "frozen: requires_grad=False, so it is in no group and never changed"
                 return "\n".join((*_identity(entry), reason))
         entries = [*(member for group in self.groups for member in group.members), *self.frozen]
-        known = [name for entry in entries for name in entry.names]
-        raise ValueError(f"the model has no parameter {name!r}{nearest(name, known)}")
+        known = [each for entry in entries for each in entry.names]
+        inside = [each for each in known if each.startswith(f"{name}.")]
+        hint = f"; in that module there are {some(inside, EXAMPLES)}" if inside else nearest(name, known)
+        raise ValueError(f"the model has no parameter {name!r}{hint}")
 
     def _story(self, group: PlannedGroup, member: ParameterRole) -> list[str]:
         lines = _identity(member)
@@ -187,7 +193,7 @@ class Plan:
         return fragment(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data, for `json.dumps`."""
+        """The plan as plain data, for `json.dumps`; rates as [start, peak, end]."""
         return {
             "recipe": self.recipe.to_dict(),
             "hash": self.recipe.hash,
@@ -203,12 +209,13 @@ class Plan:
         return {
             "name": group.name,
             "rule": type(group.rule).__name__,
+            "values": group.rule.values(),
+            "schedules": {name: repr(schedule) for name, schedule in group.schedules.items()},
             "why": group.why,
             "roles": list(group.roles),
             "tensors": len(group.members),
             "parameters": group.parameters,
             "lr": None if rate is None else [rate.start, rate.peak, rate.end],
-            "weight_decay": group.rule.weight_decay,
             "names": [member.name for member in group.members],
         }
 
@@ -253,6 +260,8 @@ class Plan:
 
     def diff(self, other: Plan) -> str:
         """What differs between this plan and another of the same model, a line for each; an empty text for nothing."""
+        if not isinstance(other, Plan):
+            raise TypeError(f"a plan is compared with another stepwell.Plan, got {type(other).__name__}")
         return "\n".join(_differences(self, other))
 
 
