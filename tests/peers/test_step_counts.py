@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import DistributedSampler
 
 import stepwell
-from peers import trainings
-from peers.trainings import Counting, Model, Samples, Setting
+from peers import loops
+from peers.loops import Samples, Setting
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # each of them warns of something
 
@@ -45,20 +45,20 @@ def ours(setting: Setting, **options: Any) -> int:
 
 @EACH
 def test_accelerate(setting: Setting) -> None:
-    assert ours(setting) == trainings.accelerate(setting)
+    assert ours(setting) == loops.accelerate(setting)
 
 
 @EACH
 def test_accelerate_with_accumulations_across_epochs(setting: Setting) -> None:
     if setting.samples == 10:  # eight batches: one accumulation of seven, and one left over
-        assert trainings.accelerate(setting, across_epochs=True) == 1
-    assert ours(setting, remainder="carry") == trainings.accelerate(setting, across_epochs=True)
+        assert loops.accelerate(setting, across_epochs=True) == 1
+    assert ours(setting, remainder="carry") == loops.accelerate(setting, across_epochs=True)
 
 
 @EACH
 @pytest.mark.parametrize("processes", [2, 3, 5])
 def test_accelerates_share_of_one_process(setting: Setting, processes: int) -> None:
-    taken = trainings.accelerate(setting, shards=processes)
+    taken = loops.accelerate(setting, shards=processes)
     if taken == 0:
         with pytest.raises(ValueError, match=f"^an epoch has no whole batch on {processes} processes"):
             ours(setting, world_size=processes)
@@ -89,18 +89,18 @@ def test_a_loader_that_accelerate_has_shared_out() -> None:
     ids=str,
 )
 def test_the_trainer(setting: Setting) -> None:
-    assert ours(setting) == trainings.trainer(setting)
+    assert ours(setting) == loops.trainer(setting)
 
 
 @EACH
 def test_lightning(setting: Setting) -> None:
-    assert ours(setting) == trainings.lightning(setting, devices=1)
+    assert ours(setting) == loops.lightning(setting, devices=1)
 
 
 @pytest.mark.parametrize("steps", [3, 100])
 def test_lightning_ends_where_the_first_limit_is(steps: int) -> None:
     setting = SETTINGS[1]
-    assert ours(setting, steps=steps) == trainings.lightning(setting, devices=1, max_steps=steps)
+    assert ours(setting, steps=steps) == loops.lightning(setting, devices=1, max_steps=steps)
 
 
 @EACH
@@ -124,7 +124,7 @@ def test_lightnings_share_of_one_process(setting: Setting, processes: int) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", trainings.TRAININGS)
+@pytest.mark.parametrize("name", loops.LOOPS)
 def test_on_two_processes(name: str, tmp_path: Path) -> None:
     settings = [
         Setting(samples=9, batch_size=5, accumulation=2, epochs=2),
@@ -132,7 +132,7 @@ def test_on_two_processes(name: str, tmp_path: Path) -> None:
         Setting(samples=29, batch_size=5, accumulation=1, epochs=2, drop_last=True),  # here they differ
     ]
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = [str(Path(trainings.__file__)), name, json.dumps([asdict(one) for one in settings]), str(tmp_path)]
+    program = [str(Path(loops.__file__)), name, json.dumps([asdict(one) for one in settings]), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([*command, *program], capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr
@@ -141,32 +141,3 @@ def test_on_two_processes(name: str, tmp_path: Path) -> None:
     assert expected[2] == {"samples": 6, "batches": 4}[sharding]
     found = [json.loads((tmp_path / f"process-{rank}.json").read_text()) for rank in range(2)]
     assert found == [expected, expected]
-
-
-@pytest.mark.parametrize("counts", ["calls", "steps"])
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_scheduler_that_accelerate_calls_once_for_each_process(
-    counts: Any, wrapped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import accelerate
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    accelerator = accelerate.Accelerator(gradient_accumulation_steps=2, cpu=True)
-    counting = Counting(Model().parameters(), lr=1.0)
-    optimizer = accelerator.prepare(counting)
-    given = optimizer if wrapped else counting
-    inner = stepwell.Scheduler(given, lr=stepwell.schedules.Linear(), horizon=10, counts=counts)
-    scheduler = accelerator.prepare(inner)
-    two = type("State", (), {"num_processes": 2})
-    monkeypatch.setattr("accelerate.scheduler.AcceleratorState", two)
-    model = Model()
-    for x in range(6):
-        with accelerator.accumulate(model):
-            accelerator.backward(model(torch.tensor([float(x)]))["loss"])
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-    assert counting.taken == 3
-    assert inner.last_epoch == {"calls": 6, "steps": 3}[counts]  # the former is Accelerate's way

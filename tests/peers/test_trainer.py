@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stepwell
-from peers.trainings import Model, Samples
+from peers.loops import Model, Samples
 from stepwell.integrations import huggingface
 from stepwell.schedules import Cosine
 

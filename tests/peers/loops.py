@@ -2,7 +2,7 @@
 
 As a program it trains on the processes that `torch.distributed.run` has started:
 
-    python -m torch.distributed.run --nproc-per-node 2 trainings.py accelerate '[{"samples": 9, …}, …]' folder
+    python -m torch.distributed.run --nproc-per-node 2 loops.py accelerate '[{"samples": 9, …}, …]' folder
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def lightning(setting: Setting, *, max_steps: int = -1, **options: Any) -> int:
     return counting[0].taken
 
 
-TRAININGS: dict[str, Callable[[Setting], int]] = {
+LOOPS: dict[str, Callable[[Setting], int]] = {
     "accelerate": accelerate,
     "trainer": trainer,
     "lightning": lambda setting: lightning(setting, strategy="ddp", devices=2),
@@ -170,5 +170,5 @@ TRAININGS: dict[str, Callable[[Setting], int]] = {
 
 if __name__ == "__main__":
     name, settings, folder = sys.argv[1:]
-    taken = [TRAININGS[name](Setting(**setting)) for setting in json.loads(settings)]
+    taken = [LOOPS[name](Setting(**setting)) for setting in json.loads(settings)]
     (Path(folder) / f"process-{os.environ['RANK']}.json").write_text(json.dumps(taken))
