@@ -146,16 +146,19 @@ def turned(x: Tensor, bases: Sequence[Tensor]) -> Tensor:
     """Q_Lᵀ·x·Q_R, or so for every side; a basis of size 0 stands for the identity."""
     dims = len(bases)
     for side, basis in enumerate(bases):
-        if basis.shape[-1]:
-            product = basis.mT @ by_side(x, side, dims)
-            others = x.shape[-dims:][:side] + x.shape[-dims:][side + 1 :]
-            x = product.reshape(*product.shape[:-1], *others).movedim(-dims, side - dims)
+        if not basis.shape[-1]:
+            continue
+        if side == dims - 1:  # from the right, so that the result lies in memory as x does
+            x = (x.flatten(-dims, -2) @ basis).reshape(x.shape)
+        else:
+            moved = x.movedim(side - dims, -dims).shape
+            x = (basis.mT @ by_side(x, side, dims)).reshape(moved).movedim(-dims, side - dims)
     return x
 
 
 def reordered(x: Tensor, order: Tensor, side: int, dims: int) -> Tensor:
     """x with one of its sides in another order, for each of a stack its own."""
-    index = order.reshape(*order.shape[:-1], *(-1 if other == side else 1 for other in range(dims)))
+    index = order.reshape(*order.shape[:-1], *(order.shape[-1] if other == side else 1 for other in range(dims)))
     return torch.take_along_dim(x, index, side - dims)
 
 
