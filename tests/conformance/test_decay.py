@@ -67,6 +67,8 @@ def test_rules_take_every_kind_unless_their_paper_forbids_it() -> None:
         "Adafactor",  # "inside" is at the relative rate; it has no proximal step
         "DAdaptAdam",  # "inside" is at the rate that is found: at `lr`, which is 1, it would be another's
         "Prodigy",
+        "TransformersAdafactor",  # as in the original
+        "TransformersAdamW",
     }
 
 

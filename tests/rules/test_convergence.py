@@ -26,6 +26,8 @@ VALLEY_VALUE, VALLEY_STEPS = 0.25, 1000
 
 # The rate for either problem, and what else has to differ from the defaults.
 RATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "TransformersAdafactor": ({"relative_step": False, "lr": 0.1}, {"relative_step": False, "lr": 0.1}),
+    "TransformersAdamW": ({"lr": 0.01}, {"lr": 0.01}),
     "AdaBelief": ({"lr": 0.01}, {"lr": 0.01}),
     "AdaMuon": ({"lr": 0.1}, {"lr": 0.03}),
     "Adafactor": ({"relative_step": False, "lr": 0.1}, {"relative_step": False, "lr": 0.1}),
