@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from stepwell.planning.cost import Cost
     from stepwell.planning.memory import Memory
 
+BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
+"""The presets that a plan's memory is compared with."""
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 EXAMPLES = 2
 
@@ -150,17 +152,22 @@ class Plan:
 
     # What it costs.
 
-    def memory(self, *, world_size: int = 1, sharded: bool = False) -> Memory:
+    def memory(self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe] = BESIDE) -> Memory:
         """Bytes of weights, gradients and state, and the peak of a step, for this recipe and others beside it.
 
         Args:
             world_size: on how many ranks, at least 1.
             sharded: whether the ranks share weights, gradients and state among them, as FSDP does: each tensor cut
                 along its first dimension. The figures are those of the first rank, which holds the most.
+            beside: recipes, or names of presets, that could be taken in its place. One that does not fit the model, or
+                needs the same as another, is left out.
+
+        Raises:
+            TypeError, ValueError: a number of ranks that is none, an unknown preset.
         """
         from stepwell.planning.memory import memory
 
-        return memory(self, world_size=world_size, sharded=sharded)
+        return memory(self, world_size=world_size, sharded=sharded, beside=beside)
 
     def cost(self, *, bandwidth: float = 20e9, rate: float = 1e12) -> Cost:
         """Bytes moved and operations done by one step of the optimizer, and the time that these take at least.
