@@ -119,6 +119,11 @@ class TestChanges:
         assert [changed.rule_of(route).lr for route in changed.routes] == [0.5, 0.25]
         assert [changed.rule_of(route).weight_decay for route in changed.routes] == [0.0, 0.1]
 
+    def test_scaled_values_keep_their_ratios(self):
+        changed = TWO.scaled(lr=0.5, momentum=0.5)
+        assert [changed.rule_of(route).lr for route in changed.routes] == [0.01, 1.5e-4]
+        assert changed.rule_of(changed.routes[0]).momentum == 0.45
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -131,6 +136,8 @@ class TestChanges:
                 lambda: TWO.set(momentun=0.5),
                 "unknown hyper-parameter 'momentun' for Muon and AdamW; did you mean 'momentum'?",
             ),
+            (lambda: TWO.scaled(lrr=2), "no rule of the recipe has a number 'lrr'; did you mean 'lr'?"),
+            (lambda: TWO.scaled(nesterov=2), "no rule of the recipe has a number 'nesterov'; did you mean 'nesterov'?"),
             (
                 lambda: PRESETS["lion"].set(lion_lrr=0.5),
                 "unknown hyper-parameter 'lion_lrr' for Lion",

@@ -57,10 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def bad_input(error: Exception) -> str | None:
     """The one line for an error that its user can mend, or None for one that is ours."""
     from stepwell.cli.arguments import InputError
-    from stepwell.compare.recipes import RecipeError
+    from stepwell.compare.contestants import ContestantError
     from stepwell.compare.task import TaskError
+    from stepwell.recipes import RecipeError
 
-    if isinstance(error, InputError | RecipeError | TaskError):
+    if isinstance(error, InputError | ContestantError | RecipeError | TaskError):
         return str(error)
     # typer's usage errors; their class is click's or typer's own, depending on typer's version.
     written = getattr(error, "format_message", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,6 @@ from stepwell.tabular import text_table
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
-
-BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
-"""The presets that a plan's memory is compared with."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +91,20 @@ class Memory:
         return {"world_size": self.world_size, "sharded": self.sharded, "recipes": rows}
 
 
-def memory(plan: Plan, *, world_size: int, sharded: bool) -> Memory:
+def memory(plan: Plan, *, world_size: int, sharded: bool, beside: Sequence[str | Recipe]) -> Memory:
     """See `Plan.memory`."""
     validated("world_size", world_size, Count)
     ranks = world_size if sharded else 1
-    rows = [_bytes(plan.recipe.name or "this recipe", plan, plan.recipe, plan.groups, ranks)]
-    for name in BESIDE:
-        own = plan.recipe
-        other = preset(name).replace(roles=own.roles, depths=own.depths, engine=own.engine)
+    own = plan.recipe
+    rows = [_bytes(own.name or "this recipe", plan, own, plan.groups, ranks)]
+    for given in beside:
+        chosen = preset(given) if isinstance(given, str) else given
+        other = chosen.replace(roles=own.roles, depths=own.depths, engine=own.engine)
         try:
             groups = lay(plan.model, other).groups
         except RecipeError:  # as where weights are complex numbers: it is no alternative then
             continue
-        row = _bytes(name, plan, other, groups, ranks)
+        row = _bytes(other.name or other.hash, plan, other, groups, ranks)
         if all(dataclasses.replace(row, title=known.title) != known for known in rows):
             rows.append(row)
     return Memory(tuple(rows), world_size, sharded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from stepwell.planning.cost import Cost
     from stepwell.planning.memory import Memory
 
+BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
+"""The presets that a plan's memory is compared with."""
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 EXAMPLES = 2
 
@@ -64,15 +66,28 @@ class Plan:
 
     def to_text(self, width: int = WIDTH) -> str:
         """The table as plain text, lines of at most `width` characters, and the warnings below it."""
-        lines = [((*cells[:-1],), cells[-1]) for cells in (self._cells(group) for group in self.groups)]
-        tensors, parameters = sum(len(group.members) for group in self.groups), self.parameters
-        lines.append((("total", "", f"{tensors:,}", f"{parameters:,}", "", ""), self.headline))
+        lines = [(cells, "\n".join(filter(None, (why, names)))) for cells, why, names in self.lines()]
+        text = text_table((HEADINGS, "why"), lines, width, left_aligned=2)
+        return "\n".join((text, *("\nwarning: " + str(doubt) for doubt in self.warnings)))
+
+    def lines(self) -> list[tuple[tuple[str, ...], str, str]]:
+        """The table line by line: cells under `HEADINGS`, the reason, and the first names. Groups, then what they come
+        to, then what is frozen."""
+        lines = [self._line(group) for group in self.groups]
+        tensors = sum(len(group.members) for group in self.groups)
+        lines.append((("total", "", f"{tensors:,}", f"{self.parameters:,}", "", ""), self.headline, ""))
         if self.frozen:
             count = sum(entry.parameter.numel() for entry in self.frozen)
             cells = ("frozen", "", f"{len(self.frozen):,}", f"{count:,}", "", "")
-            lines.append((cells, "requires_grad=False: in no group, never changed"))
-        text = text_table((HEADINGS, "why"), lines, width, left_aligned=2)
-        return "\n".join((text, *("\nwarning: " + str(doubt) for doubt in self.warnings)))
+            lines.append((cells, "requires_grad=False: in no group, never changed", ""))
+        return lines
+
+    def _line(self, group: PlannedGroup) -> tuple[tuple[str, ...], str, str]:
+        way = self.course(group, "lr")
+        counts = (f"{len(group.members):,}", f"{group.parameters:,}")
+        rate = f"{group.rule.lr:g}, scheduled" if way is None else str(way)
+        cells = (group.name, type(group.rule).__name__, *counts, rate, f"{group.rule.weight_decay:g}")
+        return cells, f"{', '.join(group.roles)}: {group.why}", some([each.name for each in group.members], EXAMPLES)
 
     @property
     def headline(self) -> str:
@@ -80,14 +95,6 @@ class Plan:
         name = f"recipe {self.recipe.name} " if self.recipe.name else ""
         steps = "no horizon" if self.horizon is None else f"{self.horizon:,} steps"
         return f"{name}{self.recipe.hash}, {steps}"
-
-    def _cells(self, group: PlannedGroup) -> tuple[str, ...]:
-        course = self.course(group, "lr")
-        counts = (f"{len(group.members):,}", f"{group.parameters:,}")
-        examples = some([member.name for member in group.members], EXAMPLES)
-        why = f"{', '.join(group.roles)}: {group.why}\n{examples}"
-        rate = f"{group.rule.lr:g}, scheduled" if course is None else str(course)
-        return (group.name, type(group.rule).__name__, *counts, rate, f"{group.rule.weight_decay:g}", why)
 
     @property
     def parameters(self) -> int:
@@ -150,17 +157,22 @@ class Plan:
 
     # What it costs.
 
-    def memory(self, *, world_size: int = 1, sharded: bool = False) -> Memory:
+    def memory(self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe] = BESIDE) -> Memory:
         """Bytes of weights, gradients and state, and the peak of a step, for this recipe and others beside it.
 
         Args:
             world_size: on how many ranks, at least 1.
             sharded: whether the ranks share weights, gradients and state among them, as FSDP does: each tensor cut
                 along its first dimension. The figures are those of the first rank, which holds the most.
+            beside: recipes, or names of presets, that could be taken in its place. One that does not fit the model, or
+                needs the same as another, is left out.
+
+        Raises:
+            TypeError, ValueError: a number of ranks that is none, an unknown preset.
         """
         from stepwell.planning.memory import memory
 
-        return memory(self, world_size=world_size, sharded=sharded)
+        return memory(self, world_size=world_size, sharded=sharded, beside=beside)
 
     def cost(self, *, bandwidth: float = 20e9, rate: float = 1e12) -> Cost:
         """Bytes moved and operations done by one step of the optimizer, and the time that these take at least.
@@ -175,11 +187,15 @@ class Plan:
 
     # What it shows.
 
-    def plot(self) -> str:
-        """The schedules drawn, as an SVG picture; notebooks show it, `print` gives its source."""
+    def plot(self, name: str = "lr") -> str:
+        """A hyper-parameter over the steps, a line for each course that it takes, as an SVG picture. Notebooks show it;
+        `pathlib.Path("lr.svg").write_text(plan.plot())` keeps it.
+
+        Raises ValueError for a hyper-parameter that no group has, or whose schedule needs a horizon.
+        """
         from stepwell.planning.page import drawing
 
-        return drawing(self)
+        return drawing(self, name)
 
     def to_html(self) -> str:
         """The plan as one HTML page that needs nothing else."""

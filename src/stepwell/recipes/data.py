@@ -239,6 +239,15 @@ def load(path: Path, *, functions: Predicates | None = None) -> Recipe:
     return read(text, functions=functions, subject=str(path))
 
 
+def named(text: str) -> Recipe:
+    """The recipe that a user names: a preset, or a file. Raises ValueError, RecipeError among them, for neither."""
+    from stepwell.recipes.presets import preset
+
+    path = Path(text)
+    is_file = path.suffix in (".toml", ".json") or (path.suffix != "" and path.is_file())
+    return load(path) if is_file else preset(text)
+
+
 def save(recipe: Recipe, path: Path) -> None:
     """Write the recipe to a file that ends in .toml or .json."""
     write = {".toml": to_toml, ".json": to_json}.get(path.suffix)

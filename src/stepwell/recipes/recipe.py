@@ -21,7 +21,7 @@ from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.schedules import Schedule
 from stepwell.select import Predicates, Selector, role
-from stepwell.tracks import entry_called
+from stepwell.tracks import Entry, entry_called
 
 NOT_KNOWN = "has no hyper-parameter"
 UNDECAYED: tuple[Role, ...] = ("norm", "bias", "scalar", "other")
@@ -210,6 +210,24 @@ class Recipe(Frozen):
                 routes.append(dataclasses.replace(route, hyper_parameters=kept | to_one.get(route.name, {})))
         found.raise_if_any("this recipe")
         return self.replace(routes=tuple(routes), defaults={**self.defaults, **to_all})
+
+    def scaled(self, **factors: float) -> Self:
+        """The recipe with hyper-parameters multiplied, so that routes keep their ratios: `recipe.scaled(lr=0.5)`.
+
+        Raises:
+            TypeError: for a hyper-parameter that no rule of the recipe has as a number.
+            RecipeError: for a value that is then out of range.
+        """
+        rules = {route.name: self.rule_of(route).values() for route in self.routes}
+        for name in factors:
+            if not any(Entry(name).stands_in(values) for values in rules.values()):
+                known = {each for values in rules.values() for each in values}
+                raise TypeError(f"no rule of the recipe has a number {name!r}{nearest(name, known)}")
+        routes = []
+        for route in self.routes:
+            own = {name: rules[route.name][name] * by for name, by in factors.items() if name in rules[route.name]}
+            routes.append(dataclasses.replace(route, hyper_parameters={**route.hyper_parameters, **own}))
+        return self.replace(routes=tuple(routes))
 
     @property
     def hash(self) -> str:
