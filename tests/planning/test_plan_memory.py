@@ -15,7 +15,7 @@ from stepwell import Recipe, Route
 from stepwell.recipes import RecipeError
 from stepwell.rules.registry import rule_class, rule_names
 
-RULES = [name for name in rule_names() if rule_class(name).__module__.startswith("stepwell.")]
+RULES = [name for name in rule_names() if rule_class(name).__module__.startswith("stepwell.rules.")]
 
 
 class Wide(nn.Module):

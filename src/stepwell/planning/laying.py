@@ -212,6 +212,8 @@ def _check_fit(groups: Sequence[PlannedGroup], found: Mistakes) -> None:
 def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last: int) -> list[PlannedGroup]:
     """The groups of one route: one for each depth, each way to decay and each way to split matrices."""
     rule = recipe.rule_of(route)
+    if rule.values()["lr"] is None:
+        raise ValueError(f"{type(rule).__name__} finds its rate itself with lr=None, which a plan cannot show; set lr")
     splits = "split" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
     apart: defaultdict[tuple[bool, int, tuple[int, ...]], list[ParameterRole]] = defaultdict(list)
     for member in members:
