@@ -70,7 +70,7 @@ class Counting(torch.optim.SGD):
         self.register_step_post_hook(self._count)
 
     @staticmethod
-    def _count(optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _count(optimizer: Any, *_: Any) -> None:
         optimizer.taken += 1
 
 
