@@ -231,14 +231,15 @@ class TestHorizon:
     def test_a_warm_up_longer_than_the_run(self):
         assert warnings(Language(), "llama", horizon=500) == {
             "schedule": [
-                "the schedule of lr cannot be laid out: warmup must be at most the horizon of 500 steps, got 2000"
+                "Cosine(warmup=2000, end=0.1) of lr cannot be laid over 500 steps: warmup must be at most the horizon "
+                "of 500 steps, got 2000"
             ]
         }
 
     def test_a_horizon_that_is_needed_and_not_known(self):
-        (doubt,) = warnings(Language(), "adamw")["horizon"]
-        assert doubt.startswith("the schedule of lr cannot be laid out: ")
-        assert "horizon" in doubt
+        assert warnings(Language(), "adamw") == {
+            "horizon": ["Cosine(warmup=0.1) of lr needs a horizon, the total number of optimizer steps"]
+        }
         assert warnings(Language(), "t5-adafactor") == {}
 
     @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ warning: embed.weight (88 numbers) will not be trained: requires_grad=False"""
         text = str(stepwell.plan(language(), "adamw"))
         assert "0.001, scheduled" in text
         assert "no horizon" in text
-        assert "warning: the schedule of lr cannot be laid out: " in text
+        assert "warning: Cosine(warmup=0.1) of lr needs a horizon" in text
 
     def test_as_data(self, plan):
         data = json.loads(json.dumps(plan.to_dict()))

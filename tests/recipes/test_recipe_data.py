@@ -207,7 +207,7 @@ class TestMistakes:
             "routes[1]: betas[1] must be in [0, 1), got nan",
             "layer_decay must be in (0, 1), got nan",
             # `momentum` may be what the first route's rule has, once that is spelt right.
-            "defaults, for Lion: lr must be at least 0, got -1.0",
+            "defaults, for AdamW and Lion: lr must be at least 0, got -1.0",
         ]
 
     def test_what_is_no_matter_of_rules_is_checked_where_none_can_be_read(self):

@@ -8,18 +8,21 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import advise, compare, find_lr, listing, plot
+from stepwell.cli import advise, compare, find_lr, listing, memory, plan, plot, presets
 
 BAD_INPUT = 2
 
 app = typer.Typer(
     name="stepwell",
-    help="Optimizers, schedules and parameter groups for deep learning: compared, with proof.",
+    help="Optimizers, schedules and parameter groups for deep learning: planned before step 0, compared with proof.",
     rich_markup_mode="rich",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("plan", help=plan.HELP)(plan.plan)
+app.command("memory", help=memory.HELP)(memory.memory)
+app.command("presets", help=presets.HELP)(presets.presets)
 app.command("compare", help=compare.HELP)(compare.compare)
 app.command("find-lr", help=find_lr.HELP)(find_lr.find_lr)
 app.command("advise", help=advise.HELP)(advise.advise)

@@ -183,13 +183,15 @@ def _advised(rule: Rule) -> Range | None:
 
 
 def _schedules(groups: tuple[PlannedGroup, ...], horizon: int | None) -> Iterator[Doubt]:
-    said: set[str] = set()
+    found: dict[tuple[str, str], str] = {}
     for group in groups:
         for name, schedule in group.schedules.items():
             try:
                 schedule.resolve(horizon)
             except ValueError as error:
-                if str(error) not in said:
-                    said.add(str(error))
-                    kind = "horizon" if horizon is None else "schedule"
-                    yield Doubt(kind, f"the schedule of {name} cannot be laid out: {error}")
+                found.setdefault((name, repr(schedule)), str(error))
+    for (name, schedule_), why in found.items():
+        if horizon is None:
+            yield Doubt("horizon", f"{schedule_} of {name} needs a horizon, the total number of optimizer steps")
+        else:
+            yield Doubt("schedule", f"{schedule_} of {name} cannot be laid over {horizon:,} steps: {why}")

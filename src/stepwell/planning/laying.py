@@ -171,7 +171,7 @@ def _check_tied(entry: ParameterRole, routes: Sequence[Route], found: Mistakes) 
 def _absent(recipe: Recipe, entries: Sequence[ParameterRole], found: Mistakes) -> tuple[str, ...]:
     """What parts of selectors name and the model has not; a selector that takes nothing because of it is a mistake."""
     names = {name for entry in entries for name in entry.names}
-    modules = {name.rpartition(".")[0] for name in names} - {""}
+    modules = {name[:end] for name in names for end, letter in enumerate(name) if letter == "."}
     known = sorted(names | modules | {kind for entry in entries for kind in entry.module_classes})
 
     def said(place: str, select: Selector, lost: Selector) -> str:

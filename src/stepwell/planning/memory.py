@@ -82,8 +82,13 @@ class Memory:
             )
             for row in self.rows
         ]
-        ranks = f"per rank, {self.world_size} ranks, {'sharded' if self.sharded else 'each with everything'}"
-        return text_table(headings, lines) + (f"\n{ranks}" if self.world_size > 1 else "")
+        return "\n".join(filter(None, (text_table(headings, lines), self.ranks)))
+
+    @property
+    def ranks(self) -> str:
+        """What the figures are of, in words; nothing for a single rank."""
+        how = "sharded" if self.sharded else "each with everything"
+        return f"per rank, {self.world_size} ranks, {how}" if self.world_size > 1 else ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, in bytes."""

@@ -94,21 +94,30 @@ def from_dict(data: Mapping[str, Any], *, functions: Predicates | None = None, s
     if not isinstance(routes, (list, tuple)):
         found.found.append(f"routes must be a list of tables, got {routes!r}")
         routes = []
-    made: list[Route] = []
-    for index, route in enumerate(routes):
-        with found.at(f"routes[{index}]"):
-            made.append(_route_from_dict(route, functions))
-    complete = len(made) == len(routes)
-    if routes and not made:  # what is no matter of rules can be checked all the same
+    found_routes = [_tried(route, functions, found, f"routes[{index}]") for index, route in enumerate(routes)]
+    made = [route for route in found_routes if route is not None]
+    complete = len(made) == len(found_routes)
+    if not complete and not made:
         made = [Route(rule="AdamW")]
         arguments = {name: value for name, value in arguments.items() if name not in OF_RULES}
     of_all = Mistakes()
     with of_all.at():
         recipe = Recipe(routes=tuple(made), **arguments)
-    # A hyper-parameter that no readable route has may belong to the rule that is misspelt.
+    # A hyper-parameter that no rule here has may be one of the rule that could not be read.
     found.found += [mistake for mistake in of_all.found if complete or NOT_KNOWN not in mistake]
     found.raise_if_any(subject)
     return recipe
+
+
+def _tried(data: Any, functions: Predicates | None, found: Mistakes, place: str) -> Route | None:
+    """The route; where it has mistakes, one with its rule alone, so that the rest of the recipe can be checked; None
+    where not even that can be read."""
+    with found.at(place):
+        return _route_from_dict(data, functions)
+    if isinstance(data, Mapping) and "rule" in data:
+        with Mistakes().at():
+            return Route(rule=data["rule"], name=place)
+    return None
 
 
 def _check_version(version: Any, found: Mistakes, subject: str) -> None:
