@@ -323,13 +323,13 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises ValueError where no group runs fused.
         """
-        engine = fused()
         found: dict[str, str] = {}
         for group in self.param_groups:
             kind = rule_class(group["rule"])
             rule = kind(**{name: group[name] for name in kind.field_names()})
             for p in group["params"]:
                 fitted, weight = rule.fit(tuple(p.shape)), real(p)
+                engine = fused(weight.device.type)
                 if engine is not None and engine_for(self.engine, fitted, weight).name == "fused":
                     found.setdefault(engine.source(fitted, weight.dtype), "")
         if not found:

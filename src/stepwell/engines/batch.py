@@ -32,6 +32,10 @@ class Batch:
         gradients: for each parameter its gradient, of the same shape; never changed.
         addresses: for each parameter where its numbers lie in memory.
         gradient_factor: what gradients are multiplied with: unscaling, clipping, the sign of `maximize`.
+        verdict: what they are multiplied with beside that, and whether this step is left out, where only the device
+            knows: see `stepwell.engines.fused.triton_memory.judge`.
+        may_skip: whether the verdict may leave this step out.
+        counted_on_device: whether the states' steps and scalar slots are tensors on the device, which counts on them.
     """
 
     def __init__(self, rule: Rule, weights: list[Tensor], states: list[State], groups: list[Group]) -> None:
@@ -40,6 +44,10 @@ class Batch:
         self.states = states
         self.gradients = weights
         self.gradient_factor = 1.0
+        self.verdict: Tensor | None = None
+        self.may_skip = False
+        self.counted_on_device = False
+        self.groups = groups
         self.addresses = addresses_of(weights)
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
@@ -48,7 +56,7 @@ class Batch:
         self.columns = {slot: [state[slot] for state in states] for slot in self.tensor_slots}
         own = set(flags(type(rule), rule.values()))
         values = rule.values()
-        self._fitted = {name: value for name, value in values.items() if name not in groups[0] or (name, value) in own}
+        self.fitted = {name: value for name, value in values.items() if name not in groups[0] or (name, value) in own}
         members: dict[int, tuple[Group, list[int]]] = {}
         for index, group in enumerate(groups):
             members.setdefault(id(group), (group, []))[1].append(index)
@@ -56,7 +64,14 @@ class Batch:
 
     def advance(self) -> None:
         """Count this update, for each parameter."""
+        if self.counted_on_device:
+            return
         steps = list(map(_step_of, self.states))
+        if isinstance(steps[0], Tensor):  # left behind by another batch, whose device counted
+            steps = _numbers(steps)
+            for name in ("step", *self.scalar_slots):
+                for state, value in zip(self.states, _numbers([state[name] for state in self.states]), strict=True):
+                    state[name] = int(value) if name == "step" else value
         if steps.count(steps[0]) == len(steps):
             step = steps[0] + 1
             for state in self.states:
@@ -71,9 +86,11 @@ class Batch:
         numbers = ("step", *self.scalar_slots)
         found: list[tuple[Group, dict[str, float], list[int]]] = []
         for live, members in self._members:
-            group = {**plain_numbers(live), **self._fitted}
+            group = {**plain_numbers(live), **self.fitted}
             states = self.states if len(members) == len(self.states) else [self.states[index] for index in members]
             columns = [list(map(itemgetter(number), states)) for number in numbers]
+            if isinstance(columns[0][0], Tensor):
+                columns = list(map(_numbers, columns))
             if all(column.count(column[0]) == len(column) for column in columns):  # as a rule, all are in step
                 by_value = {tuple([column[0] for column in columns]): members}
             else:
@@ -85,7 +102,7 @@ class Batch:
                 found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))
         return found
 
-    def keep(self, members: list[int], new: Mapping[str, float]) -> None:
+    def keep(self, members: list[int], new: Mapping[str, Any]) -> None:
         """Put the new values of scalar slots into the members' states."""
         if new:
             for index in members:
@@ -112,6 +129,13 @@ class Engine(Protocol):
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Python numbers, also where these are held in tensors: each tensor is read once, however often it is there."""
+    tensors = {id(value): value for value in values if isinstance(value, Tensor)}
+    read = {key: tensor.item() for key, tensor in tensors.items()}
+    return [read.get(id(value), value) for value in values]
 
 
 def plain_numbers(group: Group) -> Group:
