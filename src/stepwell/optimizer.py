@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stepwell import averaging
-from stepwell.batching import Buckets, check_dense, real, settle
+from stepwell.batching import Bucket, Buckets, check_dense, real, settle
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
 from stepwell.loading import loaded, notes_for_state_dict
@@ -21,6 +21,7 @@ from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.sharpness import sharp_gradients, sharp_groups
+from stepwell.verdicts import Verdicts
 
 OnNonfinite = Literal["ignore", "raise", "skip"]
 Parameters = Iterable[Any]
@@ -29,7 +30,7 @@ Parameters = Iterable[Any]
 NOTES = ("name", "why", "role", "param_names", "holds")
 # What a copy takes along; hooks and what is derived stay behind, as in torch.
 _KEPT = frozenset(
-    ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "skipped", "gradient_norm")
+    ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "_skipped", "_gradient_norm")
 )
 
 
@@ -53,6 +54,9 @@ class Optimizer(torch.optim.Optimizer):
     Attributes:
         skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
         gradient_norm: the global norm of the last step's gradients before clipping, where it was worked out.
+
+    On a GPU a step waits for no result (but where `on_nonfinite` is "raise"): to read either is to wait for it, and
+    `state[p]["step"]` is a tensor on the device once only the device knows which steps were left out.
     """
 
     # GradScaler then hands over `grad_scale` and `found_inf` instead of rewriting the gradients.
@@ -81,8 +85,9 @@ class Optimizer(torch.optim.Optimizer):
         self.on_nonfinite: OnNonfinite = validated("on_nonfinite", on_nonfinite, OnNonfinite)
         self.engine = engine
         self.rule = rule
-        self.skipped = 0
-        self.gradient_norm: float | None = None
+        self._skipped = 0
+        self._gradient_norm: float | Tensor | None = None
+        self._verdicts = Verdicts()
         self._buckets = Buckets(engine)
         super().__init__(params, rule.values())
 
@@ -174,15 +179,20 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("holds") == "averaged":
                 raise RuntimeError("the parameters hold the averaged weights; call optimizer.train() before step()")
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and float(found_inf):
-            self.skipped += 1
-            return loss
-        factor = self._gradient_factor()
-        if factor is None:
-            self.skipped += 1
-            return loss
-        buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
+        buckets, factor = self._judged_buckets(), 1.0
+        if buckets is None:
+            found_inf = getattr(self, "found_inf", None)
+            if found_inf is not None and float(found_inf):
+                self.skipped += 1
+                return loss
+            found_factor = self._gradient_factor()
+            if found_factor is None:
+                self.skipped += 1
+                return loss
+            factor = found_factor
+            buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
+            for bucket in buckets:
+                bucket.batch.verdict, bucket.batch.may_skip = None, False
         for bucket in buckets:
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
@@ -190,6 +200,41 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.engine.apply(bucket.batch)
         return loss
+
+    def _judged_buckets(self) -> list[Bucket] | None:
+        """The buckets of this step, with a verdict on their gradients that the device reaches by itself. None where
+        nothing is asked of the gradients, where the host has to know, and at a first step: were it left out, it should
+        leave no state behind."""
+        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        asked = self.clip_norm is not None or self.on_nonfinite == "skip" or scale is not None or found is not None
+        if not asked or self.on_nonfinite == "raise":
+            return None
+        buckets = self._buckets.standing(self.param_groups, self.state, self._name_of)
+        if buckets is None or not self._verdicts.serve(buckets):
+            return None
+        skipping = self.on_nonfinite == "skip"
+        self._verdicts.reach(limit=self.clip_norm, skipping=skipping, scale=scale, found=found)
+        if self.clip_norm is not None or skipping:
+            self._gradient_norm = self._verdicts.norm
+        return buckets
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out."""
+        return self._skipped + self._verdicts.skipped
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self._skipped = count - self._verdicts.skipped
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """The global norm of the last step's gradients before clipping, where it was worked out."""
+        return float(self._gradient_norm) if isinstance(self._gradient_norm, Tensor) else self._gradient_norm
+
+    @gradient_norm.setter
+    def gradient_norm(self, norm: float | None) -> None:
+        self._gradient_norm = norm
 
     def _gradient_factor(self) -> float | None:
         """What to multiply all gradients with: unscaling and clipping. None means that this step is left out."""
@@ -200,7 +245,7 @@ class Optimizer(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         check_dense(parameters, [p.grad for p in parameters if p.grad is not None], self._name_of)
         norms = gradient_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
-        self.gradient_norm = math.hypot(*norms.values()) * factor
+        norm = self.gradient_norm = math.hypot(*norms.values()) * factor
         if self.on_nonfinite != "ignore":
             bad = [p for p in parameters if not math.isfinite(norms[id(p)])]
             if bad and self.on_nonfinite == "skip":
@@ -210,7 +255,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise FloatingPointError(
                     f"the gradient of {self._name_of(bad[0])}{more} holds NaN or infinity; no weight has changed"
                 )
-        return factor if self.clip_norm is None else factor * clip_factor(self.gradient_norm, self.clip_norm)
+        return factor if self.clip_norm is None else factor * clip_factor(norm, self.clip_norm)
 
     def _name_of(self, parameter: Tensor) -> str:
         for index, group in enumerate(self.param_groups):
@@ -312,11 +357,12 @@ class Optimizer(torch.optim.Optimizer):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name in _KEPT}
+        known = {"_skipped": self.skipped, "_gradient_norm": self.gradient_norm}
+        return {name: known.get(name, value) for name, value in self.__dict__.items() if name in _KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._buckets = Buckets(self.engine)
+        self._buckets, self._verdicts = Buckets(self.engine), Verdicts()
 
     def kernel_source(self) -> str:
         """The source of the fused kernels for this optimizer's rules and the dtypes of its parameters.

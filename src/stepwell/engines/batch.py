@@ -121,6 +121,10 @@ class Engine(Protocol):
     def name(self) -> str:
         """What users call it."""
 
+    @property
+    def judges(self) -> bool:
+        """Whether it acts on a verdict that only the device knows: `Batch.verdict`."""
+
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place.
 

@@ -142,6 +142,7 @@ class Fused(Programs):
     """Traces a rule once for its flags, and runs the kernels written from the trace for the dtypes at hand."""
 
     name = "fused"
+    judges = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,7 +18,8 @@ from stepwell.engines.fused.programs import DTYPES, ROUNDING, Programs
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_launch import Column, Counted, Launch
 from stepwell.engines.fused.triton_layout import layout_of
-from stepwell.engines.fused.triton_tables import Table, on
+from stepwell.engines.fused.triton_tables import Table, capturing, on
+from stepwell.engines.fused.triton_verdict import Judge
 from stepwell.rules.rule import Rule
 
 # What Triton compiles for, at the least.
@@ -52,6 +53,7 @@ class Triton(Programs):
     """
 
     name = "fused"
+    judges = True
 
     def __init__(self, device_type: str = "cuda") -> None:
         super().__init__()
@@ -68,6 +70,9 @@ class Triton(Programs):
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
+        if capturing(batch.weights[0].device):
+            name = type(batch.rule).__name__
+            raise RuntimeError(f"{name} cannot be captured in a CUDA graph: the host adds up over all parameters")
         launch = self._run(batch, "measure", None)
         program = launch.kernel.program
         totals = launch.memory["kept"].sum(0).tolist()
@@ -103,6 +108,11 @@ class Triton(Programs):
         The tensors share a dtype and are dense. `function` is written in the algebra; `name` stands for it. The host
         waits for the result.
         """
+        if capturing(tensors[0].device):
+            raise RuntimeError(
+                "on_nonfinite='raise' cannot be captured in a CUDA graph, nor can clipping at a first step: the host "
+                "waits for the gradients' norm"
+            )
         with on(tensors[0].device):
             launch = self.launch(self.total_kernel(name, function, tensors[0].dtype), tensors)
             launch.run([tensors], torch.empty(1, dtype=torch.float64, device=launch.device))
@@ -112,6 +122,10 @@ class Triton(Programs):
     def total_kernel(self, name: str, function: Callable[[Any], Any], dtype: torch.dtype) -> Kernel:
         """The kernel of Σ function(x), worked out in float64: the squares of large numbers are above float32."""
         return self.kernel(self.total(name, function), (dtype,), "float64")
+
+    def judge(self, batches: list[Batch]) -> Judge:
+        """What reaches verdicts on the gradients of these batches, which lie on one device."""
+        return Judge(self, batches)
 
     def kernel(self, program: Program, dtypes: tuple[torch.dtype, ...], compute: str | None = None) -> Kernel:
         """The kernel for a program on arrays of these dtypes, in the program's order."""

@@ -56,8 +56,10 @@ class Launch:
         """For each tensor which row of the scalars it uses; to be written to."""
         return self._host[:, 0]
 
-    def run(self, arrays: Sequence[Column], scalars: Tensor, verdict: Tensor | None = None) -> None:
-        """Run all steps on these arrays."""
+    def run(
+        self, arrays: Sequence[Column], scalars: Tensor, verdict: Tensor | None = None, *, finishes: bool = True
+    ) -> None:
+        """Run all steps on these arrays; without `finishes` the phases alone, which leave their sums."""
         for place, column in enumerate(arrays, start=1):
             self._host[:, place] = column if isinstance(column, np.ndarray) else addresses_of(column)
         table = self._table.send(self._host)
@@ -73,7 +75,7 @@ class Launch:
         for name, is_phase in self.kernel.steps:
             if is_phase:
                 self._phase(name, memory)
-            else:
+            elif finishes:
                 self.kernel.launch(name, self._tensors, memory)
 
     def _phase(self, name: str, memory: dict[str, Tensor]) -> None:

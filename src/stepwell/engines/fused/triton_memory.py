@@ -53,16 +53,10 @@ def power(x, y):
     return tl.where(y == 0.0, 1.0, defined)
 
 
-# What a verdict holds, each a float64: what the gradients are multiplied with, whether the step is left out, the
-# gradients' norm before clipping, and how many steps have been left out.
-FACTOR, SKIP, NORM, SKIPPED = 0, 1, 2, 3
-
-
 @triton.jit
 def judge(
     sums,
-    parts,
-    limit,
+    settings,
     scale,
     found,
     verdict,
@@ -73,15 +67,15 @@ def judge(
     SKIPPING: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One verdict on all gradients, without the host.
+    """One verdict on all gradients, without the host: what they are multiplied with, whether the step is left out (1)
+    or not (0), their norm before clipping, and how many steps have been left out so far.
 
     Args:
         sums: Σg² over each chunk of the gradients, float64.
-        parts: how many of them.
-        limit: the greatest norm, float64.
+        settings: the greatest norm, and how many sums there are, each a float64.
         scale: what the loss was multiplied with.
         found: not 0 where a scaler has found infinity or NaN.
-        verdict: where it goes.
+        verdict: where it goes, four float64s.
         MEASURED: whether there are sums.
         CLIPPED: whether the norm has a limit.
         SCALED: whether there is a scale.
@@ -98,6 +92,7 @@ def judge(
     if MEASURED:
         lane = tl.arange(0, BLOCK)
         total = tl.zeros([BLOCK], tl.float64)
+        parts = tl.load(settings + 1).to(tl.int64)
         for at in range(0, parts, BLOCK):
             total += tl.load(sums + at + lane, at + lane < parts, 0.0)
         norm = tl.sqrt(tl.sum(total)) * factor
@@ -105,7 +100,7 @@ def judge(
         if SKIPPING:
             skip = tl.where(norm * 0.0 == 0.0, skip, 1.0)
         if CLIPPED:
-            shrink = tl.load(limit) / (norm + 1e-6)
+            shrink = tl.load(settings) / (norm + 1e-6)
             factor = factor * tl.where(shrink > 1.0, 1.0, shrink)
     tl.store(verdict, factor)
     tl.store(verdict + 1, skip)
