@@ -1,4 +1,4 @@
-"""A stand-in for a CUDA graph on a machine without a GPU: what is asked of the device is kept, and done at each replay."""
+"""A stand-in for a CUDA graph where there is no GPU: what is asked of the device is kept, and done at each replay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stepwell.engines.fused import triton_engine, triton_kernels, triton_launch, triton_tables
+
+class _Kept:
+    """A Triton function whose launches are kept."""
+
+    def __init__(self, function: Any, asked: list[Any]) -> None:
+        self._function, self._asked = function, asked
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *args, **kwargs: self._asked.append(lambda: self._function[grid](*args, **kwargs))
 
 
 class Graph(TorchDispatchMode):
@@ -22,6 +30,8 @@ class Graph(TorchDispatchMode):
         self._asked: list[Any] = []
 
     def __enter__(self) -> Self:
+        from stepwell.engines.fused import triton_engine, triton_kernels, triton_launch, triton_tables, triton_verdict
+
         patch = self._context.__enter__()
         launch = triton_kernels.Kernel.launch
 
@@ -30,8 +40,9 @@ class Graph(TorchDispatchMode):
             self._asked.append(lambda: launch(kernel, name, programs, kept, **compiled_in))
 
         patch.setattr(triton_kernels.Kernel, "launch", keep)
+        patch.setattr(triton_verdict, "judge", _Kept(triton_verdict.judge, self._asked))
         for module in (triton_engine, triton_launch, triton_tables):
-            patch.setattr(module, "capturing", lambda device: True)
+            patch.setattr(module, "capturing", lambda _: True)
         super().__enter__()
         return self
 

@@ -9,14 +9,16 @@ from stepwell.engines.fused.program import Finish, Loop, Program
 from stepwell.engines.fused.triton_words import (
     LINES,
     POINTERS,
-    READERS,
     TENSOR,
-    WRITERS,
     Maths,
     array,
     indented,
+    read,
+    written,
 )
 
+# What is worked out between the phases is little, and is worked out in this.
+_WIDE = "float64"
 _LENGTHS = {Level.ROW: "rows", Level.COLUMN: "columns"}
 _FIRST = {Level.ROW: "row", Level.COLUMN: "column"}
 _KEPT = {Level.TENSOR: "kept", Level.ROW: "kept_rows", Level.COLUMN: "kept_columns"}
@@ -98,7 +100,7 @@ class _Body:
         results = [*(e for _, e in loop.stores), *(t.arguments[0] for t in loop.totals), *self.kept]
         used = {a for e in loop.values for a in e.arguments} | set(results)
         self._mine = set(loop.values)
-        self.maths = Maths("float64", self._leaf, "t")
+        self.maths = Maths(_WIDE, self._leaf, "t")
         # What is worked out once may be asked for by a later part of this finish.
         self.maths.write(loop.values, loop.values if loop.level is Level.TENSOR else results)
         self.scalars = [
@@ -147,18 +149,12 @@ def _before(body: _Body, dtypes: Mapping[str, str]) -> list[str]:
 
 def _read(name: str, dtypes: Mapping[str, str], place: str = "") -> str:
     """A number of an array, in float64."""
-    return f"{array(name)}_ = {READERS[dtypes[name]].format(f'tl.load({array(name)}{place})')}.to(tl.float64)"
+    return f"{array(name)}_ = {read(dtypes[name], f'tl.load({array(name)}{place})', _WIDE)}"
 
 
 def _kept(program: Program, e: Expression, mask: str = "") -> str:
     """A number that has been kept, in float64."""
     return f"t{e.index} = tl.load({_KEPT[e.level]} + {_place(program, e)}{mask}).to(tl.float64)"
-
-
-def _written(e: Expression, body: _Body, dtype: str) -> str:
-    """A value as it is stored: 16 bits are made of float32."""
-    value = body.maths.text(e)
-    return value if dtype == "float64" else WRITERS[dtype].format(f"{value}.to(tl.float32)")
 
 
 def _once(body: _Body, dtypes: Mapping[str, str]) -> list[str]:
@@ -167,7 +163,10 @@ def _once(body: _Body, dtypes: Mapping[str, str]) -> list[str]:
         *_before(body, dtypes),
         *body.maths.lines,
         *(f"tl.store(kept + {_place(body.program, e)}, {body.maths.text(e)})" for e in body.kept),
-        *(f"tl.store({array(name)}, {_written(e, body, dtypes[name])})" for name, e in body.loop.stores),
+        *(
+            f"tl.store({array(name)}, {written(dtypes[name], body.maths.text(e), _WIDE)})"
+            for name, e in body.loop.stores
+        ),
     ]
 
 
@@ -181,7 +180,10 @@ def _each(body: _Body, dtypes: Mapping[str, str], compute: str) -> list[str]:
         *(_kept(program, e, mask) for e in body.reads if e.level is not Level.TENSOR),
         *body.maths.lines,
         *(f"tl.store({kept} + {_place(program, e)}, {text(e)}.to(tl.{compute}), inside)" for e in body.kept),
-        *(f"tl.store({array(name)} + at + lane, {_written(e, body, dtypes[name])}, inside)" for name, e in loop.stores),
+        *(
+            f"tl.store({array(name)} + at + lane, {written(dtypes[name], text(e), _WIDE)}, inside)"
+            for name, e in loop.stores
+        ),
         *(f"sum{t.index} += tl.where(inside, {text(t.arguments[0])}, 0.0)" for t in loop.totals),
     ]
     return [

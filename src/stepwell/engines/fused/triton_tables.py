@@ -71,7 +71,7 @@ class Table:
             raise RuntimeError(
                 "a CUDA graph can capture a step like one that was taken before: take one between two captures"
             )
-        aside.copy_(torch.from_numpy(values))
+        aside.numpy()[...] = values  # at once: only what the device does is captured
         self._captured.append(aside)
         return aside.to(self._device, non_blocking=True, copy=True)
 

@@ -12,14 +12,17 @@ from stepwell.engines.fused.triton_words import (
     BLOCK,
     CHUNK,
     POINTERS,
-    READERS,
     TILE,
     WORD,
-    WRITERS,
     Maths,
     array,
     indented,
+    read,
+    written,
 )
+
+# What is known of the fields of a chunk, so that numbers are moved in whole words, and counted in 32 bits.
+_LOADED = {"start": f"tl.multiple_of({{}}, {WORD})", "size": "{}.to(tl.int32)", "columns": "tl.multiple_of({}, ALIGN)"}
 
 _HEADER = '''"""{name}, for {dtypes}.
 
@@ -93,7 +96,7 @@ def _elements(program: Program, number: int, phase: Phase, dtypes: Mapping[str, 
     maths = Maths(compute, leaf, "x")
     maths.write(phase.values, [*(e for _, e in phase.stores), *(r.arguments[0] for r in phase.reductions)])
     stores = [
-        f"tl.store({array(name)} + i, {WRITERS[dtypes[name]].format(maths.text(e))}, inside)"
+        f"tl.store({array(name)} + i, {written(dtypes[name], maths.text(e), compute)}, inside)"
         for name, e in phase.stores
     ]
     added = [
@@ -101,7 +104,7 @@ def _elements(program: Program, number: int, phase: Phase, dtypes: Mapping[str, 
         for r in phase.reductions
     ]
     loads = [
-        f"{array(name)}_ = {READERS[dtypes[name]].format(f'tl.load({array(name)} + i, inside, 0)')}"
+        f"{array(name)}_ = {read(dtypes[name], f'tl.load({array(name)} + i, inside, 0)', compute)}"
         for name in phase.loads
     ]
     sums = [f"acc{r.index}" for r in phase.reductions]
@@ -129,12 +132,16 @@ def _chunk(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
         "if tl.load(verdict + 1) != 0:",
         "    return",
         f"chunk = chunks + tl.program_id(0).to(tl.int64) * {len(fields)}",
-        *(f"{field} = tl.load(chunk + {position})" for position, field in enumerate(fields)),
+        *(
+            f"{field} = {_LOADED.get(field, '{}').format(f'tl.load(chunk + {place})')}"
+            for place, field in enumerate(fields)
+        ),
         f"here = table + owner * {1 + len(program.arrays)}",
     ]
     for name in _arrays(phase):
         address = f"tl.load(here + {1 + program.arrays.index(name)})"
-        lines.append(f"{array(name)} = tl.multiple_of({address}.to(tl.pointer_type({POINTERS[dtypes[name]]})), ALIGN)")
+        pointer = f"tl.multiple_of({address}.to(tl.pointer_type({POINTERS[dtypes[name]]})), ALIGN)"
+        lines.append(f"{array(name)} = {pointer}{'' if in_tiles else ' + start'}")
     if used:
         arguments.append("scalars")
         lines.append(f"first = scalars + tl.load(here) * {len(program.scalars)}")
@@ -187,19 +194,16 @@ def _run(program: Program, number: int, phase: Phase, compute: str) -> list[str]
     rest = [f"rest{r.index}" for r in phase.reductions]
     width = max(1, len(program.sums))
     return [
-        f"start = tl.multiple_of(start, {WORD})",
         f"whole = size // {WORD} * {WORD}",
         *(f"{acc} = tl.zeros([{BLOCK}], tl.{compute})" for acc in accumulators),
         f"for at in range(0, whole, {BLOCK}):",
-        f"    lane = at + tl.arange(0, {BLOCK})",
-        "    i = start + lane",
-        "    inside = lane < whole",
+        f"    i = at + tl.arange(0, {BLOCK})",
+        "    inside = i < whole",
         f"    {_call(program, number, phase, accumulators)}",
         *(f"{each} = tl.zeros([{WORD}], tl.{compute})" for each in rest),
         "if whole < size:",
-        f"    lane = whole + tl.arange(0, {WORD})",
-        "    i = start + lane",
-        "    inside = lane < size",
+        f"    i = whole + tl.arange(0, {WORD})",
+        "    inside = i < size",
         f"    {_call(program, number, phase, rest)}",
         *(
             f"tl.store(sums + tl.program_id(0) * {width} + {program.sum_position(r)}, "
@@ -216,7 +220,6 @@ def _tile(program: Program, number: int, phase: Phase, compute: str) -> list[str
     kept = {level: len(program.kept[level]) for level in program.kept}
     row_width, column_width = len(program.row_sums), len(program.column_sums)
     return [
-        "columns = tl.multiple_of(columns, ALIGN)",
         "across = tl.multiple_of(at, COLUMNS) + tl.arange(0, COLUMNS)[None, :]",
         *(
             f"t{e.index} = tl.load(kept_columns + (column + tl.arange(0, COLUMNS)) * {kept[Level.COLUMN]} + "
