@@ -17,9 +17,11 @@ from torch import Tensor
 import stepwell
 from conformance.cases import PLAIN_CASES, Case, assert_near, assert_same_bits, rows, such_as
 from conformance.training import copies, give_gradients, parameter, parameters_of, train, weights
+from engines.every_function import EveryFunction
 from engines.triton_graph import Graph
 from stepwell import Optimizer
 from stepwell.rules import LAMB, SGD, Adafactor, AdamMini, AdamW, Lion, NAdam, Prodigy, Rule, ScheduleFreeAdamW
+from stepwell.rules.registry import _RULES
 
 pytestmark = [
     pytest.mark.triton,
@@ -40,6 +42,14 @@ def reference(rule: Rule, shapes: Any, dtype: torch.dtype = torch.float64, last:
     parameters = [parameter(shape, dtype, seed) for seed, shape in enumerate(shapes)]
     train(Optimizer(parameters, rule, engine="reference"), parameters, last=last)
     return [p.detach() for p in parameters]
+
+
+def test_every_function_of_the_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_RULES, "everyfunction", EveryFunction)
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 2e-6)):
+        parameters = [parameter((40,), dtype)]
+        train(Optimizer(parameters, EveryFunction(lr=0.01), engine="fused"), parameters)
+        assert_near([parameters[0].detach()], reference(EveryFunction(lr=0.01), [(40,)]), tolerance)
 
 
 # Cutting.

@@ -46,11 +46,9 @@ def to_float16(number):
 def power(x, y):
     """xʸ of float64s, as C's `pow` has it at 0 and below."""
     size = tl.exp(y * tl.log(tl.abs(x)))
-    whole = tl.floor(y) == y
-    odd = whole & (2.0 * tl.floor(0.5 * y) != y)
-    signed = tl.where((x < 0.0) & odd, -size, size)
-    defined = tl.where((x < 0.0) & (whole == 0), float("nan"), signed)
-    return tl.where(y == 0.0, 1.0, defined)
+    half = 0.5 * y
+    of_a_negative = tl.where(tl.floor(y) == y, tl.where(tl.floor(half) == half, 1.0, -1.0), float("nan"))
+    return tl.where(y == 0.0, 1.0, tl.where(x < 0.0, of_a_negative * size, size))
 
 
 @triton.jit
