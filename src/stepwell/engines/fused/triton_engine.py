@@ -150,6 +150,7 @@ def problem() -> str:
         target = triton.runtime.driver.active.get_current_target()
     except Exception as error:  # no driver, or no C compiler, which Triton asks for when it starts
         return f"Triton cannot start: {next(iter(str(error).splitlines()), type(error).__name__)}"
-    if target.backend == "cuda" and torch.cuda.get_device_capability() < CAPABILITY:
-        return f"Triton needs a GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]}"
+    if target.backend == "cuda" and (found := torch.cuda.get_device_capability()) < CAPABILITY:
+        needed, this = (".".join(map(str, capability)) for capability in (CAPABILITY, found))
+        return f"Triton needs a GPU of compute capability {needed}, this one has {this}"
     return ""
