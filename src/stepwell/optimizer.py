@@ -44,8 +44,9 @@ class Optimizer(torch.optim.Optimizer):
         params: tensors, `(name, tensor)` pairs, or group dicts, as torch takes them. A group may carry its own `rule`
             (a `Rule`, or the name of one) and its own values; `name`, `why` and `role` are notes.
         rule: the rule of the groups that carry none, and the default values of those that carry the same.
-        engine: "auto" takes the fused engine where it serves and foreach elsewhere; "reference", "foreach" and
-            "fused" insist. Matrix rules have an engine of their own under all but "reference".
+        engine: "auto" takes the fused engine where it serves (CPU, and CUDA with Triton) and foreach elsewhere;
+            "reference", "foreach" and "fused" insist. Matrix rules have an engine of their own under all but
+            "reference".
         clip_norm: scale the gradients of each step down to this global norm, as `clip_grad_norm_` would, but without
             changing them; None leaves them.
         on_nonfinite: what to do about NaN or infinity in gradients. "ignore" goes on, as torch does; "raise" raises
@@ -55,8 +56,7 @@ class Optimizer(torch.optim.Optimizer):
         skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
         gradient_norm: the global norm of the last step's gradients before clipping, where it was worked out.
 
-    On a GPU a step waits for no result (but where `on_nonfinite` is "raise"): to read either is to wait for it, and
-    `state[p]["step"]` is a tensor on the device once only the device knows which steps were left out.
+    On a GPU a step does not wait for either, but reading them does; see `docs/gpu.md`.
     """
 
     # GradScaler then hands over `grad_scale` and `found_inf` instead of rewriting the gradients.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,6 +271,15 @@ def test_infinite_gradients_clip_as_torch_clips() -> None:
         ours.step()
         plain.step()
     assert_near([p.detach() for p in parameters], [p.detach() for p in expected], 1e-5)
+
+
+def test_the_page_runs_as_written() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    scope: dict[str, Any] = {}
+    exec(compile(block, "gpu.md", "exec", dont_inherit=True), scope)
+    torch.cuda.synchronize()
+    assert {float(state["step"]) for state in scope["optimizer"].state.values()} == {103.0}
 
 
 def test_auto_is_fused_on_a_gpu() -> None:

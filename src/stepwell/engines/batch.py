@@ -47,7 +47,7 @@ class Batch:
         self.verdict: Tensor | None = None
         self.may_skip = False
         self.counted_on_device = False
-        self.groups = groups
+        self._groups = groups
         self.addresses = addresses_of(weights)
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
@@ -56,7 +56,7 @@ class Batch:
         self.columns = {slot: [state[slot] for state in states] for slot in self.tensor_slots}
         own = set(flags(type(rule), rule.values()))
         values = rule.values()
-        self.fitted = {name: value for name, value in values.items() if name not in groups[0] or (name, value) in own}
+        self._fitted = {name: value for name, value in values.items() if name not in groups[0] or (name, value) in own}
         members: dict[int, tuple[Group, list[int]]] = {}
         for index, group in enumerate(groups):
             members.setdefault(id(group), (group, []))[1].append(index)
@@ -86,7 +86,7 @@ class Batch:
         numbers = ("step", *self.scalar_slots)
         found: list[tuple[Group, dict[str, float], list[int]]] = []
         for live, members in self._members:
-            group = {**plain_numbers(live), **self.fitted}
+            group = {**plain_numbers(live), **self._fitted}
             states = self.states if len(members) == len(self.states) else [self.states[index] for index in members]
             columns = [list(map(itemgetter(number), states)) for number in numbers]
             if isinstance(columns[0][0], Tensor):
@@ -101,6 +101,15 @@ class Batch:
                 scalars = dict(zip(numbers, values, strict=True))
                 found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))
         return found
+
+    @property
+    def live_groups(self) -> list[Group]:
+        """The parameters' groups, each once."""
+        return [group for group, _ in self._members]
+
+    def live_group(self, index: int) -> Group:
+        """The hyper-parameters of one parameter, as they stand in its group: also tensors."""
+        return {**self._groups[index], **self._fitted}
 
     def keep(self, members: list[int], new: Mapping[str, Any]) -> None:
         """Put the new values of scalar slots into the members' states."""

@@ -141,7 +141,7 @@ class Counted:
                     "the same gradients, before the capture"
                 )
             return True
-        return self._last is not None and (batch.may_skip or any(self._is_there(group) for group in batch.groups))
+        return self._last is not None and (batch.may_skip or any(self._is_there(group) for group in batch.live_groups))
 
     def _is_there(self, group: Any) -> bool:
         """Whether a hyper-parameter of the group is held on the device."""
@@ -158,7 +158,7 @@ class Counted:
         held: list[tuple[int, int, Tensor]] = []
         rows = []
         for row, members in enumerate(self._members):
-            group = {**batch.groups[members[0]], **batch.fitted}
+            group = batch.live_group(members[0])
             values = [_value(group, name, batch.gradient_factor) for name in self._kernel.hyper]
             held += [(row, place, value) for place, value in enumerate(values) if same_device(value, self._device)]
             rows.append([0.0 if same_device(value, self._device) else float(value) for value in values])
