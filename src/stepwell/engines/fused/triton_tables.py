@@ -34,6 +34,7 @@ class Table:
         self._device = device
         self._sent: NDArray[Any] | None = None
         self._copy: Tensor | None = None
+        self._stream = 0
         self._aside: Tensor | None = None
         self._captured: list[Tensor] = []
 
@@ -57,9 +58,13 @@ class Table:
             assert copy is not None
             self._captured.append(copy)
             return copy
-        if not known:
+        # A copy made on one stream would be freed there, whatever still reads it on another.
+        on_gpu = self._device.type == "cuda"
+        stream = torch.cuda.current_stream(self._device).cuda_stream if on_gpu else 0
+        if not known or stream != self._stream:
+            self._stream = stream
             source = torch.from_numpy(values.copy())
-            self._copy = source.pin_memory().to(self._device, non_blocking=True) if _has_pages(self._device) else source
+            self._copy = source.pin_memory().to(self._device, non_blocking=True) if on_gpu else source
             self._sent = values.copy()
         self.set_aside(values)
         assert self._copy is not None
@@ -74,11 +79,6 @@ class Table:
         aside.numpy()[...] = values  # at once: only what the device does is captured
         self._captured.append(aside)
         return aside.to(self._device, non_blocking=True, copy=True)
-
-
-def _has_pages(device: torch.device) -> bool:
-    """Whether the device copies from the host's memory, which then has to be pinned to be copied meanwhile."""
-    return device.type == "cuda"
 
 
 def same_device(tensor: Any, device: torch.device) -> bool:
