@@ -57,6 +57,8 @@ $(READY): pyproject.toml constraints.txt
 
 $(PEERS): $(READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,peers]"
+	@# Without what it asks for: the rest is there already, and torchvision loads beside a torch with CUDA alone.
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps timm
 	@touch $@
 
 clean:

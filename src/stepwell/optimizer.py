@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from stepwell import averaging
-from stepwell.batching import Bucket, Buckets, check_dense, real, settle
+from stepwell.batching import Buckets, check_dense, real, settle
+from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
 from stepwell.loading import loaded, notes_for_state_dict
@@ -145,24 +146,9 @@ class Optimizer(torch.optim.Optimizer):
             if id(p) in taken:
                 raise ValueError(f"parameter {name} is in the optimizer twice{where}; list tied weights once")
             taken.add(id(p))
-            if not p.is_floating_point() and not p.is_complex():
-                raise TypeError(
-                    f"parameter {name} has dtype {p.dtype}; only floating-point numbers can be trained{where}"
-                )
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
-            try:
-                fitted = rule.fit(tuple(p.shape))
-            except ValueError as error:
-                raise ValueError(f"{error}, as parameter {name} has{where}") from None
-            if fitted.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
-                raise ValueError(
-                    f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape "
-                    f"{tuple(p.shape)} and dtype {p.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
-                    "stepwell.create_optimizer(model, 'muon') does"
-                )
-            if p.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
-                raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {p.dtype}{where}")
+            fitted = check_fit(rule, p, name, where)
             if self.engine == "fused":
                 engine_for("fused", fitted, real(p))
 
@@ -179,8 +165,17 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("holds") == "averaged":
                 raise RuntimeError("the parameters hold the averaged weights; call optimizer.train() before step()")
-        buckets, factor = self._judged_buckets(), 1.0
-        if buckets is None:
+        factor = 1.0
+        buckets = self._verdicts.judged(
+            lambda: self._buckets.standing(self.param_groups, self.state, self._name_of),
+            limit=self.clip_norm,
+            on_nonfinite=self.on_nonfinite,
+            scale=getattr(self, "grad_scale", None),
+            found=getattr(self, "found_inf", None),
+        )
+        if buckets is not None:
+            self._gradient_norm = self._gradient_norm if self._verdicts.norm is None else self._verdicts.norm
+        else:
             found_inf = getattr(self, "found_inf", None)
             if found_inf is not None and float(found_inf):
                 self.skipped += 1
@@ -196,27 +191,10 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
-        settle(buckets)
+        settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
             bucket.engine.apply(bucket.batch)
         return loss
-
-    def _judged_buckets(self) -> list[Bucket] | None:
-        """The buckets of this step, with a verdict on their gradients that the device reaches by itself. None where
-        nothing is asked of the gradients, where the host has to know, and at a first step: were it left out, it should
-        leave no state behind."""
-        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        asked = self.clip_norm is not None or self.on_nonfinite == "skip" or scale is not None or found is not None
-        if not asked or self.on_nonfinite == "raise":
-            return None
-        buckets = self._buckets.standing(self.param_groups, self.state, self._name_of)
-        if buckets is None or not self._verdicts.serve(buckets):
-            return None
-        skipping = self.on_nonfinite == "skip"
-        self._verdicts.reach(limit=self.clip_norm, skipping=skipping, scale=scale, found=found)
-        if self.clip_norm is not None or skipping:
-            self._gradient_norm = self._verdicts.norm
-        return buckets
 
     @property
     def skipped(self) -> int:
@@ -334,11 +312,12 @@ class Optimizer(torch.optim.Optimizer):
                 for name in note:
                     del group[name]
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, copy: bool = True) -> None:
         """Take over a state dict of ours or of the torch optimizer of the same rule. A failed load changes nothing.
 
         Parameters are matched by name where both sides have names, else in order. Slots keep their dtype. How to run
-        (engine, clipping) stays as it is here.
+        (engine, clipping) stays as it is here. With `copy=False` the state dict's tensors become the slots, where they
+        are on their parameter's device: whoever made them for this has no second copy in memory.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"a state dict is what optimizer.state_dict() gave, got a {type(state_dict).__name__}")
@@ -347,7 +326,7 @@ class Optimizer(torch.optim.Optimizer):
         for hook in hooks.values():
             replaced = hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        state, groups = loaded(self.param_groups, state_dict, self._name_of)
+        state, groups = loaded(self.param_groups, state_dict, self._name_of, copy=copy)
         self.state = state
         for group, new in zip(self.param_groups, groups, strict=True):
             group.pop("fingerprint", None)
@@ -381,6 +360,28 @@ class Optimizer(torch.optim.Optimizer):
         if not found:
             raise ValueError("no parameter of this optimizer runs in the fused engine, so there is no kernel to show")
         return "\n\n".join(found)
+
+
+def check_fit(rule: Rule, parameter: Tensor, name: str, where: str = "") -> Rule:
+    """The rule fitted to a parameter. Raises ValueError or TypeError where it cannot update that; `name` is what the
+    error calls it, and `where` ends the sentence."""
+    if parameter.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
+        supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
+        raise TypeError(f"parameter {name} has dtype {parameter.dtype}; what can be trained is {supported}{where}")
+    shape = tuple(parameter.shape)
+    try:
+        fitted = rule.fit(shape)
+    except ValueError as error:
+        raise ValueError(f"{error}, as parameter {name} has{where}") from None
+    if fitted.acts_on == "matrices" and (parameter.ndim < 2 or parameter.is_complex()):
+        raise ValueError(
+            f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape {shape} and "
+            f"dtype {parameter.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
+            "stepwell.create_optimizer(model, 'muon') does"
+        )
+    if parameter.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
+        raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {parameter.dtype}{where}")
+    return fitted
 
 
 def _named(params: Any, where: str) -> tuple[list[str], list[Tensor]]:

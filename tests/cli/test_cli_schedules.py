@@ -40,6 +40,23 @@ def test_plot_reads_data(stepwell, here):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.toml", "kind = ", "a.toml: Invalid value (at "),
+        ("a.json", "{", "a.json: Expecting property name enclosed in double quotes: line 1 column 2"),
+        ("a.json", "[]", "a.json: a schedule must be a dict with a 'kind', got []"),
+        ("a.toml", 'kind = "Linear"\nends = 1', "a.toml: unknown argument 'ends' for Linear"),
+    ],
+)
+def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, message):
+    (here / name).write_text(content)
+    code, out, err = stepwell("plot", name)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"stepwell: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("plot", "cosin"), "unknown schedule 'cosin'; did you mean 'Cosine'?"),

@@ -87,4 +87,7 @@ def _read(text: str) -> Schedule:
         content = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot read {text!r}: {error.strerror}") from error
-    return from_toml(content) if path.suffix == ".toml" else from_dict(json.loads(content))
+    try:
+        return from_toml(content) if path.suffix == ".toml" else from_dict(json.loads(content))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{text}: {error}") from error

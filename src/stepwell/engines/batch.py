@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.rules.rule import Rule, flags
+
+# What can be trained. Complex numbers are worked on as pairs of reals.
+REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+COMPLEX_DTYPES = (torch.complex128, torch.complex64, torch.complex32)
 
 State = dict[str, Any]
 _step_of = itemgetter("step")
@@ -30,7 +36,6 @@ class Batch:
 
     Attributes:
         gradients: for each parameter its gradient, of the same shape; never changed.
-        addresses: for each parameter where its numbers lie in memory.
         gradient_factor: what gradients are multiplied with: unscaling, clipping, the sign of `maximize`.
         verdict: what they are multiplied with beside that, and whether this step is left out, where only the device
             knows: see `stepwell.engines.fused.triton_memory.judge`.
@@ -48,7 +53,6 @@ class Batch:
         self.may_skip = False
         self.counted_on_device = False
         self._groups = groups
-        self.addresses = addresses_of(weights)
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
         self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
@@ -61,6 +65,11 @@ class Batch:
         for index, group in enumerate(groups):
             members.setdefault(id(group), (group, []))[1].append(index)
         self._members = list(members.values())
+
+    @functools.cached_property
+    def addresses(self) -> NDArray[np.int64]:
+        """Where the parameters' numbers lie in memory; whoever moves them sets it anew."""
+        return addresses_of(self.weights)
 
     def advance(self) -> None:
         """Count this update, for each parameter."""
@@ -121,6 +130,11 @@ class Batch:
 def addresses_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
     """Where the tensors' numbers lie in memory."""
     return np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
+
+
+def names_of(dtypes: Sequence[torch.dtype]) -> str:
+    """The dtypes in words: "float64, float32"."""
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
 
 
 class Engine(Protocol):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from stepwell.engines.batch import Engine
+from stepwell.engines.batch import REAL_DTYPES, Engine, names_of
 from stepwell.engines.foreach import Foreach
 from stepwell.engines.matrices import Matrices
 from stepwell.engines.reference import Reference
@@ -46,7 +46,7 @@ def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
     if engine is None:
         pass
     elif not engine.serves(weight):
-        reason = "it serves dense tensors of floating point"
+        reason = f"it serves tensors of {names_of(REAL_DTYPES)} that lie in the device's memory without gaps"
     elif not engine.serves_rule(rule, weight):
         reason = f"for {type(rule).__name__} it serves contiguous matrices"
     else:

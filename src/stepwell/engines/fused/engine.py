@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
 from stepwell.engines.fused.programs import DTYPES, ROUNDING, Programs
 from stepwell.engines.fused.threads import run_in_threads
-from stepwell.rules.rule import Rule
+from stepwell.rules.rule import Rule, Shape
 
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
 # columns of each are summed there are fewer, so that the sums stay small beside the tensors.
@@ -128,9 +128,8 @@ _COUNTER, _STEP, _ITEMS, _ROWS_OF_SCALARS, _SCALARS_AT = (
 )
 
 
-def _layout(program: Program, tensors: Sequence[Tensor]) -> Layout:
-    shapes = tuple(tensor.shape for tensor in tensors)
-    return layout_of(shapes, in_rows=program.has_rows, in_columns=program.has_columns)
+def _layout(program: Program, shapes: Iterable[Shape]) -> Layout:
+    return layout_of(tuple(map(torch.Size, shapes)), in_rows=program.has_rows, in_columns=program.has_columns)
 
 
 def _address_of(array: NDArray[Any]) -> int:
@@ -188,7 +187,8 @@ class Fused(Programs):
         stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
         program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(ROUNDING))
         kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
-        return Launch(kernel, _layout(program, batch.weights), len(batch.weights))
+        shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+        return Launch(kernel, _layout(program, shapes), len(batch.weights))
 
     def totals(self, name: str, function: Callable[[Any], Any], tensors: list[Tensor]) -> NDArray[np.float64]:
         """Σ function(x) over the elements of each tensor: one read of the tensors, and nothing written.
@@ -196,7 +196,7 @@ class Fused(Programs):
         The tensors share a dtype and are dense. `function` is written in the algebra; `name` stands for it.
         """
         kernel = self.kernel(self.total(name, function), (tensors[0].dtype,))
-        launch = Launch(kernel, _layout(kernel.program, tensors), len(tensors))
+        launch = Launch(kernel, _layout(kernel.program, [tensor.shape for tensor in tensors]), len(tensors))
         launch.run([tensors], np.zeros((1, 0)))
         return launch.kept[:, 0]
 

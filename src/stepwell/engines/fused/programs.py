@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.engines.batch import REAL_DTYPES, names_of
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
 from stepwell.rules.rule import Rule, flags
 
-DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPES = {dtype: names_of([dtype]) for dtype in REAL_DTYPES}
 # Stored in fewer bits than they are computed with.
 ROUNDING = (torch.bfloat16, torch.float16)
 
@@ -41,4 +42,7 @@ class Programs:
         if any(slot.shape not in SLOT_LEVELS for slot in rule.slot_list()):
             return False
         program = self.program(rule)
-        return not program.has_rows or (weight.is_contiguous() and (weight.ndim == 2 or not program.has_columns))
+        if not program.has_rows:
+            return True
+        seen_as = rule.working_shape(tuple(weight.shape))
+        return weight.is_contiguous() and (len(seen_as) == 2 or not program.has_columns)

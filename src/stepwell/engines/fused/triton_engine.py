@@ -20,7 +20,7 @@ from stepwell.engines.fused.triton_launch import Column, Counted, Launch
 from stepwell.engines.fused.triton_layout import layout_of
 from stepwell.engines.fused.triton_tables import Table, capturing, on
 from stepwell.engines.fused.triton_verdict import Judge
-from stepwell.rules.rule import Rule
+from stepwell.rules.rule import Rule, Shape
 
 # What Triton compiles for, at the least.
 CAPABILITY = (8, 0)
@@ -94,13 +94,13 @@ class Triton(Programs):
         stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
         program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(ROUNDING))
         kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
-        return Prepared(self.launch(kernel, batch.weights), counts=function == "update")
+        shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+        return Prepared(self.launch(kernel, shapes, batch.weights[0].device), counts=function == "update")
 
-    def launch(self, kernel: Kernel, tensors: Sequence[Tensor]) -> Launch:
-        """The launch of a kernel over tensors of these shapes, on their device."""
-        device = tensors[0].device
-        shapes = tuple(tensor.shape for tensor in tensors)
-        return Launch(kernel, layout_of(shapes, device, in_rows=kernel.program.has_rows), len(tensors), device)
+    def launch(self, kernel: Kernel, shapes: Sequence[Shape], device: torch.device) -> Launch:
+        """The launch of a kernel over tensors that are seen in these shapes."""
+        layout = layout_of(tuple(map(torch.Size, shapes)), device, in_rows=kernel.program.has_rows)
+        return Launch(kernel, layout, len(shapes), device)
 
     def totals(self, name: str, function: Callable[[Any], Any], tensors: list[Tensor]) -> NDArray[np.float64]:
         """Σ function(x) over the elements of each tensor: one read of the tensors, and nothing written.
@@ -114,7 +114,8 @@ class Triton(Programs):
                 "waits for the gradients' norm"
             )
         with on(tensors[0].device):
-            launch = self.launch(self.total_kernel(name, function, tensors[0].dtype), tensors)
+            kernel = self.total_kernel(name, function, tensors[0].dtype)
+            launch = self.launch(kernel, [tensor.shape for tensor in tensors], tensors[0].device)
             launch.run([tensors], torch.empty(1, dtype=torch.float64, device=launch.device))
             kept: NDArray[np.float64] = launch.memory["kept"][:, 0].cpu().numpy()
         return kept

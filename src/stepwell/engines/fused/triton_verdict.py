@@ -72,7 +72,8 @@ class Judge:
         if not self._launches:
             for batch in self._batches:
                 kernel = self._engine.total_kernel("sum of squares", square, batch.gradients[0].dtype)
-                self._launches.append(self._engine.launch(kernel, batch.gradients))
+                shapes = [gradient.shape for gradient in batch.gradients]
+                self._launches.append(self._engine.launch(kernel, shapes, self._device))
             sizes = [len(launch.memory["sums"]) for launch in self._launches]
             self._sums = torch.zeros(sum(sizes), dtype=torch.float64, device=self._device)
             for launch, sums in zip(self._launches, torch.split(self._sums, sizes), strict=True):
