@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -78,13 +79,31 @@ def test_a_gpu_that_triton_does_not_compile_for(monkeypatch: pytest.MonkeyPatch)
     assert problem() == ""
 
 
-def test_a_cpu_without_numba(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    for name in [name for name in sys.modules if name.startswith(("llvmlite", "stepwell.engines.fused"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "llvmlite", None)
-    with caplog.at_level(logging.WARNING, logger="stepwell"):
-        assert engine_for("auto", AdamW(), torch.ones(4, 3)).name == "foreach"
-    assert "on cpu, not the fused one: it cannot be loaded (" in caplog.text
+WITHOUT_NUMBA = """
+import sys
+sys.modules["llvmlite"] = None
+import torch
+import stepwell
+p = torch.nn.Parameter(torch.ones(3))
+p.grad = torch.ones(3)
+optimizer = stepwell.SGD([p], lr=0.5, clip_norm=10.0)
+for _ in range(2):
+    optimizer.step()
+print(p.tolist())
+try:
+    stepwell.SGD([p], lr=0.5, engine="fused")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_cpu_without_numba() -> None:
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, check=True)
+    weights, refused = ran.stdout.splitlines()
+    assert weights == "[0.0, 0.0, 0.0]"
+    assert "on cpu: it cannot be loaded (" in refused
+    (said,) = ran.stderr.splitlines()
+    assert said.startswith("the foreach engine runs torch.float32 parameters on cpu, not the fused one: it cannot be")
 
 
 def test_rules_of_matrices_have_an_engine_of_their_own() -> None:
