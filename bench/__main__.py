@@ -16,6 +16,7 @@ from bench.machine import this_machine
 from bench.records import RESULTS, Report, Row, check_same, load, merged
 from bench.shapes import GPT2, SHAPES
 from bench.subjects import SUBJECTS
+from bench.turns import copy_bandwidth
 from stepwell.naming import nearest
 
 _ROUNDS, _QUICK_ROUNDS, _FEWEST_ROUNDS = 9, 3, 7
@@ -34,8 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         subjects = _chosen("rule", given.rules, SUBJECTS)
-        shapes = _chosen("shapes", given.shapes, SHAPES)
         device = _device(given.device)
+        usual = {name: shapes for name, shapes in SHAPES.items() if device.type in shapes.devices}
+        shapes = _chosen("shapes", given.shapes, SHAPES if given.shapes else usual)
     except ValueError as error:
         parser.error(str(error))
     if given.repeats < 1:
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows: Iterable[Row]
     if given.what == "step":
         settings = {"rounds": str(rounds), "peers": ", ".join(_versions())}
+        if device.type == "cuda":
+            settings["GB/s of a copy"] = f"{copy_bandwidth(device):.0f}"
         rows = step.measure(subjects, shapes, rounds, device)
         enough = enough and rounds >= _FEWEST_ROUNDS
     elif given.what == "memory":
@@ -144,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
         command.set_defaults(rules=None, shapes=None, device="cpu", repeats=1, quick=False)
         if what in ("step", "memory"):
-            default = "gpt2" if what == "memory" else "all"
+            default = "gpt2" if what == "memory" else "all that suit the device"
             command.add_argument("--shapes", metavar="NAMES", help=f"of {', '.join(SHAPES)}; {default} by default")
             command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         if what != "memory":

@@ -28,6 +28,7 @@ class StepRow:
     timings: dict[str, Timing]
     missing: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    host: dict[str, float] = field(default_factory=dict)  # milliseconds until the host goes on, on a GPU
 
     @property
     def peers(self) -> list[str]:

@@ -183,6 +183,10 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
     """Notes, and who did not take part, as a list under the table."""
     steps = [row for row in rows if isinstance(row, StepRow)]
     found = [f"- {row.rule}: {row.note}." for row in steps if row.note]
+    for row in steps:
+        if row.host:
+            waits = ", ".join(f"{name} {microseconds(time)}" for name, time in row.host.items())
+            found.append(f"- {row.rule}, until the host goes on: {waits}.")
     timed = [row for row in rows if isinstance(row, StepRow | ScheduleRow)]
     absent = dict.fromkeys(f"{name} ({reason})" for row in timed for name, reason in row.missing.items())
     if absent:
@@ -195,9 +199,10 @@ def _seconds(number: float) -> str:
 
 
 def _software(machine: Machine) -> str:
+    triton = f", Triton {machine.triton}" if machine.triton else ""
     return (
         f"stepwell {machine.stepwell}, torch {machine.torch}, Numba {machine.numba}, Python {machine.python}, "
-        f"{machine.system}, {machine.threads} threads, {machine.date}."
+        f"{machine.system}, {machine.threads} threads{triton}, {machine.date}."
     )
 
 

@@ -272,7 +272,7 @@ def test_fused_refuses_at_once_what_it_cannot_run() -> None:
     with pytest.raises(
         ValueError,
         match=r"^engine='fused' cannot run a torch.float32 parameter of shape \(4, 2\) with strides \(4, 2\) on cpu: "
-        r"it serves tensors of float64, float32, bfloat16, float16 that lie in the CPU's memory without gaps; "
+        r"it serves tensors of float64, float32, bfloat16, float16 that lie in the device's memory without gaps; "
         r"use engine='auto'$",
     ):
         Optimizer([gaps], AdamW(), engine="fused")

@@ -127,7 +127,7 @@ class Buckets:
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
     ) -> list[Bucket]:
         """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one."""
-        gradients = [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
+        gradients = _gradients_of(groups)
         present = [gradient is not None for gradient in gradients]
         if not self._hold(groups, state, gradients, present):
             given = [(p, g) for group in groups for p in group["params"] if (g := p.grad) is not None]
@@ -135,6 +135,20 @@ class Buckets:
             members = [[p for p in group["params"] if p.grad is not None] for group in groups]
             self._buckets = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
+        for bucket in self._buckets:
+            bucket.take_gradients(gradients, name_of)
+        return self._buckets
+
+    def standing(
+        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
+    ) -> list[Bucket] | None:
+        """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
+        None elsewhere."""
+        if not all(bucket.engine.judges for bucket in self._buckets):
+            return None
+        gradients = _gradients_of(groups)
+        if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
+            return None
         for bucket in self._buckets:
             bucket.take_gradients(gradients, name_of)
         return self._buckets
@@ -181,6 +195,11 @@ class Buckets:
                 key = (engine.name, kind, *kind_and_flags, parameter.dtype, parameter.device, dtypes)
                 found[key].append((parameter, slots, group, rule, engine))
         return [_bucket(entries, position) for entries in found.values()]
+
+
+def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
+    """The gradient of each parameter, or None."""
+    return [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
 
 
 def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

@@ -22,6 +22,7 @@ from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.sharpness import sharp_gradients, sharp_groups
+from stepwell.verdicts import Verdicts
 
 OnNonfinite = Literal["ignore", "raise", "skip"]
 Parameters = Iterable[Any]
@@ -30,7 +31,7 @@ Parameters = Iterable[Any]
 NOTES = ("name", "why", "role", "param_names", "holds")
 # What a copy takes along; hooks and what is derived stay behind, as in torch.
 _KEPT = frozenset(
-    ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "skipped", "gradient_norm")
+    ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "_skipped", "_gradient_norm")
 )
 
 
@@ -44,8 +45,9 @@ class Optimizer(torch.optim.Optimizer):
         params: tensors, `(name, tensor)` pairs, or group dicts, as torch takes them. A group may carry its own `rule`
             (a `Rule`, or the name of one) and its own values; `name`, `why` and `role` are notes.
         rule: the rule of the groups that carry none, and the default values of those that carry the same.
-        engine: "auto" takes the fused engine where it serves and foreach elsewhere; "reference", "foreach" and
-            "fused" insist. Matrix rules have an engine of their own under all but "reference".
+        engine: "auto" takes the fused engine where it serves (CPU, and CUDA with Triton) and foreach elsewhere;
+            "reference", "foreach" and "fused" insist. Matrix rules have an engine of their own under all but
+            "reference".
         clip_norm: scale the gradients of each step down to this global norm, as `clip_grad_norm_` would, but without
             changing them; None leaves them.
         on_nonfinite: what to do about NaN or infinity in gradients. "ignore" goes on, as torch does; "raise" raises
@@ -54,6 +56,8 @@ class Optimizer(torch.optim.Optimizer):
     Attributes:
         skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
         gradient_norm: the global norm of the last step's gradients before clipping, where it was worked out.
+
+    On a GPU a step does not wait for either, but reading them does; see `docs/gpu.md`.
     """
 
     # GradScaler then hands over `grad_scale` and `found_inf` instead of rewriting the gradients.
@@ -82,8 +86,9 @@ class Optimizer(torch.optim.Optimizer):
         self.on_nonfinite: OnNonfinite = validated("on_nonfinite", on_nonfinite, OnNonfinite)
         self.engine = engine
         self.rule = rule
-        self.skipped = 0
-        self.gradient_norm: float | None = None
+        self._skipped = 0
+        self._gradient_norm: float | Tensor | None = None
+        self._verdicts = Verdicts()
         self._buckets = Buckets(engine)
         super().__init__(params, rule.values())
 
@@ -160,15 +165,29 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("holds") == "averaged":
                 raise RuntimeError("the parameters hold the averaged weights; call optimizer.train() before step()")
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and float(found_inf):
-            self.skipped += 1
-            return loss
-        factor = self._gradient_factor()
-        if factor is None:
-            self.skipped += 1
-            return loss
-        buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
+        factor = 1.0
+        buckets = self._verdicts.judged(
+            lambda: self._buckets.standing(self.param_groups, self.state, self._name_of),
+            limit=self.clip_norm,
+            on_nonfinite=self.on_nonfinite,
+            scale=getattr(self, "grad_scale", None),
+            found=getattr(self, "found_inf", None),
+        )
+        if buckets is not None:
+            self._gradient_norm = self._gradient_norm if self._verdicts.norm is None else self._verdicts.norm
+        else:
+            found_inf = getattr(self, "found_inf", None)
+            if found_inf is not None and float(found_inf):
+                self.skipped += 1
+                return loss
+            found_factor = self._gradient_factor()
+            if found_factor is None:
+                self.skipped += 1
+                return loss
+            factor = found_factor
+            buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
+            for bucket in buckets:
+                bucket.batch.verdict, bucket.batch.may_skip = None, False
         for bucket in buckets:
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
@@ -176,6 +195,24 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.engine.apply(bucket.batch)
         return loss
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out."""
+        return self._skipped + self._verdicts.skipped
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self._skipped = count - self._verdicts.skipped
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """The global norm of the last step's gradients before clipping, where it was worked out."""
+        return float(self._gradient_norm) if isinstance(self._gradient_norm, Tensor) else self._gradient_norm
+
+    @gradient_norm.setter
+    def gradient_norm(self, norm: float | None) -> None:
+        self._gradient_norm = norm
 
     def _gradient_factor(self) -> float | None:
         """What to multiply all gradients with: unscaling and clipping. None means that this step is left out."""
@@ -186,7 +223,7 @@ class Optimizer(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         check_dense(parameters, [p.grad for p in parameters if p.grad is not None], self._name_of)
         norms = gradient_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
-        self.gradient_norm = math.hypot(*norms.values()) * factor
+        norm = self.gradient_norm = math.hypot(*norms.values()) * factor
         if self.on_nonfinite != "ignore":
             bad = [p for p in parameters if not math.isfinite(norms[id(p)])]
             if bad and self.on_nonfinite == "skip":
@@ -196,7 +233,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise FloatingPointError(
                     f"the gradient of {self._name_of(bad[0])}{more} holds NaN or infinity; no weight has changed"
                 )
-        return factor if self.clip_norm is None else factor * clip_factor(self.gradient_norm, self.clip_norm)
+        return factor if self.clip_norm is None else factor * clip_factor(norm, self.clip_norm)
 
     def _name_of(self, parameter: Tensor) -> str:
         for index, group in enumerate(self.param_groups):
@@ -299,24 +336,25 @@ class Optimizer(torch.optim.Optimizer):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name in _KEPT}
+        known = {"_skipped": self.skipped, "_gradient_norm": self.gradient_norm}
+        return {name: known.get(name, value) for name, value in self.__dict__.items() if name in _KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._buckets = Buckets(self.engine)
+        self._buckets, self._verdicts = Buckets(self.engine), Verdicts()
 
     def kernel_source(self) -> str:
         """The source of the fused kernels for this optimizer's rules and the dtypes of its parameters.
 
         Raises ValueError where no group runs fused.
         """
-        engine = fused()
         found: dict[str, str] = {}
         for group in self.param_groups:
             kind = rule_class(group["rule"])
             rule = kind(**{name: group[name] for name in kind.field_names()})
             for p in group["params"]:
                 fitted, weight = rule.fit(tuple(p.shape)), real(p)
+                engine = fused(weight.device.type)
                 if engine is not None and engine_for(self.engine, fitted, weight).name == "fused":
                     found.setdefault(engine.source(fitted, weight.dtype), "")
         if not found:

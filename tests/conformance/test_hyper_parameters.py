@@ -58,7 +58,7 @@ def test_the_next_step_reads_the_group(case: Case, engine: str) -> None:
 
 @rows(CASES)
 def test_new_numbers_compile_nothing(case: Case) -> None:
-    engine = fused()
+    engine = fused("cpu")
     assert engine is not None
     parameters = weights(case)
     optimizer = Optimizer(parameters, case.rule)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stepwell
-from stepwell.engines.fused import kernels
+from stepwell.engines.fused import cache
 
 STEP = """
 import sys, torch, stepwell
@@ -70,8 +70,8 @@ def test_a_cache_folder_that_cannot_be_written_is_said_once(
     blocked.write_text("not a folder")
     monkeypatch.setenv("STEPWELL_CACHE_DIR", str(blocked))
     with caplog.at_level(logging.WARNING, logger="stepwell"):
-        first = kernels._kernel_folder(kernels.cache_folder())
-        again = kernels._kernel_folder(kernels.cache_folder())
+        first = cache.kernel_folder(cache.cache_folder())
+        again = cache.kernel_folder(cache.cache_folder())
     assert first == again
     assert first.is_dir()
     assert [record.message.partition(", for ")[0] for record in caplog.records] == [
@@ -82,11 +82,11 @@ def test_a_cache_folder_that_cannot_be_written_is_said_once(
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPWELL_CACHE_DIR", "/somewhere")
-    assert kernels.cache_folder() == Path("/somewhere")
+    assert cache.cache_folder() == Path("/somewhere")
     monkeypatch.delenv("STEPWELL_CACHE_DIR")
     if sys.platform.startswith("linux"):
         monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-        assert kernels.cache_folder() == Path("/elsewhere/stepwell")
+        assert cache.cache_folder() == Path("/elsewhere/stepwell")
 
 
 def test_the_source_can_be_shown() -> None:

@@ -17,6 +17,7 @@ class Direct(ABC):
     """An engine says which parameters make up a number, what the number is, and how it is stored."""
 
     name: str
+    judges = False
 
     @abstractmethod
     def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
