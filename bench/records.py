@@ -28,6 +28,7 @@ class StepRow:
     timings: dict[str, Timing]
     missing: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    host: dict[str, float] = field(default_factory=dict)  # milliseconds until the host goes on, on a GPU
 
     @property
     def peers(self) -> list[str]:
@@ -107,6 +108,21 @@ class ScheduleRow:
 
 
 @dataclass(frozen=True)
+class PlanRow:
+    """Seconds to plan a model without data, in a new process, and bytes by which that grows at most beside torch."""
+
+    recipe: str
+    model: str
+    tensors: int
+    parameters: int
+    build: float
+    plan: float
+    memory: float
+    cost: float
+    resident: int | None
+
+
+@dataclass(frozen=True)
 class StorageRow:
     """Last validation losses of one training from several seeds, with the state in this storage and in float32."""
 
@@ -124,9 +140,9 @@ class StorageRow:
         return sum(self.losses) / sum(self.in_float32)
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | StorageRow
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | StorageRow
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, StorageRow)
+    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow, StorageRow)
 }
 
 
@@ -135,7 +151,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start", "schedule" or "storage".
+        what: "step", "memory", "start", "schedule", "plan" or "storage".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -218,14 +234,21 @@ def _place(row: Row) -> str:
         return ""
     if isinstance(row, StorageRow):
         return row.task
+    if isinstance(row, PlanRow):
+        return row.model
     return row.what if isinstance(row, ScheduleRow) else row.shapes
 
 
 def _subject(row: Row) -> tuple[str, ...]:
     """What a row is about: rows on the same subject are measured together."""
-    about = "" if isinstance(row, ImportRow) else row.subject if isinstance(row, ScheduleRow) else row.rule
-    if isinstance(row, StorageRow):
+    if isinstance(row, ImportRow):
+        about = ""
+    elif isinstance(row, PlanRow):
+        about = row.recipe
+    elif isinstance(row, StorageRow):
         about = f"{row.rule} {row.storage}"
+    else:
+        about = row.subject if isinstance(row, ScheduleRow) else row.rule
     return type(row).__name__, _place(row), about
 
 

@@ -31,13 +31,17 @@ _bytes_of = attrgetter("nbytes")
 
 
 class Bucket:
-    """A batch, the engine that runs it, and where its parameters' gradients are found at each step.
+    """A batch, the rule that its groups name, the engine that runs it, and where its parameters' gradients are found at
+    each step.
 
     What is asked at every step is asked in loops that run in C: with hundreds of small parameters they are what a
     step costs.
     """
 
-    def __init__(self, engine: Engine, batch: Batch, parameters: list[Tensor], positions: list[int]) -> None:
+    def __init__(
+        self, kind: type[Rule], engine: Engine, batch: Batch, parameters: list[Tensor], positions: list[int]
+    ) -> None:
+        self.kind = kind
         self.engine = engine
         self.batch = batch
         self.parameters = parameters
@@ -46,6 +50,7 @@ class Bucket:
         self._complex = parameters[0].is_complex()
         self._contiguous = all(map(_is_contiguous, parameters))
         self._looks = self._look()
+        batch.addresses = addresses_of(batch.weights)
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._bytes = list(map(_bytes_of, gradients))
         self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters))
@@ -123,7 +128,7 @@ class Buckets:
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
     ) -> list[Bucket]:
         """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one."""
-        gradients = [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
+        gradients = _gradients_of(groups)
         present = [gradient is not None for gradient in gradients]
         if not self._hold(groups, state, gradients, present):
             given = [(p, g) for group in groups for p in group["params"] if (g := p.grad) is not None]
@@ -131,6 +136,20 @@ class Buckets:
             members = [[p for p in group["params"] if p.grad is not None] for group in groups]
             self._buckets = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
+        for bucket in self._buckets:
+            bucket.take_gradients(gradients, name_of)
+        return self._buckets
+
+    def standing(
+        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
+    ) -> list[Bucket] | None:
+        """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
+        None elsewhere."""
+        if not all(bucket.engine.judges for bucket in self._buckets):
+            return None
+        gradients = _gradients_of(groups)
+        if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
+            return None
         for bucket in self._buckets:
             bucket.take_gradients(gradients, name_of)
         return self._buckets
@@ -163,13 +182,14 @@ class Buckets:
     ) -> list[Bucket]:
         position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
         found: defaultdict[Any, list[_Entry]] = defaultdict(list)
-        for group, parameters in zip(groups, members, strict=True):
-            kind = rule_class(group["rule"])
+        kinds = [rule_class(group["rule"]) for group in groups]
+        known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
+        for kind, group, parameters in zip(kinds, groups, members, strict=True):
             whole = kind.of(group)
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
-                codecs = prepare(rule, parameter, slots, Storage.of(group))
+                codecs = prepare(rule, parameter, slots, known[kind], Storage.of(group))
                 engine = engine_for(self._engine, rule, real(parameter), codecs)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
                 key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items())
@@ -188,6 +208,11 @@ class _Entry(NamedTuple):
     codecs: dict[str, Codec]
 
 
+def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
+    """The gradient of each parameter, or None."""
+    return [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
+
+
 def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """What decides the arithmetic of each group."""
     return [(id(group), group["rule"], flags(rule_class(group["rule"]), group), Storage.of(group)) for group in groups]
@@ -203,28 +228,35 @@ def _bucket(entries: list[_Entry], position: Mapping[int, int]) -> Bucket:
     states, groups = [entry.state for entry in entries], [entry.group for entry in entries]
     batch = Batch(first.rule, weights, states, groups, codecs, places)
     batch.columns = {name: list(map(real, column)) for name, column in batch.columns.items()}
-    return Bucket(first.engine, batch, parameters, places)
+    return Bucket(rule_class(first.group["rule"]), first.engine, batch, parameters, places)
 
 
-def settle(buckets: list[Bucket]) -> None:
-    """For rules that measure all parameters before they update any: add up, and let each work out its numbers."""
+def _states_of(kind: type[Rule], groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[State]:
+    """The states of all parameters of one rule that have been updated, also of those without a gradient now."""
+    found = [state.get(p) for group in groups if rule_class(group["rule"]) is kind for p in group["params"]]
+    return [slots for slots in found if slots]
+
+
+def settle(buckets: list[Bucket], groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> None:
+    """For rules that measure all parameters before they update any: add up, and work out the numbers they share."""
     measuring: defaultdict[type[Rule], list[Bucket]] = defaultdict(list)
     for bucket in buckets:
         if type(bucket.batch.rule).measure is not Rule.measure:
-            measuring[type(bucket.batch.rule)].append(bucket)
-    for together in measuring.values():
+            measuring[bucket.kind].append(bucket)
+    for kind, together in measuring.items():
         totals: defaultdict[str, float] = defaultdict(float)
         for bucket in together:
             for name, total in bucket.engine.measure(bucket.batch).items():
                 totals[name] += total
-        for bucket in together:
-            for group, numbers, members in bucket.batch.classes():
-                new = bucket.batch.rule.settle(totals, namespace(numbers), namespace(group))
-                bucket.batch.keep(members, new)
+        group, numbers, _ = max((c for bucket in together for c in bucket.batch.classes()), key=lambda c: c[0]["lr"])
+        new = together[0].batch.rule.settle(totals, namespace(numbers), namespace(group))
+        for slots in _states_of(kind, groups, state):
+            slots.update(new)
 
 
-def prepare(rule: Rule, parameter: Tensor, state: State, storage: Storage) -> dict[str, Codec]:
-    """Fill in what the state lacks, and store and lay out the rest as the parameter's group asks.
+def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: Storage) -> dict[str, Codec]:
+    """Fill in what the state lacks (what is shared from another parameter's), and store and lay out the rest as the
+    parameter's group asks.
 
     Returns how weights and slots are stored, by number.
     """
@@ -233,7 +265,7 @@ def prepare(rule: Rule, parameter: Tensor, state: State, storage: Storage) -> di
     codecs = settle_storage(rule, parameter, state, storage)
     for slot in rule.slot_list():
         if slot.scalar:
-            state.setdefault(slot.name, 0.0)
+            state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
             continue
         codec, held = codecs[slot.name], rule.slot_shape(slot, shape)
         if state.get(slot.name) is None:

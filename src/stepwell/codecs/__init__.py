@@ -1,13 +1,28 @@
 """How numbers are kept in memory: optimizer state in 16, 8 or 4 bits, weights in 16 that lose no small update."""
 
 from stepwell.codecs.blocks import BLOCK, Blocks
-from stepwell.codecs.choosing import MasterKind, StateDtype, Storage, check_storage, codecs_for, in_blocks, layout
+from stepwell.codecs.choosing import (
+    AS_IT_IS,
+    CHOICES,
+    FEWEST_IN_BLOCKS,
+    MasterKind,
+    StateDtype,
+    Storage,
+    check_storage,
+    codecs_for,
+    has_blocks,
+    in_blocks,
+    layout,
+)
 from stepwell.codecs.codec import WEIGHTS, Codec, Plain, Stored
 from stepwell.codecs.converting import empty_parts, names_beside, parts_of, put, settle_storage, slot_codec
 from stepwell.codecs.rounding import Compensated, Kahan, Master, Stochastic
 
 __all__ = [
+    "AS_IT_IS",
     "BLOCK",
+    "CHOICES",
+    "FEWEST_IN_BLOCKS",
     "WEIGHTS",
     "Blocks",
     "Codec",
@@ -23,6 +38,7 @@ __all__ = [
     "check_storage",
     "codecs_for",
     "empty_parts",
+    "has_blocks",
     "in_blocks",
     "layout",
     "names_beside",

@@ -27,6 +27,10 @@ _OF_WEIGHTS: Mapping[str, Codec] = {
 }
 
 
+# What the keywords of a storage may say.
+CHOICES: Mapping[str, Any] = {"state_dtype": StateDtype | None, "master": MasterKind | None}
+
+
 class Storage(NamedTuple):
     """How a parameter group is stored; None as its parameters are."""
 
@@ -37,6 +41,10 @@ class Storage(NamedTuple):
     def of(cls, group: Mapping[str, Any]) -> Storage:
         """What a group asks for."""
         return cls(group.get("state_dtype"), group.get("master"))
+
+
+AS_IT_IS = Storage()
+"""As the parameters are."""
 
 
 def layout(
@@ -84,14 +92,17 @@ def in_blocks(state_dtype: StateDtype | None) -> bool:
 
 def check_storage(rule: Rule, shapes: Iterable[Shape], storage: Storage, where: str = "") -> None:
     """Raise ValueError where 8 or 4 bits are asked for and the rule has no state that could be stored in them."""
-    if not in_blocks(storage.state_dtype):
-        return
-    fitted = {type(found): found for found in (rule, *map(rule.fit, shapes))}.values()
-    if not any(_fits_in_blocks(slot) for each in fitted for slot in each.slot_list()):
+    if in_blocks(storage.state_dtype) and not has_blocks(rule, shapes):
         raise ValueError(
             f"{type(rule).__name__} keeps no state that state_dtype={storage.state_dtype!r} could store; "
             f"it takes None, 'float32' or 'bfloat16'{where}"
         )
+
+
+def has_blocks(rule: Rule, shapes: Iterable[Shape] = ()) -> bool:
+    """Whether the rule, fitted to any of these shapes, has state that could be stored in 8 or 4 bits."""
+    fitted = {type(found): found for found in (rule, *map(rule.fit, shapes))}.values()
+    return any(_fits_in_blocks(slot) for each in fitted for slot in each.slot_list())
 
 
 def _fits_in_blocks(slot: Slot) -> bool:

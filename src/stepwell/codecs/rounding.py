@@ -59,7 +59,7 @@ class Stochastic(Codec):
 class Kahan(Codec):
     """A bfloat16 and its rounding error, in a second bfloat16 (Kahan 1965, doi:10.1145/363707.363723).
 
-    Together they hold 16 bits of the number. An error that is too large for its weight belongs to one that somebody
+    Together they hold 16 bits of the number, and what is loaded is stored as the same bits again. An error that is too large for its weight belongs to one that somebody
     has overwritten since; then the weight alone counts.
     """
 
@@ -79,8 +79,11 @@ class Kahan(Codec):
     def store(self, number: Tensor, parts: Sequence[Tensor], noise: Tensor | None = None) -> None:
         number = number.float()
         rounded = number.bfloat16()
+        error = torch.where(rounded.isinf(), 0.0, number - rounded.float()).bfloat16()
+        # An error that was rounded up to half a place would make the sum of both round elsewhere.
+        moves = (rounded.float() + error.float()).bfloat16() != rounded
         parts[0].copy_(rounded)
-        parts[1].copy_(torch.where(rounded.isinf(), 0.0, number - rounded.float()))
+        parts[1].copy_((error.view(torch.int16) - moves.to(torch.int16)).view(torch.bfloat16))
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.codecs import WEIGHTS, Plain, noise
+from stepwell.codecs import WEIGHTS, noise
 from stepwell.engines.batch import Batch
-from stepwell.rules.rule import Rule, namespace
+from stepwell.rules.rule import Rule, Shape, namespace
 
 
 class Direct(ABC):
     """An engine says which parameters make up a number, what the number is, and how it is stored."""
 
     name: str
+    judges = False
 
     @abstractmethod
     def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
@@ -60,16 +61,15 @@ class Direct(ABC):
         """p, g and s for these parameters."""
         gradients = [batch.gradients[index] for index in part]
         columns = {
-            number: [codec.load(batch.parts(number, index), tuple(batch.weights[index].shape)) for index in part]
-            for number, codec in batch.codecs.items()
+            number: [column[index] for index in part] if column is not None else _loaded(part, batch, number)
+            for number, column in ((number, batch.plain(number)) for number in batch.codecs)
         }
         weights = columns.pop(WEIGHTS)
-        if batch.rule.acts_on == "matrices":
-            shape = batch.rule.working_shape(tuple(weights[0].shape))
-            if shape != weights[0].shape:
-                own_shape = {slot.name for slot in batch.rule.slot_list() if slot.shape is None}
-                weights, gradients = _reshaped(weights, shape), _reshaped(gradients, shape)
-                columns = {name: _reshaped(c, shape) if name in own_shape else c for name, c in columns.items()}
+        if type(batch.rule).working_shape is not Rule.working_shape:
+            shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in weights]
+            own_shape = {slot.name for slot in batch.rule.slot_list() if slot.shape is None}
+            weights, gradients = _reshaped(weights, shapes), _reshaped(gradients, shapes)
+            columns = {name: _reshaped(c, shapes) if name in own_shape else c for name, c in columns.items()}
         dtype = _computed_in(weights, gradients, *columns.values())
         g = self.number(gradients, dtype)
         if scalars["gradient_factor"] != 1.0:
@@ -93,14 +93,21 @@ class Direct(ABC):
         batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.codecs})
 
     def _store(self, part: list[int], batch: Batch, number: str, value: Any, hashes: list[Tensor] | None) -> None:
-        codec = batch.codecs[number]
-        if isinstance(codec, Plain):
-            self.store([batch.parts(number, index)[0] for index in part], value)
+        column = batch.plain(number)
+        if column is not None:
+            self.store([column[index] for index in part], value)
             return
+        codec = batch.codecs[number]
         place = list(batch.codecs).index(number)
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
             bits = noise.bits(hashes[position], place) if hashes is not None and codec.draws else None
             codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
+
+
+def _loaded(part: list[int], batch: Batch, number: str) -> list[Tensor]:
+    """A number of each parameter, in its own shape."""
+    codec = batch.codecs[number]
+    return [codec.load(batch.parts(number, index), tuple(batch.weights[index].shape)) for index in part]
 
 
 def _hashes(part: list[int], batch: Batch) -> list[Tensor]:
@@ -119,8 +126,13 @@ def _shaped(number: Any, weight: Tensor) -> Tensor:
     return number.reshape(weight.shape) if number.numel() == weight.numel() else number.expand(weight.shape)
 
 
-def _reshaped(tensors: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:
-    return [tensor.reshape(shape) for tensor in tensors]
+def _reshaped(tensors: list[Tensor], shapes: list[Shape]) -> list[Tensor]:
+    return [tensor.reshape(shape) for tensor, shape in zip(tensors, shapes, strict=True)]
+
+
+def laid_out_for(target: Tensor, value: Tensor) -> Tensor:
+    """The value in the target's shape, where the rule has seen it in another one; else as it is."""
+    return value.reshape(target.shape) if value.shape != target.shape and value.numel() == target.numel() else value
 
 
 def _computed_in(*columns: list[Tensor]) -> torch.dtype:

@@ -164,9 +164,12 @@ def from_kahan(bits: Any, error_bits: Any) -> Any:
 
 @numba.njit(inline="always")
 def kahan_error(number: Any) -> Any:
-    """What bfloat16 leaves over of a float32, in bfloat16."""
-    rounded = from_bfloat16(to_bfloat16(number))
-    return to_bfloat16(np.float32(0.0) if abs(rounded) == np.inf else np.float32(number) - rounded)
+    """What bfloat16 leaves over of a float32, in bfloat16; less than what would make the sum of both round elsewhere."""
+    bits = to_bfloat16(number)
+    rounded = from_bfloat16(bits)
+    error = to_bfloat16(np.float32(0.0) if abs(rounded) == np.inf else np.float32(number) - rounded)
+    moves = to_bfloat16(rounded + from_bfloat16(error)) != bits
+    return np.uint16(np.uint32(np.uint32(error) - np.uint32(moves)))
 
 
 @numba.njit(inline="always")
