@@ -26,7 +26,7 @@ def groups_of(params: Any, rule: Any = None) -> list[dict[str, Any]]:
 
 def test_tensors_make_one_group_of_plain_values() -> None:
     p = weight()
-    assert groups_of([p]) == [{"params": [p], "rule": "AdamW", **AdamW(lr=0.1).values()}]
+    assert groups_of([p]) == [{"params": [p], "rule": "AdamW", **AdamW(lr=0.1).values(), **PLAINLY}]
     assert groups_of(iter([p]))[0]["params"] == [p]
 
 

@@ -59,8 +59,8 @@ class Stochastic(Codec):
 class Kahan(Codec):
     """A bfloat16 and its rounding error, in a second bfloat16 (Kahan 1965, doi:10.1145/363707.363723).
 
-    Together they hold 16 bits of the number, and what is loaded is stored as the same bits again. An error that is too large for its weight belongs to one that somebody
-    has overwritten since; then the weight alone counts.
+    Together they hold 16 bits of the number, and what is loaded is stored as the same bits again. An error that is too
+    large for its weight belongs to one that somebody has overwritten since; then the weight alone counts.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("", "compensation")

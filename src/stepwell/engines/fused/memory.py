@@ -164,7 +164,7 @@ def from_kahan(bits: Any, error_bits: Any) -> Any:
 
 @numba.njit(inline="always")
 def kahan_error(number: Any) -> Any:
-    """What bfloat16 leaves over of a float32, in bfloat16; less than what would make the sum of both round elsewhere."""
+    """What bfloat16 leaves over of a float32, in bfloat16, and no more than lets the sum of both round to the same."""
     bits = to_bfloat16(number)
     rounded = from_bfloat16(bits)
     error = to_bfloat16(np.float32(0.0) if abs(rounded) == np.inf else np.float32(number) - rounded)
