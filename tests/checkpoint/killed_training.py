@@ -35,7 +35,7 @@ SAVING, STARTED = 0, 1  # in it: whether a save is going on, whether the trainin
 
 class Training:
     def __init__(self, horizon: int = STEPS) -> None:
-        for seed in (torch.manual_seed, random.seed, np.random.seed):  # noqa: NPY002  the global generators are meant
+        for seed in (torch.manual_seed, random.seed, np.random.seed):
             seed(0)
         self.model = nn.Sequential(nn.Linear(12, 100), nn.Tanh(), nn.Dropout(0.1), nn.Linear(100, 1))
         self.optimizer = stepwell.create_optimizer(self.model, "muon", lr=0.01)
@@ -43,7 +43,7 @@ class Training:
         self.parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
 
     def step(self) -> None:
-        x = torch.randn(8, 12) + random.random() + float(np.random.rand())  # noqa: NPY002
+        x = torch.randn(8, 12) + random.random() + float(np.random.rand())
         self.model(x).square().mean().backward()
         self.optimizer.step()
         self.scheduler.step()
@@ -60,7 +60,7 @@ class Training:
         state = [value for p in self.model.parameters() for value in (p, *self.optimizer.state[p].values())]
         for value in [*self.model.state_dict().values(), *state, torch.get_rng_state()]:
             found.update(value.detach().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
-        found.update(repr((self.scheduler.state_dict(), random.getstate(), np.random.get_state())).encode())  # noqa: NPY002
+        found.update(repr((self.scheduler.state_dict(), random.getstate(), np.random.get_state())).encode())
         return found.hexdigest()
 
 
@@ -131,7 +131,7 @@ def instants(folder: Path, kills: int, seed: int) -> dict[str, Any]:
 
 
 def operations(folder: Path) -> dict[str, Any]:
-    """End a save before its first operation on files, before its second, …; each time all must be as before or after."""
+    """End a save before its first operation on files, before its second, …: each time all is as before, or as after."""
     begun = folder / "begun"
     training = Training()
     for step in range(1, 4):

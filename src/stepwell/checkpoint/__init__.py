@@ -3,6 +3,8 @@
 from stepwell.checkpoint.differences import Difference, Differences
 from stepwell.checkpoint.errors import CheckpointError, DamagedError, MismatchError
 from stepwell.checkpoint.loading import Extra, load
+from stepwell.checkpoint.migrating.migration import Migration, Moved, migrate
+from stepwell.checkpoint.migrating.to_torch import torch_state
 from stepwell.checkpoint.saving import Keep, save
 
 __all__ = [
@@ -12,7 +14,11 @@ __all__ = [
     "Differences",
     "Extra",
     "Keep",
+    "Migration",
     "MismatchError",
+    "Moved",
     "load",
+    "migrate",
     "save",
+    "torch_state",
 ]

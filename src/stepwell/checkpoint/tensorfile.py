@@ -218,6 +218,10 @@ class TensorFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no more from it."""
         self._file.close()
 
     def read(self, name: str, into: Tensor | None = None) -> Tensor:
