@@ -1,5 +1,7 @@
 """Checkpoints: `save` and `load` a training, so that it goes on with the same bits. See `docs/checkpoints.md`."""
 
+from stepwell.checkpoint.comparing import diff
+from stepwell.checkpoint.contents import Contents, inspect
 from stepwell.checkpoint.differences import Difference, Differences
 from stepwell.checkpoint.errors import CheckpointError, DamagedError, MismatchError
 from stepwell.checkpoint.loading import Extra, load
@@ -9,6 +11,7 @@ from stepwell.checkpoint.saving import Keep, save
 
 __all__ = [
     "CheckpointError",
+    "Contents",
     "DamagedError",
     "Difference",
     "Differences",
@@ -17,6 +20,8 @@ __all__ = [
     "Migration",
     "MismatchError",
     "Moved",
+    "diff",
+    "inspect",
     "load",
     "migrate",
     "save",

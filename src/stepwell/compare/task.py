@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -106,13 +106,13 @@ def load_task(spec: str, seed: int) -> Task:
     return found if found.name else replace(found, name=spec)
 
 
-def find_function(spec: str) -> Callable[[int], object]:
-    """The function that `spec` ('module:function') names."""
+def find_function(spec: str, kind: str = "task", names: Sequence[str] = (DEFAULT_TASK,)) -> Callable[..., object]:
+    """The function that `spec` ('module:function') names; `kind` is what it makes, `names` what else is allowed."""
     module_name, colon, name = spec.partition(":")
     if not (colon and module_name and name.isidentifier()):
-        raise TaskError(
-            f"unknown task {spec!r}; allowed are {DEFAULT_TASK!r} and module:function{nearest(spec, [DEFAULT_TASK])}"
-        )
+        known = [*map(repr, names), "module:function"]
+        allowed = f"allowed {'are' if names else 'is'} {' and '.join(known)}"
+        raise TaskError(f"unknown {kind} {spec!r}; {allowed}{nearest(spec, names)}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -120,32 +120,32 @@ def find_function(spec: str) -> Callable[[int], object]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise TaskError(f"cannot import task module {module_name!r}: {error}") from error
-        known = (path.stem for path in Path(here).glob("*.py"))
+            raise TaskError(f"cannot import {kind} module {module_name!r}: {error}") from error
+        modules = (path.stem for path in Path(here).glob("*.py"))
         raise TaskError(
-            f"unknown task module {module_name!r}: no such module in {here} or among the installed packages"
-            f"{nearest(module_name, known)}"
+            f"unknown {kind} module {module_name!r}: no such module in {here} or among the installed packages"
+            f"{nearest(module_name, modules)}"
         ) from error
     except Exception as error:
-        raise TaskError(f"cannot import task module {module_name!r}: {one_line(error)}") from error
+        raise TaskError(f"cannot import {kind} module {module_name!r}: {one_line(error)}") from error
     function = getattr(module, name, None)
     if function is None:
-        known = (key for key, value in vars(module).items() if callable(value))
-        raise TaskError(f"task module {module_name!r} has no function {name!r}{nearest(name, known)}")
+        functions = (key for key, value in vars(module).items() if callable(value))
+        raise TaskError(f"{kind} module {module_name!r} has no function {name!r}{nearest(name, functions)}")
     if not callable(function):
-        raise TaskError(f"task {spec!r} must be a function of the seed, got {type(function).__name__}")
+        raise TaskError(f"{kind} {spec!r} must be a function, got {type(function).__name__}")
     return function  # type: ignore[no-any-return]
 
 
 @contextmanager
-def blame(what: str) -> Iterator[None]:
-    """Turns an error in a task's own code into one line that says where in it."""
+def blame(what: str, kind: str = "task") -> Iterator[None]:
+    """Turns an error in a user's own code into one line that says where in it."""
     try:
         yield
     except TaskError:
         raise
     except Exception as error:
-        raise TaskError(f"task {what!r} failed: {one_line(error)}") from error
+        raise TaskError(f"{kind} {what!r} failed: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -119,8 +119,19 @@ def migrate(
     Raises:
         CheckpointError: the source cannot be read or named. Nothing has changed.
     """
-    found = read(source, model, "" if rule is None else _known(rule))
+    found = read(source, model, rule)
     name_parameters(found, model, names)
+    return carry(found, optimizer, model, scheduler, dtype)
+
+
+def carry(
+    found: Source,
+    optimizer: Optimizer,
+    model: nn.Module | None,
+    scheduler: LRScheduler | None,
+    dtype: torch.dtype | None = None,
+) -> Migration:
+    """`migrate`, from a source that is read and whose parameters have names."""
     weights = _weights(found, model)
     state_dict, moved, notes = _state(found, optimizer, model, dtype)
     averaged = dict(_averaged(found, moved, weights))
@@ -140,8 +151,9 @@ def migrate(
     return migration
 
 
-def read(source: Origin, model: nn.Module | None = None, rule: str = "") -> Source:
-    """What a migration starts from. Raises CheckpointError where it cannot be read."""
+def read(source: Origin, model: nn.Module | None = None, written_by: str | None = None) -> Source:
+    """What a migration starts from, whose rule may be given. Raises CheckpointError where it cannot be read."""
+    rule = "" if written_by is None else _known(written_by)
     if isinstance(source, Optimizer):
         found = of_object(source.state_dict(), f"an optimizer ({class_name(source)})", rule)
         for group, those in zip(found.groups, parameter_names(source, model), strict=True):

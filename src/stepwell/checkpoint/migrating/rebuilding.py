@@ -17,6 +17,8 @@ from stepwell.optimizer import Optimizer as StepwellOptimizer
 from stepwell.routing import RECIPES, create_optimizer
 from stepwell.rules.registry import rule_class, rule_names
 from stepwell.rules.rule import hyper_parameters
+from stepwell.scheduler import Scheduler
+from stepwell.schedules import parse
 
 
 def bare_model(source: Source) -> nn.Module:
@@ -91,7 +93,7 @@ def _same_groups(source: Source, to: str, model: nn.Module) -> StepwellOptimizer
         kind = rule_class(to)
         rule = kind()
     except (TypeError, ValueError):
-        hint = nearest(to, [*RECIPES, *rule_names()])
+        hint = nearest(to, [*rule_names(), *RECIPES])
         raise CheckpointError(f"unknown recipe or rule {to!r}{hint}; recipes are {', '.join(RECIPES)}") from None
     parameters = dict(model.named_parameters())
     groups = [
@@ -119,3 +121,16 @@ def _take_values(optimizer: StepwellOptimizer, source: Source) -> None:
             there = same[0].values
             taken = {key: there.get(f"initial_{key}", value) for key, value in there.items() if key in known}
             group.update({key: tuple(value) if isinstance(value, list) else value for key, value in taken.items()})
+
+
+def new_scheduler(source: Source, optimizer: Optimizer) -> Scheduler | None:
+    """A scheduler with the schedules of the source, where these are of all groups; None where there is none."""
+    schedules = {name: text for name, text in source.schedules.items() if isinstance(text, str)}
+    known = {name for group in optimizer.param_groups for name in group}
+    if not schedules or schedules.keys() != source.schedules.keys() or not schedules.keys() <= known:
+        return None
+    try:
+        parsed: dict[str, Any] = {name: parse(text) for name, text in schedules.items()}
+        return Scheduler(optimizer, **parsed)
+    except (TypeError, ValueError):  # a Python function, which a text cannot name
+        return None

@@ -45,6 +45,7 @@ class Source:
         tied: further names of tensors, by name.
         roles: of parameters by name, where known.
         step: the scheduler's step; None without a scheduler.
+        schedules: a scheduler of ours: the schedules of the hyper-parameters, as text.
         extra: what else was saved, in plain values.
         notes: what is to be said of it.
     """
@@ -55,6 +56,7 @@ class Source:
     tied: Mapping[str, str] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     step: int | None = None
+    schedules: Mapping[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -86,6 +88,7 @@ def of_checkpoint(where: Path) -> Source:
         if found.scheduler is not None:
             state = found.scheduler["state"]
             source.step = state.get("step", state.get("last_epoch"))
+            source.schedules = state.get("schedules", {})
         return source
     finally:
         for library in (weights, slots, values):
