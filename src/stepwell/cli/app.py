@@ -63,8 +63,9 @@ def bad_input(error: Exception) -> str | None:
     from stepwell.cli.arguments import InputError
     from stepwell.compare.recipes import RecipeError
     from stepwell.compare.task import TaskError
+    from stepwell.compare.unfinished import ResumeError
 
-    if isinstance(error, InputError | RecipeError | TaskError | CheckpointError):
+    if isinstance(error, InputError | RecipeError | TaskError | CheckpointError | ResumeError):
         return str(error)
     # typer's usage errors; their class is click's or typer's own, depending on typer's version.
     written = getattr(error, "format_message", None)
