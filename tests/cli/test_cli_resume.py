@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,19 +36,33 @@ def at(step, *, recipe_batches=None):
 
 
 early, late, in_sweep = at(9), at(21), at(16)
+SEEN = []
 
 
 def whole(seed):
-    return replace(fit(seed), name="tiny")
+    task = fit(seed)
+
+    def batch(number):
+        SEEN.append(number)
+        return task.batch(number)
+
+    return replace(task, batch=batch, name="tiny")
 """
+
+
+@pytest.fixture
+def killed(here) -> Iterator[None]:
+    """`killed.py`, whose tasks kill the process in which they are trained."""
+    (here / "killed.py").write_text(KILLED)
+    yield
+    sys.modules.pop("killed", None)
 
 
 def kill(folder: Path, *arguments: str) -> None:
     """The command in a process of its own, which its task kills."""
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); from stepwell.cli import main; main(sys.argv[1:])"
-    ran = subprocess.run(
-        [sys.executable, "-c", code, "compare", *arguments], cwd=folder, capture_output=True, check=False
-    )
+    command = [sys.executable, "-c", code, "compare", *arguments]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, check=False)
     assert ran.returncode == -signal.SIGKILL
 
 
@@ -68,9 +83,8 @@ def bits(path: Path) -> list[tuple[object, ...]]:
     ]
 
 
-@pytest.mark.parametrize("when", ["early", "late"])
-def test_a_killed_comparison_goes_on_with_the_same_bits(when, here, stepwell):
-    (here / "killed.py").write_text(KILLED)
+@pytest.mark.parametrize("when", ["early", pytest.param("late", marks=pytest.mark.slow)])
+def test_a_killed_comparison_goes_on_with_the_same_bits(when, here, killed, stepwell):
     assert stepwell("compare", "--task", "killed:whole", "--out", "expected")[0] == 0
     kill(here, "--task", f"killed:{when}", "--out", "o")
     assert [path.name for path in (here / "o").iterdir()] == ["unfinished"]
@@ -80,22 +94,20 @@ def test_a_killed_comparison_goes_on_with_the_same_bits(when, here, stepwell):
     assert sorted(path.name for path in (here / "o").iterdir()) == ["report.html", "results.json"]
 
 
-def test_only_what_is_missing_is_trained(here, stepwell):
-    (here / "killed.py").write_text(KILLED)
-    kill(here, "--task", "killed:late", "--out", "o", "--recipes", "adamw,lion", "--steps", "12")
-    kept = {path.name: json.loads((next(path.iterdir()) / "checkpoint.json").read_text())["step"]
-            for path in (here / "o" / "unfinished").iterdir() if path.is_dir()}  # fmt: skip
+def test_only_what_is_missing_is_trained(here, killed, stepwell):
+    options = ("--recipes", "adamw,lion", "--steps", "12", "--out", "o")
+    kill(here, "--task", "killed:late", *options)
+    unfinished = here / "o" / "unfinished"
     # Two batches of preparation, then turns of one step: the 21st batch is AdamW's tenth.
-    assert kept == {"adamw": 9, "lion": 9}
-    (here / "killed.py").write_text(KILLED + "\n\nrest = at(2 + 3 + 3 + 1)\n")
-    code, *_ = stepwell(
-        "compare", "--task", "killed:rest", "--out", "o", "--recipes", "adamw,lion", "--steps", "12", "--resume"
-    )
-    assert code == 0
+    for name in ("adamw", "lion"):
+        (manifest,) = (unfinished / name).glob("*/checkpoint.json")
+        assert json.loads(manifest.read_text())["step"] == 9
+    assert stepwell("compare", "--task", "killed:whole", *options, "--resume")[0] == 0
+    assert sys.modules["killed"].SEEN == [0, 0, 9, 9, 10, 10, 11, 11]
 
 
-def test_a_killed_sweep_goes_on_with_its_tries(here, stepwell):
-    (here / "killed.py").write_text(KILLED)
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_with_its_tries(here, killed, stepwell):
     options = ("--recipes", "adamw,lion", "--sweep", "--tries", "2")
     assert stepwell("compare", "--task", "killed:whole", "--out", "expected", *options)[0] == 0
     kill(here, "--task", "killed:in_sweep", "--out", "o", *options)  # in Lion's first try, of six steps each
@@ -118,8 +130,8 @@ def test_an_interrupted_one_goes_on(here, stepwell):
 
 
 def test_a_new_one_begins_anew(here, stepwell):
-    (here / "killed.py").write_text(KILLED)
-    kill(here, "--task", "killed:early", "--out", "o")
+    assert stepwell("compare", "--task", "tiny:interrupted", "--out", "o")[0] == 130
+    assert (here / "o" / "unfinished").is_dir()
     assert stepwell("compare", "--task", "tiny:fit", "--recipes", "adamw", "--steps", "3", "--out", "o")[0] == 0
     assert sorted(path.name for path in (here / "o").iterdir()) == ["report.html", "results.json"]
 
