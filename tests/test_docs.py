@@ -10,7 +10,8 @@ from stepwell.report.gallery import EXAMPLES, gallery
 from stepwell.schedules import parse
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "what-is-a-number.md", ROOT / "docs" / "schedules.md"]
+DOCS = [ROOT / "docs" / f"{name}.md" for name in ("what-is-a-number", "schedules", "checkpoints")]
+PAGES = [ROOT / "README.md", *DOCS]
 SHOW_A_KERNEL = PAGES[:2]
 OPTIMIZERS = ROOT / "docs" / "optimizers.md"
 
