@@ -106,8 +106,28 @@ class ScheduleRow:
         return self.timings[OURS].median / self.timings[self.peers[0]].median if self.peers else None
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow)}
+@dataclass(frozen=True)
+class CheckpointRow:
+    """Times of a save or a load, and for a load the bytes that the process grows by above the state that is loaded."""
+
+    what: str
+    shapes: str
+    parameters: int
+    size: int
+    timings: dict[str, Timing]
+    above: dict[str, int | None]
+
+    @property
+    def ratio(self) -> float:
+        """Our time over the peer's."""
+        (peer,) = (timing for name, timing in self.timings.items() if name != OURS)
+        return self.timings[OURS].median / peer.median
+
+
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | CheckpointRow
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, CheckpointRow)
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +135,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start" or "schedule".
+        what: "step", "memory", "start", "schedule" or "checkpoint".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -199,6 +219,8 @@ def _place(row: Row) -> str:
 
 def _subject(row: Row) -> tuple[str, ...]:
     """What a row is about: rows on the same subject are measured together."""
+    if isinstance(row, CheckpointRow):
+        return type(row).__name__, _place(row), row.what
     about = "" if isinstance(row, ImportRow) else row.subject if isinstance(row, ScheduleRow) else row.rule
     return type(row).__name__, _place(row), about
 
