@@ -28,6 +28,7 @@ class StepRow:
     timings: dict[str, Timing]
     missing: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    host: dict[str, float] = field(default_factory=dict)  # milliseconds until the host goes on, on a GPU
 
     @property
     def peers(self) -> list[str]:
@@ -124,9 +125,24 @@ class CheckpointRow:
         return self.timings[OURS].median / peer.median
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | CheckpointRow
+@dataclass(frozen=True)
+class PlanRow:
+    """Seconds to plan a model without data, in a new process, and bytes by which that grows at most beside torch."""
+
+    recipe: str
+    model: str
+    tensors: int
+    parameters: int
+    build: float
+    plan: float
+    memory: float
+    cost: float
+    resident: int | None
+
+
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | CheckpointRow
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, CheckpointRow)
+    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow, CheckpointRow)
 }
 
 
@@ -135,7 +151,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start", "schedule" or "checkpoint".
+        what: "step", "memory", "start", "schedule", "plan" or "checkpoint".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -214,14 +230,23 @@ def _span(values: Sequence[str], key: Callable[[str], Any] = str) -> str:
 
 def _place(row: Row) -> str:
     """The table in which a row stands."""
-    return "" if isinstance(row, ImportRow) else row.what if isinstance(row, ScheduleRow) else row.shapes
+    if isinstance(row, ImportRow):
+        return ""
+    if isinstance(row, PlanRow):
+        return row.model
+    return row.what if isinstance(row, ScheduleRow) else row.shapes
 
 
 def _subject(row: Row) -> tuple[str, ...]:
     """What a row is about: rows on the same subject are measured together."""
     if isinstance(row, CheckpointRow):
-        return type(row).__name__, _place(row), row.what
-    about = "" if isinstance(row, ImportRow) else row.subject if isinstance(row, ScheduleRow) else row.rule
+        about = row.what
+    elif isinstance(row, ImportRow):
+        about = ""
+    elif isinstance(row, PlanRow):
+        about = row.recipe
+    else:
+        about = row.subject if isinstance(row, ScheduleRow) else row.rule
     return type(row).__name__, _place(row), about
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import itertools
 
 import pytest
 import torch
 from torch import nn
 
 from stepwell.describing import describe
-from stepwell.roles import ROLES
-from stepwell.routing import RECIPES, create_optimizer
-from stepwell.rules.registry import rule_class
+from stepwell.recipes import PRESETS
+from stepwell.routing import create_optimizer
 
 
 class Block(nn.Module):
@@ -72,11 +70,7 @@ def model() -> Network:
 
 
 class TestRecipes:
-    @pytest.mark.parametrize("recipe", RECIPES)
-    def test_every_role_has_exactly_one_route(self, recipe):
-        assert sorted(itertools.chain.from_iterable(route.roles for route in RECIPES[recipe])) == sorted(ROLES)
-
-    @pytest.mark.parametrize("recipe", RECIPES)
+    @pytest.mark.parametrize("recipe", PRESETS)
     def test_every_parameter_has_exactly_one_group(self, recipe, model):
         held = [parameter for group in create_optimizer(model, recipe).param_groups for parameter in group["params"]]
         assert len(held) == len({id(parameter) for parameter in held})
@@ -96,9 +90,10 @@ class TestRecipes:
     )
     def test_one_rule_in_two_groups(self, recipe, rule, model):
         groups = groups_of(create_optimizer(model, recipe, lr=0.5, weight_decay=0.25))
-        assert list(groups) == ["decayed", "undecayed"]
-        assert names_of(groups["decayed"]) == {*HIDDEN, *OTHER_DECAYED}
-        assert names_of(groups["undecayed"]) == set(UNDECAYED)
+        decayed, undecayed = groups
+        assert (decayed, undecayed) == (rule.lower(), f"{rule.lower()} undecayed")
+        assert names_of(groups[decayed]) == {*HIDDEN, *OTHER_DECAYED}
+        assert names_of(groups[undecayed]) == set(UNDECAYED)
         assert [group["rule"] for group in groups.values()] == [rule, rule]
         assert [group["lr"] for group in groups.values()] == [0.5, 0.5]
         assert [group["weight_decay"] for group in groups.values()] == [0.25, 0.0]
@@ -107,29 +102,29 @@ class TestRecipes:
         groups = groups_of(create_optimizer(model, "muon"))
         assert {name: group["role"] for name, group in groups.items()} == {
             "hidden": "hidden matrix",
-            "decayed": "convolution, embedding, head",
-            "undecayed": "norm, bias, scalar, other",
+            "adamw": "convolution, embedding, head",
+            "adamw undecayed": "norm, bias, scalar, other",
         }
         assert {name: group["why"] for name, group in groups.items()} == {
-            "hidden": "maps activations, so its update is orthogonalised",
-            "decayed": "weights whose size decay limits",
-            "undecayed": "decay would only pull these to 0",
+            "hidden": "role('hidden matrix'); maps activations, so its update is orthogonalised",
+            "adamw": "all the rest",
+            "adamw undecayed": "all the rest; decay would only pull these to 0",
         }
 
     def test_groups_without_members_are_left_out(self):
-        assert list(groups_of(create_optimizer(nn.Linear(2, 2, bias=False), "muon"))) == ["decayed"]
+        assert list(groups_of(create_optimizer(nn.Linear(2, 2, bias=False), "muon"))) == ["adamw"]
 
     @pytest.mark.parametrize("name", ["Schedule-Free", "schedule_free", "SCHEDULE-FREE"])
     def test_case_and_dashes_do_not_matter(self, name, model):
         assert create_optimizer(model, name).param_groups[0]["rule"] == "ScheduleFreeAdamW"
 
-    @pytest.mark.parametrize("recipe", RECIPES)
-    def test_defaults_are_those_of_the_first_rule(self, recipe, model):
-        groups = groups_of(create_optimizer(model, recipe))
-        first = rule_class(RECIPES[recipe][0].rule)()
-        assert {group["lr"] for group in groups.values()} == {first.lr}
-        assert groups.pop("undecayed")["weight_decay"] == 0
-        assert {group["weight_decay"] for group in groups.values()} == {first.weight_decay}
+    @pytest.mark.parametrize("recipe", [name for name, each in PRESETS.items() if each.layer_decay is None])
+    def test_values_are_those_of_the_preset(self, recipe, model):
+        rules = {route.name: PRESETS[recipe].rule_of(route) for route in PRESETS[recipe].routes}
+        for name, group in groups_of(create_optimizer(model, recipe)).items():
+            rule = rules[name.split()[0]]
+            assert group["lr"] == rule.lr
+            assert group["weight_decay"] == (0 if "undecayed" in name else rule.weight_decay)
 
 
 class TestMuon:
@@ -137,12 +132,12 @@ class TestMuon:
         groups = groups_of(create_optimizer(model, "muon"))
         assert {name: group["rule"] for name, group in groups.items()} == {
             "hidden": "Muon",
-            "decayed": "AdamW",
-            "undecayed": "AdamW",
+            "adamw": "AdamW",
+            "adamw undecayed": "AdamW",
         }
         assert names_of(groups["hidden"]) == set(HIDDEN)
-        assert names_of(groups["decayed"]) == set(OTHER_DECAYED)
-        assert names_of(groups["undecayed"]) == set(UNDECAYED)
+        assert names_of(groups["adamw"]) == set(OTHER_DECAYED)
+        assert names_of(groups["adamw undecayed"]) == set(UNDECAYED)
 
     def test_one_rate_and_one_decay_serve_both_rules(self, model):
         groups = groups_of(create_optimizer(model, "muon", lr=3e-4, weight_decay=0.05))
@@ -167,7 +162,7 @@ class TestMuon:
         assert [group["weight_decay"] for group in groups.values()] == [0.1, 0.01, 0.0]
         assert [group["eps"] for group in groups.values()] == [1e-6, 1e-8, 1e-8]
         assert groups["hidden"]["adjust_lr_fn"] == "original"
-        assert groups["decayed"]["betas"] == groups["undecayed"]["betas"] == (0.8, 0.95)
+        assert groups["adamw"]["betas"] == groups["adamw undecayed"]["betas"] == (0.8, 0.95)
 
     def test_a_shared_name_goes_to_every_rule_that_has_it_and_a_prefixed_one_wins(self, model):
         groups = groups_of(create_optimizer(model, "muon", adamw_eps=1e-5, eps=1e-6))
@@ -176,8 +171,8 @@ class TestMuon:
     def test_roles_can_be_corrected(self, model):
         groups = groups_of(create_optimizer(model, "muon", roles={"head": "hidden matrix", "blocks.0.up": "head"}))
         assert "head.weight" in names_of(groups["hidden"])
-        assert "blocks.0.up.weight" in names_of(groups["decayed"])
-        assert "blocks.0.up.bias" in names_of(groups["undecayed"])
+        assert "blocks.0.up.weight" in names_of(groups["adamw"])
+        assert "blocks.0.up.bias" in names_of(groups["adamw undecayed"])
 
     def test_first_step_moves_each_group_as_its_rule_says(self, model):
         """AdamW's first step is lr·sign(g). Muon's has all singular values near 0.2·√max(rows, cols)·lr.
@@ -207,7 +202,7 @@ class TestFrozenAndTied:
         model.embed.requires_grad_(False)
         before = model.embed.weight.clone()
         optimizer = create_optimizer(model, "adamw", lr=0.1)
-        assert "embed.weight" not in names_of(groups_of(optimizer)["decayed"])
+        assert "embed.weight" not in names_of(groups_of(optimizer)["adamw"])
         model(torch.zeros(1, 5, dtype=torch.long)).sum().backward()
         optimizer.step()
         assert torch.equal(model.embed.weight, before)
@@ -219,7 +214,7 @@ class TestFrozenAndTied:
     def test_tied_parameters_are_held_once_and_never_by_muon(self, model):
         model.head.weight = model.embed.weight
         groups = groups_of(create_optimizer(model, "muon"))
-        assert names_of(groups["decayed"]) == {"embed.weight", "mix.weight"}
+        assert names_of(groups["adamw"]) == {"embed.weight", "mix.weight"}
 
 
 def test_a_checkpoint_holds_plain_values_and_comes_back(model):
@@ -261,8 +256,7 @@ class TestMistakes:
                 "munon",
                 {},
                 ValueError,
-                "unknown recipe 'munon'; did you mean 'muon'?; recipes are adamw, adam, sgd, lion, lamb, "
-                "schedule-free, schedule-free-sgd, muon",
+                "unknown recipe 'munon'; did you mean 'muon'?; recipes are " + ", ".join(PRESETS),
             ),
             ("lion", {"beta": 0.9}, TypeError, "unknown hyper-parameter 'beta' for Lion; did you mean 'betas'?"),
             (
@@ -277,7 +271,7 @@ class TestMistakes:
                 TypeError,
                 "unknown hyper-parameter 'adamw_beta' for Muon and AdamW; did you mean 'adamw_betas'?",
             ),
-            ("adamw", {"lr": -1.0}, ValueError, "lr must be at least 0, got -1.0"),
+            ("adamw", {"lr": -1.0}, ValueError, "recipe 'adamw': defaults, for AdamW: lr must be at least 0, got -1.0"),
             ("adamw", {"roles": {"embed": "emedding"}}, ValueError, None),
             ("adamw", {"engine": "turbo"}, ValueError, None),
         ],

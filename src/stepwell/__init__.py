@@ -1,6 +1,6 @@
 """stepwell: the part of deep-learning training that moves the weights."""
 
-from stepwell import algebra, checkpoint, rules, schedules
+from stepwell import algebra, checkpoint, rules, schedules, select
 from stepwell.advice import advise
 from stepwell.catalogue import list_optimizers
 from stepwell.describing import describe
@@ -47,9 +47,12 @@ from stepwell.facades import (
     Yogi,
     optimizer_class,
 )
+from stepwell.horizon import horizon
 from stepwell.optimizer import Optimizer
+from stepwell.planning import Plan, plan
 from stepwell.plateau import Greedy, ReduceOnPlateau
 from stepwell.range_test import find_lr
+from stepwell.recipes import Recipe, RecipeError, Route
 from stepwell.routing import create_optimizer
 from stepwell.rules import Rule, Slot, cautious, ema, grokfast, lookahead, sam, schedule_free
 from stepwell.scheduler import Scheduler, create_scheduler
@@ -86,10 +89,14 @@ __all__ = [
     "NorMuon",
     "NovoGrad",
     "Optimizer",
+    "Plan",
     "Prodigy",
     "RAdam",
     "RMSprop",
+    "Recipe",
+    "RecipeError",
     "ReduceOnPlateau",
+    "Route",
     "Rprop",
     "Rule",
     "ScheduleFreeAdamW",
@@ -113,11 +120,14 @@ __all__ = [
     "ema",
     "find_lr",
     "grokfast",
+    "horizon",
     "list_optimizers",
     "lookahead",
     "optimizer_class",
+    "plan",
     "rules",
     "sam",
     "schedule_free",
     "schedules",
+    "select",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-WIDTH = 110
-WIDEST_NAME = 28
-NARROWEST_WHY = 24
+from stepwell.tabular import WIDTH, some, text_table
+
 EXAMPLES = 2
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 LEFT_ALIGNED = 2
@@ -79,28 +77,17 @@ class Description:
 
     def to_text(self, width: int = WIDTH) -> str:
         """The table, its last column wrapped to keep the lines within `width` (down to a column of 24 characters)."""
-        lines: list[tuple[tuple[str, ...], str]] = [(HEADINGS, "why")]
+        lines: list[tuple[tuple[str, ...], str]] = []
         for row in self.rows:
             counts = (f"{row.tensors:,}", f"{row.parameters:,}")
             rates = (_number(row.lr), _number(row.weight_decay))
-            lines.append(((_short(row.group), _short(row.rule), *counts, *rates), _reason(row)))
+            lines.append(((row.group, row.rule, *counts, *rates), _reason(row)))
         lines.append(_sum("total", self.total, ""))
         if self.frozen and self.frozen.tensors:
             lines.append(_sum("frozen", self.frozen, "requires_grad=False: in no group, never changed"))
         if self.missing and self.missing.tensors:
             lines.append(_sum("missing", self.missing, "trainable, but in no group: never changed"))
-        widths = [max(len(cells[column]) for cells, _ in lines) for column in range(len(HEADINGS))]
-        margin = sum(widths) + 2 * len(widths)
-        text = []
-        for cells, why in lines:
-            wrapped = _wrap(why, max(NARROWEST_WHY, width - margin)) or [""]
-            aligned = [
-                cell.ljust(size) if column < LEFT_ALIGNED else cell.rjust(size)
-                for column, (cell, size) in enumerate(zip(cells, widths, strict=True))
-            ]
-            text.append("  ".join([*aligned, wrapped[0]]).rstrip())
-            text += [" " * margin + line for line in wrapped[1:]]
-        return "\n".join(text)
+        return text_table((HEADINGS, "why"), lines, width, left_aligned=LEFT_ALIGNED)
 
 
 def describe(optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> Description:
@@ -154,21 +141,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= WIDEST_NAME else name[: WIDEST_NAME - 1] + "…"
-
-
 def _sum(title: str, count: Count, why: str) -> tuple[tuple[str, ...], str]:
     return (title, "", f"{count.tensors:,}", f"{count.parameters:,}", "", ""), why
 
 
 def _reason(row: GroupRow) -> str:
     """Role and reason, and on a line of their own the first names."""
-    examples = ", ".join(row.names[:EXAMPLES])
-    if len(row.names) > EXAMPLES:
-        examples += f" and {len(row.names) - EXAMPLES} more"
+    examples = some(row.names, EXAMPLES)
     return "\n".join(part for part in (": ".join(part for part in (row.role, row.why) if part), examples) if part)
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, width, break_on_hyphens=False)]

@@ -131,7 +131,7 @@ def instants(folder: Path, kills: int, seed: int) -> dict[str, Any]:
 
 
 def operations(folder: Path) -> dict[str, Any]:
-    """End a save before its first operation on files, before its second, …: each time all is as before, or as after."""
+    """End a save before its first operation on files, its second, …; each time all must be as before or after."""
     begun = folder / "begun"
     training = Training()
     for step in range(1, 4):

@@ -32,8 +32,8 @@ def test_the_contents_of_a_checkpoint(make: Make, tmp_path: Path) -> None:
     assert (found.model.tensors, found.model.numbers, found.model.bytes) == (6, 219, 4 * 216 + 8 * 3)
     assert [(group.name, group.rule, group.parameters, group.numbers, group.slots) for group in found.groups] == [
         ("hidden", "Muon", 1, 64, ("momentum_buffer",)),
-        ("decayed", "AdamW", 1, 128, ("exp_avg", "exp_avg_sq")),
-        ("undecayed", "AdamW", 3, 24, ("exp_avg", "exp_avg_sq")),
+        ("adamw", "AdamW", 1, 128, ("exp_avg", "exp_avg_sq")),
+        ("adamw undecayed", "AdamW", 3, 24, ("exp_avg", "exp_avg_sq")),
     ]
     assert [group.state.bytes for group in found.groups] == [4 * 64, 8 * 128, 8 * 24]
     assert [group.lr for group in found.groups] == [0.01] * 3  # the base, not what the schedule has made of it
@@ -103,9 +103,9 @@ def test_other_trainings_differ_in_kind(make: Make, tmp_path: Path) -> None:
         "unexpected  weight '5.weight'",
         "retyped     weight '0.weight': torch.float32 in A, torch.bfloat16 in B",
         "missing     state '0.weight/exp_avg'",
-        "changed     the parameters of group 'decayed': 2 in A, 3 in B",
-        "changed     betas of group 'decayed': [0.8, 0.9] in A, [0.9, 0.999] in B",
-        "changed     lr of group 'decayed': 0.01 in A, 0.02 in B",
+        "changed     the parameters of group 'adamw': 2 in A, 3 in B",
+        "changed     betas of group 'adamw': [0.8, 0.9] in A, [0.9, 0.999] in B",
+        "changed     lr of group 'adamw': 0.01 in A, 0.02 in B",
         "changed     scheduler 'schedules': {'lr': 'Cosine(horizon=20, warmup=2)'} in A, "
         "{'lr': 'Linear(horizon=20, warmup=2)'} in B",
     ):

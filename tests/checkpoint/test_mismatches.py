@@ -73,8 +73,8 @@ def moved(model: nn.Module) -> stepwell.Optimizer:
     return optimizer
 
 
-def in_both(line: str) -> list[str]:
-    return [line.format(name) for name in ("decayed", "undecayed")]
+def in_both(line: str, name: str = "adamw") -> list[str]:
+    return [line.format(group) for group in (name, f"{name} undecayed")]
 
 
 CHANGES: dict[str, Table] = {
@@ -104,7 +104,7 @@ CHANGES: dict[str, Table] = {
     ),
     "a frozen bias": Table(["unexpected  state of '1.bias'"], changed(optimizer=frozen_bias)),
     "another rule": Table(
-        in_both("changed     the rule of group '{}': Lion here, AdamW in the checkpoint"),
+        in_both("changed     the rule of group '{}': Lion here, AdamW in the checkpoint", "lion"),
         changed(optimizer=lambda model: stepwell.create_optimizer(model, "lion", lr=0.01)),
     ),
     "other groups": Table(
@@ -120,7 +120,7 @@ CHANGES: dict[str, Table] = {
         changed(optimizer=lambda model: adamw(model, amsgrad=True)),
     ),
     "a number that a loop may move": Table(
-        ["changed     eps of group 'decayed': 1e-06 here, 1e-08 in the checkpoint"],
+        ["changed     eps of group 'adamw': 1e-06 here, 1e-08 in the checkpoint"],
         changed(optimizer=moved),
         refuse=False,
     ),

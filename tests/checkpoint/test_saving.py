@@ -50,8 +50,8 @@ def test_tensors_have_their_parameters_names(make: Make, tmp_path: Path) -> None
     assert plain["optimizer"]["groups"][0]["params"] == ["1.weight"]
     assert [(group["name"], group["rule"]) for group in plain["optimizer"]["groups"]] == [
         ("hidden", "Muon"),
-        ("decayed", "AdamW"),
-        ("undecayed", "AdamW"),
+        ("adamw", "AdamW"),
+        ("adamw undecayed", "AdamW"),
     ]
     assert plain["scheduler"]["state"] == training.scheduler.state_dict()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from stepwell import checkpoint, create_optimizer, create_scheduler
+from stepwell import Recipe, Route, checkpoint, create_optimizer, create_scheduler
 
 MODEL = """
 import torch
@@ -64,10 +65,10 @@ def test_inspect(there, stepwell):
     assert (code, err) == (0, "")
     for text in ("a/000001", "every checksum is right", "extra      size = (3, 4)", "lr Cosine(horizon=20)", "step 2"):
         assert text in out
-    rows = [line.split() for line in out.splitlines() if line.startswith(("decayed", "undecayed"))]
+    rows = [re.split("  +", line) for line in out.splitlines() if line.startswith("adamw")]
     assert [row[:6] for row in rows] == [
-        ["decayed", "AdamW", "3", "64", "0.01", "0.01"],
-        ["undecayed", "AdamW", "2", "10", "0.01", "0"],
+        ["adamw", "AdamW", "3", "64", "0.01", "0.01"],
+        ["adamw undecayed", "AdamW", "2", "10", "0.01", "0"],
     ]
     code, out, _ = stepwell("inspect", "a/000001", "--json")
     assert code == 0
@@ -115,6 +116,22 @@ def test_migrate_to_a_recipe(there, stepwell):
     assert scheduler.last_epoch == 2
 
 
+def test_migrate_to_a_recipe_of_a_file_takes_its_values(there, stepwell):
+    recipe = Recipe(
+        name="mine",
+        routes=(Route(rule="Lion", select="ndim(at_least=2)", name="matrices"), Route(rule="AdamW")),
+        defaults={"lr": 0.003},
+    )
+    recipe.save("mine.toml")
+    code, out, err = stepwell("migrate", "a", "b", "--to", "mine.toml")
+    assert (code, err) == (0, "")
+    assert "kept       3 parameters, AdamW → Lion: exp_avg" in out
+    assert [(group.name, group.rule, group.lr) for group in checkpoint.inspect("b").groups] == [
+        ("matrices", "Lion", 0.003),
+        ("adamw", "AdamW", 0.003),
+    ]
+
+
 def test_migrate_to_a_rule_keeps_the_groups(there, stepwell):
     code, out, _ = stepwell("migrate", "a", "b", "--to", "radam", "--json")
     assert code == 0
@@ -122,8 +139,8 @@ def test_migrate_to_a_rule_keeps_the_groups(there, stepwell):
     assert (report["target"], {one["how"] for one in report["moved"]}) == ("b/000001", {"kept"})
     groups = checkpoint.inspect("b").groups
     assert [(group.name, group.rule, group.weight_decay) for group in groups] == [
-        ("decayed", "RAdam", 0.0),
-        ("undecayed", "RAdam", 0.0),
+        ("adamw", "RAdam", 0.0),
+        ("adamw undecayed", "RAdam", 0.0),
     ]
 
 
@@ -164,14 +181,15 @@ def test_migrate_to_torch(there, stepwell):
         (("migrate", "a", "b"), "missing option '--to'"),
         (
             ("migrate", "a", "b", "--to", "moun"),
-            "unknown recipe or rule 'moun'; did you mean 'muon'?; recipes are adamw, adam, sgd, lion, lamb, "
-            "schedule-free, schedule-free-sgd, muon",
+            "unknown recipe or rule 'moun'; did you mean 'muon'?; `stepwell presets` and "
+            "`stepwell list` have the names",
         ),
         (
             ("migrate", "a", "b", "--to", "Muon-x"),
-            "unknown recipe or rule 'Muon-x'; did you mean 'muon'?; recipes are adamw, adam, sgd, lion, lamb, "
-            "schedule-free, schedule-free-sgd, muon",
+            "unknown recipe or rule 'Muon-x'; did you mean 'muon'?; `stepwell presets` and "
+            "`stepwell list` have the names",
         ),
+        (("migrate", "a", "b", "--to", "mine.toml"), "mine.toml: cannot be read: No such file or directory"),
         (("migrate", "a", "model_file.py", "--to", "torch"), "B must be a new file, and 'model_file.py' is there"),
         (("migrate", "model_file.py", "b", "--to", "adamw"), None),
         (
@@ -202,7 +220,7 @@ def test_migrate_to_torch(there, stepwell):
         (
             ("migrate", "a", "b", "--to", "dion"),
             "a/000001 cannot be migrated to 'dion': Dion acts on real matrices (…, rows, cols), but parameter '1.bias' "
-            "has shape (4,) and dtype torch.float32 (group 'undecayed'); put it into a group with a rule such as "
+            "has shape (4,) and dtype torch.float32 (group 'adamw undecayed'); put it into a group with a rule such as "
             "'AdamW', as stepwell.create_optimizer(model, 'muon') does",
         ),
     ],

@@ -83,7 +83,7 @@ def test_a_module_in_a_package_and_a_name_of_its_own(here):
             "def fit(seed): ...",
             "task module 'lines' has no function 'fti'; did you mean 'fit'?",
         ),
-        ("lines:fit", "fit = 3", "task 'lines:fit' must be a function, got int"),
+        ("lines:fit", "fit = 3", "task 'lines:fit' must be a function of the seed, got int"),
         (
             "lines:fit",
             "def fit(seed): return 3",

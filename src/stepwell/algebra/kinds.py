@@ -85,15 +85,13 @@ def kind_of(*numbers: Any) -> Kind:
 
 
 def _look_up(number_type: type) -> Kind:
+    root = number_type.__module__.partition(".")[0]
+    if root in _ON_DEMAND:  # before its bases: numpy.float64 is a float, and what it is compared with is not
+        provide: Callable[[str], Kind] = importlib.import_module(_ON_DEMAND[root]).kind_for
+        _KINDS[number_type] = provide(root)
+        return _KINDS[number_type]
     for base in number_type.__mro__[1:]:
         if base in _KINDS:
             _KINDS[number_type] = _KINDS[base]
             return _KINDS[number_type]
-    root = number_type.__module__.partition(".")[0]
-    if root not in _ON_DEMAND:
-        raise TypeError(
-            f"stepwell.algebra does not know numbers of type {number_type.__module__}.{number_type.__name__}"
-        )
-    provide: Callable[[str], Kind] = importlib.import_module(_ON_DEMAND[root]).kind_for
-    _KINDS[number_type] = provide(root)
-    return _KINDS[number_type]
+    raise TypeError(f"stepwell.algebra does not know numbers of type {number_type.__module__}.{number_type.__name__}")

@@ -120,6 +120,8 @@ def frobenius(x: Tensor) -> Tensor:
 
 def normal_like(x: Tensor, seed: int) -> Tensor:
     """Normal numbers in the shape of x, the same at each call and for each matrix of a stack."""
+    if x.is_meta:  # there are no numbers to draw
+        return torch.empty_like(x)
     generator = torch.Generator(x.device).manual_seed(seed)
     # In float32 whatever x is: the numbers that a seed gives depend on the dtype.
     numbers = torch.randn(x.shape[-2:], generator=generator, device=x.device)

@@ -18,7 +18,7 @@ class Difference:
     Attributes:
         kind: "missing" is here and not in the checkpoint, "unexpected" the other way round; "reshaped" has another
             shape, "retyped" another dtype, "changed" another value; "left" could not be brought over.
-        what: the thing, in words: "weight 'head.bias'", "betas of group 'decayed'".
+        what: the thing, in words: "weight 'head.bias'", "betas of group 'adamw'".
         here: its shape, dtype or value here; empty where it has none.
         there: the same in the checkpoint.
         tells: whether it may have come about by training on, as a rate that a loop sets by itself: it is told, and is

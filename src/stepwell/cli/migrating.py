@@ -35,8 +35,8 @@ def migrate(
         str,
         typer.Option(
             metavar="NAME",
-            help="A recipe of stepwell.create_optimizer, which groups parameters by what they are for; a rule, which "
-            "keeps the groups; or torch.",
+            help="A recipe, preset or file, which groups parameters by what they are for; a rule, which keeps the "
+            "groups; or torch.",
         ),
     ],
     model: Annotated[
@@ -52,7 +52,9 @@ def migrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Makes of one checkpoint another; see `HELP`. Returns the exit code."""
-    made = _model(model) if model else None
+    from stepwell.cli.models import chosen_model
+
+    made = chosen_model(model, None, meta=False) if model else None
     report = _to_torch(source, target) if to.casefold() == "torch" else _to_ours(source, target, to, made, rule or None)
     if as_json:
         typer.echo(json.dumps(report, indent=1, ensure_ascii=False, default=str))
@@ -60,19 +62,6 @@ def migrate(
         typer.echo(report["text"])
         typer.echo(f"\n{report['target']}")
     return 0
-
-
-def _model(spec: str) -> nn.Module:
-    from torch import nn
-
-    from stepwell.compare.task import TaskError, blame, find_function
-
-    function = find_function(spec, "model", ())
-    with blame(spec, "model"):
-        made = function()
-    if not isinstance(made, nn.Module):
-        raise TaskError(f"model {spec!r} must return a torch.nn.Module, got {type(made).__name__}")
-    return made
 
 
 def _to_torch(source: Path, target: Path) -> dict[str, Any]:

@@ -10,6 +10,10 @@ from torch import Tensor
 from stepwell.engines.direct import Direct
 from stepwell.rules.rule import Rule
 
+# A stack is copied together, and its products want several more: with many large matrices, a multiple of the model. So
+# a stack has at most so many numbers, enough to fill an accelerator.
+LARGEST_STACK = 1 << 24
+
 
 class Matrices(Direct):
     """A number is a matrix (rows, cols), or a stack (n, rows, cols) of those of one shape where that is faster."""
@@ -22,7 +26,8 @@ class Matrices(Direct):
             by_shape.setdefault(weights[index].shape, []).append(index)
         for same in by_shape.values():
             if rule.stackable and worth_stacking(weights[same[0]]):
-                yield same
+                most = max(1, LARGEST_STACK // max(weights[same[0]].numel(), 1))
+                yield from (same[start : start + most] for start in range(0, len(same), most))
             else:
                 yield from ([index] for index in same)
 

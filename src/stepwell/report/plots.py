@@ -10,7 +10,7 @@ from stepwell.report import numbers
 from stepwell.report.charts import Frame, Series, axes, path, svg
 from stepwell.report.markup import Markup, joined, tag
 
-_FRAME = Frame(width=760, height=320, left=60)
+_FRAME = Frame(width=760, height=320, left=60, right=24)
 _LEGEND_ROW = 20.0
 _FONT = "system-ui, sans-serif"
 
@@ -63,7 +63,7 @@ def drawing(
 
 
 def page(title: str, *content: Markup) -> str:
-    """One HTML document around pictures, that needs nothing else to be read."""
+    """One HTML document that needs nothing else to be read; pictures in it stand in a frame."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -72,7 +72,10 @@ def page(title: str, *content: Markup) -> str:
         tag("link", rel="icon", href="data:,"),
         tag("style", _style()),
     )
-    body = tag("body", tag("main", tag("h1", title), *(tag("figure", one) for one in content)))
+    body = tag(
+        "body",
+        tag("main", tag("h1", title), *(tag("figure", one) if one.startswith("<svg") else one for one in content)),
+    )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 

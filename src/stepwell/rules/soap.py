@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from stepwell.algebra import lerp, sqrt, square
-from stepwell.algebra.matrices import eigenbasis, frobenius, orthonormal_columns
+from stepwell.algebra.matrices import eigenbasis, orthonormal_columns
 from stepwell.rules.adam import Adam
-from stepwell.rules.hyper import Count, Fraction, NonNegative
+from stepwell.rules.hyper import Count, Fraction, NonNegative, Range
 from stepwell.rules.matrix_rule import MatrixRule
-from stepwell.rules.preconditioning import square_factor
 from stepwell.rules.rule import Rule, Shape, Slot
 
 
@@ -29,9 +28,12 @@ class SOAP(MatrixRule):
         θ = θ − η·Q_L·(M̂′ / (√V̂ + ε))·Q_Rᵀ
 
     Every `precondition_frequency` steps one power iteration and a QR decomposition turn the bases, M′ turns with them,
-    and V is sorted as the eigenvalues are. The first gradient only makes the bases: its step is left out, and Adam's
-    count begins with the second. Vectors and numbers are updated by Adam with the same hyper-parameters, from the first
-    gradient on.
+    and V is sorted as the eigenvalues are. The first gradient only makes the bases: its step is left out (its decay is
+    not), and Adam's count begins with the second. Vectors and numbers are updated by Adam with the same
+    hyper-parameters, from the first gradient on.
+
+    Weight decay comes before the step, as for every rule here; the authors' code decays what the step has left. Their
+    code also has a basis for each dimension of a kernel unless told to merge them: `merge_dims=False`.
 
     Args:
         lr: learning rate η per step, at least 0.
@@ -41,11 +43,13 @@ class SOAP(MatrixRule):
         weight_decay: λ, at least 0, decoupled.
         precondition_frequency: steps from one turn of the bases to the next.
         max_precond_dim: a side that is longer keeps its own basis (the identity).
-        one_sided: turn only the shorter side, at half the cost or less (sec. 6.2.1 of the paper).
+        one_sided: leave the longest side as it is, at half the cost or less (sec. 6.2.1 of the paper).
         normalize_grads: divide each step by its root mean square.
         correct_bias: Adam's bias correction.
         conv1d: take a 3-D parameter as the kernel (out, in, width) of a 1-d convolution, not as a stack. Kernels are
             merged to (out, in·positions).
+        merge_dims: False keeps a kernel as it is, with a basis for each of its dimensions; `conv1d` says what is one.
+        dims: how many dimensions have a basis: 2, or all of such a kernel, which is read from its shape.
     """
 
     lr: NonNegative = 3e-3
@@ -58,63 +62,111 @@ class SOAP(MatrixRule):
     one_sided: bool = False
     normalize_grads: bool = False
     correct_bias: bool = True
+    merge_dims: bool = True
+    dims: Annotated[int, Range(low=2, whole=True)] = 2
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
-        shape = functools.partial(square_factor, limit=self.max_precond_dim, one_sided=self.one_sided)
-        rows, columns = functools.partial(shape, side="rows"), functools.partial(shape, side="columns")
-        return (
-            "exp_avg",
-            "exp_avg_sq",
-            Slot("row_factor", shape=rows, wide=True),
-            Slot("column_factor", shape=columns, wide=True),
-            Slot("row_basis", shape=rows, wide=True),
-            Slot("column_basis", shape=columns, wide=True),
-        )
+        shape = functools.partial(factor_shape, dims=self.dims, limit=self.max_precond_dim, one_sided=self.one_sided)
+        sides = [(name, functools.partial(shape, side=side)) for side, name in enumerate(side_names(self.dims))]
+        factors = [Slot(f"{name}_factor", shape=shape, wide=True) for name, shape in sides]
+        bases = [Slot(f"{name}_basis", shape=shape, wide=True) for name, shape in sides]
+        return ("exp_avg", "exp_avg_sq", *factors, *bases)
 
     def fit(self, shape: Shape) -> Rule:
-        if len(shape) > 1:
-            return self
-        shared = {name: value for name, value in self.values().items() if name in Adam.field_names()}
-        return Adam(**shared)
+        if len(shape) < 2:
+            shared = {name: value for name, value in self.values().items() if name in Adam.field_names()}
+            return Adam(**shared)
+        dims = len(shape) if self.is_kernel(shape) and not self.merge_dims else 2
+        return self if self.dims == dims else self.but(dims=dims)
+
+    def working_shape(self, shape: Shape) -> Shape:
+        return super().working_shape(shape) if self.merge_dims else shape
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas
         beta = beta2 if h.shampoo_beta is None else h.shampoo_beta
-        row_factor = lerp(s.row_factor, g @ g.mT, 1 - beta) if s.row_factor.shape[-1] else s.row_factor
-        column_factor = lerp(s.column_factor, g.mT @ g, 1 - beta) if s.column_factor.shape[-1] else s.column_factor
-        factors = {"row_factor": row_factor, "column_factor": column_factor}
+        names = side_names(h.dims)
+        factors = [
+            lerp(factor, outer_product(g, side, h.dims), 1 - beta) if factor.shape[-1] else factor
+            for side, factor in enumerate(getattr(s, f"{name}_factor") for name in names)
+        ]
+        slots = {f"{name}_factor": factor for name, factor in zip(names, factors, strict=True)}
         if s.step == 1:
-            bases = {"row_basis": eigenbasis(row_factor), "column_basis": eigenbasis(column_factor)}
-            return torch.zeros_like(g), {**factors, **bases}
-        step = s.step - 1
-        projected = turned(g, s.row_basis, s.column_basis)
+            first = {f"{name}_basis": eigenbasis(factor) for name, factor in zip(names, factors, strict=True)}
+            return torch.zeros_like(g), {**slots, **first}
+        step, bases = s.step - 1, [getattr(s, f"{name}_basis") for name in names]
+        projected = turned(g, bases)
         exp_avg = lerp(s.exp_avg, projected, 1 - beta1)
         exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(projected)
-        direction = turned(exp_avg / (sqrt(exp_avg_sq) + h.eps), s.row_basis.mT, s.column_basis.mT)
+        direction = turned(exp_avg / (sqrt(exp_avg_sq) + h.eps), [basis.mT for basis in bases])
         if h.correct_bias:
             direction = direction * (math.sqrt(1 - beta2**step) / (1 - beta1**step))
         if h.normalize_grads:
-            rows, cols = p.shape[-2:]
-            direction = direction / (frobenius(direction) / math.sqrt(max(rows * cols, 1)) + h.eps)
-        if step % h.precondition_frequency:
-            return direction, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, **factors}
-        rows, row_order = next_basis(row_factor, s.row_basis)
-        columns, column_order = next_basis(column_factor, s.column_basis)
-        if row_order is not None:
-            exp_avg_sq = torch.take_along_dim(exp_avg_sq, row_order.unsqueeze(-1), -2)
-        if column_order is not None:
-            exp_avg_sq = torch.take_along_dim(exp_avg_sq, column_order.unsqueeze(-2), -1)
-        exp_avg = turned(exp_avg, s.row_basis.mT @ rows, s.column_basis.mT @ columns)
-        moments = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-        return direction, {**moments, **factors, "row_basis": rows, "column_basis": columns}
+            direction = direction / (root_mean_square(direction, h.dims) + h.eps)
+        if step % h.precondition_frequency == 0:
+            turns = [next_basis(factor, basis) for factor, basis in zip(factors, bases, strict=True)]
+            for side, (_, order) in enumerate(turns):
+                if order is not None:
+                    exp_avg_sq = reordered(exp_avg_sq, order, side, h.dims)
+            exp_avg = turned(exp_avg, [basis.mT @ new for basis, (new, _) in zip(bases, turns, strict=True)])
+            slots |= {f"{name}_basis": new for name, (new, _) in zip(names, turns, strict=True)}
+        return direction, {**slots, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
 
 
-def turned(x: Tensor, row_basis: Tensor, column_basis: Tensor) -> Tensor:
-    """Q_Lᵀ·x·Q_R; a basis of size 0 stands for the identity."""
-    if row_basis.shape[-1]:
-        x = row_basis.mT @ x
-    return x @ column_basis if column_basis.shape[-1] else x
+def side_names(dims: int) -> tuple[str, ...]:
+    """What the sides are called in the names of slots."""
+    return ("row", "column") if dims == 2 else tuple(f"dim{side}" for side in range(dims))
+
+
+def factor_shape(shape: Shape, *, side: int, dims: int, limit: int, one_sided: bool) -> Shape:
+    """The shape (…, n, n) of the factor of a side of length n, `side` counted from the first of the last `dims`.
+
+    It is (…, 0, 0), and that side is left as it is, where n is 1 or above the limit. `one_sided` leaves the longest
+    side, the last of those.
+    """
+    stack, sides = shape[:-dims], shape[-dims:]
+    size = sides[side]
+    left = one_sided and side == max(range(dims), key=lambda other: (sides[other], other))
+    return (*stack, size, size) if 1 < size <= limit and not left else (*stack, 0, 0)
+
+
+def by_side(x: Tensor, side: int, dims: int) -> Tensor:
+    """x with one of its last `dims` dimensions before the others of them: (…, n, all others)."""
+    return x.movedim(side - dims, -dims).flatten(1 - dims)
+
+
+def outer_product(x: Tensor, side: int, dims: int) -> Tensor:
+    """The products of one side with itself, summed over all others: G·Gᵀ of rows, Gᵀ·G of columns."""
+    matrix = by_side(x, side, dims)
+    return matrix @ matrix.mT
+
+
+def turned(x: Tensor, bases: Sequence[Tensor]) -> Tensor:
+    """Q_Lᵀ·x·Q_R, or so for every side; a basis of size 0 stands for the identity."""
+    dims = len(bases)
+    for side, basis in enumerate(bases):
+        if not basis.shape[-1]:
+            continue
+        if side == dims - 1:  # from the right, so that the result lies in memory as x does
+            x = (x.flatten(-dims, -2) @ basis).reshape(x.shape)
+        else:
+            moved = x.movedim(side - dims, -dims).shape
+            x = (basis.mT @ by_side(x, side, dims)).reshape(moved).movedim(-dims, side - dims)
+    return x
+
+
+def reordered(x: Tensor, order: Tensor, side: int, dims: int) -> Tensor:
+    """x with one of its sides in another order, for each of a stack its own."""
+    index = order.reshape(*order.shape[:-1], *(order.shape[-1] if other == side else 1 for other in range(dims)))
+    return torch.take_along_dim(x, index, side - dims)
+
+
+def root_mean_square(x: Tensor, dims: int) -> Tensor:
+    """The root of the mean square over the last `dims` dimensions, which stay with length 1."""
+    sides = tuple(range(-dims, 0))
+    norm: Tensor = torch.linalg.vector_norm(x, dim=sides, keepdim=True)
+    return norm / math.sqrt(max(math.prod(x.shape[-dims:]), 1))
 
 
 def next_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stepwell import toml
 from stepwell.naming import nearest
 from stepwell.schedules.composition import COMPOSITIONS
 from stepwell.schedules.function import Function, function_name
@@ -52,7 +52,7 @@ def from_dict(data: Mapping[str, Any], *, functions: Functions | None = None) ->
 
 def to_toml(schedule: Schedule) -> str:
     """The schedule as a TOML document."""
-    return "".join(f"{_key(name)} = {_toml(value)}\n" for name, value in to_dict(schedule).items())
+    return toml.pairs(to_dict(schedule))
 
 
 def from_toml(text: str, *, functions: Functions | None = None) -> Schedule:
@@ -123,22 +123,3 @@ def _back(value: Any, functions: Functions | None) -> Any:
     if isinstance(value, Mapping):
         return from_dict(value, functions=functions)
     return tuple(_back(one, functions) for one in value) if isinstance(value, list) else value
-
-
-def _key(name: str) -> str:
-    return name if name.replace("-", "_").isidentifier() and name.isascii() else json.dumps(name)
-
-
-def _toml(value: Any) -> str:
-    """A value of a plain dict as TOML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_key(name)} = {_toml(one)}' for name, one in value.items())} }}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    raise TypeError(f"TOML has no word for {value!r}")

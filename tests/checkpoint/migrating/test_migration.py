@@ -253,7 +253,7 @@ def test_what_the_source_lacks_and_what_the_model_lacks(tmp_path: Path) -> None:
         *(("0.weight", "kept"), ("1.weight", "kept"), ("2.weight", "fresh"), ("2.bias", "fresh"))
     ]
     assert report.notes == (
-        "lr of group decayed is 0.001; it was 0.01",
+        "lr of group 'adamw' is 0.001; it was 0.01",
         "the state of '1.bias' and 2 more is left out: they are not here",
         "'2.weight' and 1 more of the model stay as they are: {} does not have them".format(tmp_path / "000001"),
     )

@@ -242,7 +242,7 @@ def _values_left(
         base = f"initial_{name}"
         ours, theirs = live.get(base, value), there.get(base, there.get(name, value))
         if name in ("lr", "betas", "eps", "weight_decay", "momentum") and plain(ours) != plain(theirs):
-            where = group.get("name", ", ".join(map(repr, (origins[0].names or [])[:1])) + ", …")
+            where = repr(group["name"]) if "name" in group else f"{(origins[0].names or [''])[0]!r}, …"
             yield f"{name} of group {where} is {in_words(plain(ours))}; it was {in_words(plain(theirs))}"
 
 

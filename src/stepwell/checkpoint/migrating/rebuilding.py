@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from stepwell.checkpoint.migrating.rules import inner
 from stepwell.checkpoint.migrating.source import Source
 from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer as StepwellOptimizer
-from stepwell.routing import RECIPES, create_optimizer
+from stepwell.recipes import PRESETS, RecipeError, named
+from stepwell.routing import create_optimizer
 from stepwell.rules.registry import rule_class, rule_names
 from stepwell.rules.rule import hyper_parameters
 from stepwell.scheduler import Scheduler
@@ -55,25 +57,31 @@ def new_optimizer(source: Source, to: str, model: nn.Module, *, is_whole: bool) 
 
     Args:
         source: where roles, groups and hyper-parameters come from.
-        to: the name of a recipe of `stepwell.create_optimizer`, which groups parameters by their roles, or of a rule,
-            which keeps the groups.
+        to: a recipe, which groups parameters by their roles: the name of a preset, or a file, which is taken as it is
+            written; or the name of a rule, which keeps the groups.
         model: what is trained.
         is_whole: whether it is the model itself, so that roles are read from it.
 
     Raises:
         CheckpointError: there is no such recipe or rule, or the roles are not known.
+        RecipeError: the file holds no recipe.
     """
-    name = to.casefold().replace("_", "-")
+    preset = to.casefold().replace("_", "-")
+    is_file = Path(to).suffix in (".toml", ".json")
     made: StepwellOptimizer
-    if name in RECIPES:
+    if is_file or preset in PRESETS:
+        recipe = named(to if is_file else preset)
         roles = None if is_whole else _roles(source, model)
         try:
-            made = create_optimizer(model, name, roles=roles)
+            made = create_optimizer(model, recipe, roles=roles)
+        except RecipeError:
+            raise
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{source.title} cannot be migrated to {to!r}: {error}") from error
     else:
         made = _same_groups(source, to, model)
-    _take_values(made, source)
+    if not is_file:
+        _take_values(made, source)
     return made
 
 
@@ -93,8 +101,10 @@ def _same_groups(source: Source, to: str, model: nn.Module) -> StepwellOptimizer
         kind = rule_class(to)
         rule = kind()
     except (TypeError, ValueError):
-        hint = nearest(to, [*rule_names(), *RECIPES])
-        raise CheckpointError(f"unknown recipe or rule {to!r}{hint}; recipes are {', '.join(RECIPES)}") from None
+        hint = nearest(to, [*rule_names(), *PRESETS])
+        raise CheckpointError(
+            f"unknown recipe or rule {to!r}{hint}; `stepwell presets` and `stepwell list` have the names"
+        ) from None
     parameters = dict(model.named_parameters())
     groups = [
         {

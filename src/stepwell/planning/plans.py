@@ -1,0 +1,369 @@
+"""A plan: a recipe laid over one model and one horizon, before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from glob import escape
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from stepwell.naming import nearest
+from stepwell.optimizer import Optimizer
+from stepwell.planning.course import Course, course
+from stepwell.planning.doubts import Doubt, doubts
+from stepwell.planning.laying import Laid, PlannedGroup, lay
+from stepwell.recipes import Recipe, preset
+from stepwell.roles import ParameterRole
+from stepwell.scheduler import Scheduler
+from stepwell.schedules import Constant, Schedule
+from stepwell.schedules.fields import check_horizon
+from stepwell.tabular import WIDTH, some, text_table
+from stepwell.tracks import entry_called
+
+if TYPE_CHECKING:
+    from stepwell.planning.cost import Cost
+    from stepwell.planning.memory import Memory
+
+BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
+"""The presets that a plan's memory is compared with."""
+HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
+EXAMPLES = 2
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan:
+    """What a recipe will do to a model, known before step 0. `print(plan)` shows the table.
+
+    Attributes:
+        model: the model that the recipe is laid over; nothing in it is changed.
+        recipe: the recipe.
+        horizon: total optimizer steps, or None where it is not known.
+        groups: the parameter groups to be, in the order in which the optimizer will have them.
+        frozen: parameters that are not trained.
+        warnings: what is likely not meant, each in one line.
+        deepest: the depth that layer-wise rates are counted from.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    horizon: int | None
+    groups: tuple[PlannedGroup, ...]
+    frozen: tuple[ParameterRole, ...]
+    warnings: tuple[Doubt, ...]
+    deepest: int
+
+    # What it says.
+
+    def __repr__(self) -> str:
+        model = type(self.model).__name__
+        return f"<Plan for {model}: {self.headline}, {len(self.groups)} groups, {self.parameters:,} parameters>"
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def to_text(self, width: int = WIDTH) -> str:
+        """The table as plain text, lines of at most `width` characters, and the warnings below it."""
+        lines = [(cells, "\n".join(filter(None, (why, names)))) for cells, why, names in self.lines()]
+        text = text_table((HEADINGS, "why"), lines, width, left_aligned=2)
+        return "\n".join((text, *("\nwarning: " + str(doubt) for doubt in self.warnings)))
+
+    def lines(self) -> list[tuple[tuple[str, ...], str, str]]:
+        """The table line by line: cells under `HEADINGS`, the reason, and the first names. Groups, then what they come
+        to, then what is frozen."""
+        lines = [self._line(group) for group in self.groups]
+        tensors = sum(len(group.members) for group in self.groups)
+        lines.append((("total", "", f"{tensors:,}", f"{self.parameters:,}", "", ""), self.headline, ""))
+        if self.frozen:
+            count = sum(entry.parameter.numel() for entry in self.frozen)
+            cells = ("frozen", "", f"{len(self.frozen):,}", f"{count:,}", "", "")
+            lines.append((cells, "requires_grad=False: in no group, never changed", ""))
+        return lines
+
+    def _line(self, group: PlannedGroup) -> tuple[tuple[str, ...], str, str]:
+        way = self.course(group, "lr")
+        counts = (f"{len(group.members):,}", f"{group.parameters:,}")
+        rate = f"{group.rule.lr:g}, scheduled" if way is None else str(way)
+        cells = (group.name, type(group.rule).__name__, *counts, rate, f"{group.rule.weight_decay:g}")
+        return cells, f"{', '.join(group.roles)}: {group.why}", some([each.name for each in group.members], EXAMPLES)
+
+    @property
+    def headline(self) -> str:
+        """Recipe, hash and horizon in a line."""
+        name = f"recipe {self.recipe.name} " if self.recipe.name else ""
+        steps = "no horizon" if self.horizon is None else f"{self.horizon:,} steps"
+        return f"{name}{self.recipe.hash}, {steps}"
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(group.parameters for group in self.groups)
+
+    def course(self, group: PlannedGroup, name: str) -> Course | None:
+        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon. None where a schedule needs
+        a horizon and none is known."""
+        return course(self.base(group, name), group.schedules.get(name), self.horizon)
+
+    def base(self, group: PlannedGroup, name: str) -> float:
+        """The value of a hyper-parameter (`lr`, `betas[0]`) that a group's schedule multiplies."""
+        return float(entry_called(name).read(group.rule.values()))
+
+    def explain(self, name: str) -> str:
+        """One parameter's whole story, in lines: what it is, which route takes it and why, and its values.
+
+        Raises ValueError with the nearest name.
+        """
+        for group in self.groups:
+            for member in group.members:
+                if name in member.names:
+                    return "\n".join(self._story(group, member))
+        for entry in self.frozen:
+            if name in entry.names:
+                reason = "frozen: requires_grad=False, so it is in no group and never changed"
+                return "\n".join((*_identity(entry), reason))
+        entries = [*(member for group in self.groups for member in group.members), *self.frozen]
+        known = [each for entry in entries for each in entry.names]
+        inside = [each for each in known if each.startswith(f"{name}.")]
+        hint = f"; in that module there are {some(inside, EXAMPLES)}" if inside else nearest(name, known)
+        raise ValueError(f"the model has no parameter {name!r}{hint}")
+
+    def _story(self, group: PlannedGroup, member: ParameterRole) -> list[str]:
+        lines = _identity(member)
+        for route in self.recipe.routes:
+            taken = route.select(member)
+            lines.append(f"route {route.name!r}: {route.select!r} {'takes it' if taken else 'does not'}")
+            if taken:
+                break
+        if group.route.why:
+            lines.append(f"because: {group.route.why}")
+        if not group.decayed:
+            lines.append(f"undecayed: {self.recipe.undecayed!r} takes it")
+        if self.recipe.layer_decay is not None:
+            above = self.deepest - member.depth
+            lines.append(
+                f"layer-wise rate: depth {member.depth} of {self.deepest}, "
+                f"{self.recipe.layer_decay:g}^{above} = {group.rate_scale:.4g} of the rate"
+            )
+        values = ", ".join(f"{name}={value!r}" for name, value in group.rule.values().items())
+        lines.append(f"group {group.name!r}: {type(group.rule).__name__}({values})")
+        for name, schedule in group.schedules.items():
+            way = self.course(group, name)
+            lines.append(f"{name}: {schedule!r}{'' if way is None else f', so {way}'}")
+        slots = [slot.name for slot in group.rule.fit(tuple(member.parameter.shape)).slot_list() if not slot.scalar]
+        lines.append(f"state: {', '.join(slots) or 'none'}")
+        return lines
+
+    # What it costs.
+
+    def memory(self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe] = BESIDE) -> Memory:
+        """Bytes of weights, gradients and state, and the peak of a step, for this recipe and others beside it.
+
+        Args:
+            world_size: on how many ranks, at least 1.
+            sharded: whether the ranks share weights, gradients and state among them, as FSDP does: each tensor cut
+                along its first dimension. The figures are those of the first rank, which holds the most.
+            beside: recipes, or names of presets, that could be taken in its place. One that does not fit the model, or
+                needs the same as another, is left out.
+
+        Raises:
+            TypeError, ValueError: a number of ranks that is none, an unknown preset.
+        """
+        from stepwell.planning.memory import memory
+
+        return memory(self, world_size=world_size, sharded=sharded, beside=beside)
+
+    def cost(self, *, bandwidth: float = 20e9, rate: float = 1e12) -> Cost:
+        """Bytes moved and operations done by one step of the optimizer, and the time that these take at least.
+
+        Args:
+            bandwidth: of the memory, in bytes per second.
+            rate: of matrix products, in floating-point operations per second.
+        """
+        from stepwell.planning.cost import cost
+
+        return cost(self, bandwidth=bandwidth, rate=rate)
+
+    # What it shows.
+
+    def plot(self, name: str = "lr") -> str:
+        """A hyper-parameter over the steps, a line for each course that it takes, as an SVG picture. Notebooks show it;
+        `pathlib.Path("lr.svg").write_text(plan.plot())` keeps it.
+
+        Raises ValueError for a hyper-parameter that no group has, or whose schedule needs a horizon.
+        """
+        from stepwell.planning.page import drawing
+
+        return drawing(self, name)
+
+    def to_html(self) -> str:
+        """The plan as one HTML page that needs nothing else."""
+        from stepwell.planning.page import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        from stepwell.planning.page import fragment
+
+        return fragment(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, for `json.dumps`; rates as [start, peak, end]."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "hash": self.recipe.hash,
+            "horizon": self.horizon,
+            "parameters": self.parameters,
+            "frozen": [entry.name for entry in self.frozen],
+            "groups": [self._group_as_dict(group) for group in self.groups],
+            "warnings": [str(doubt) for doubt in self.warnings],
+        }
+
+    def _group_as_dict(self, group: PlannedGroup) -> dict[str, Any]:
+        rate = self.course(group, "lr")
+        return {
+            "name": group.name,
+            "rule": type(group.rule).__name__,
+            "values": group.rule.values(),
+            "schedules": {name: repr(schedule) for name, schedule in group.schedules.items()},
+            "why": group.why,
+            "roles": list(group.roles),
+            "tensors": len(group.members),
+            "parameters": group.parameters,
+            "lr": None if rate is None else [rate.start, rate.peak, rate.end],
+            "names": [member.name for member in group.members],
+        }
+
+    # What becomes of it.
+
+    def build(self) -> tuple[Optimizer, Scheduler]:
+        """The optimizer and the scheduler.
+
+        Raises ValueError where a schedule needs a horizon and the plan has none.
+        """
+        optimizer = self.build_optimizer()
+        return optimizer, Scheduler(optimizer, horizon=self.horizon, **self._schedules())
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer alone, for a training that sets its rates by other means."""
+        recipe = self.recipe
+        return Optimizer(
+            [group.as_param_group() for group in self.groups],
+            self.groups[0].rule,
+            engine=recipe.engine,
+            clip_norm=recipe.clip_norm,
+            on_nonfinite=recipe.on_nonfinite,
+        )
+
+    def _schedules(self) -> dict[str, Any]:
+        """Schedules by hyper-parameter, as the scheduler takes them: by the name of the group where groups differ."""
+        by_name: dict[str, dict[str, Schedule]] = {}
+        for group in self.groups:
+            for name, schedule in group.schedules.items():
+                by_name.setdefault(name, {})[escape(group.name)] = schedule  # a name, and no pattern
+        if "lr" not in by_name:
+            by_name["lr"] = {escape(group.name): Constant() for group in self.groups}
+        alike = {
+            name: len(set(map(repr, chosen.values()))) == 1 and len(chosen) == self._having(name)
+            for name, chosen in by_name.items()
+        }
+        return {name: next(iter(chosen.values())) if alike[name] else chosen for name, chosen in by_name.items()}
+
+    def _having(self, name: str) -> int:
+        """How many groups have a hyper-parameter as a number."""
+        return sum(entry_called(name).stands_in(group.rule.values()) for group in self.groups)
+
+    def diff(self, other: Plan) -> str:
+        """What differs between this plan and another of the same model, a line for each; an empty text for nothing."""
+        if not isinstance(other, Plan):
+            raise TypeError(f"a plan is compared with another stepwell.Plan, got {type(other).__name__}")
+        return "\n".join(_differences(self, other))
+
+
+def plan(
+    model: nn.Module,
+    recipe: Recipe | str = "adamw",
+    *,
+    horizon: int | None = None,
+    loader: Any = None,
+    **counting: Any,
+) -> Plan:
+    """Lay a recipe over a model. Nothing is allocated and nothing changed; the model may stand on the meta device.
+
+    Args:
+        model: the model, on any device.
+        recipe: a `Recipe`, or the name of a preset.
+        horizon: total optimizer steps, at least 1. Left out, it is counted from the loader.
+        loader: the data loader, or its length in batches.
+        counting: how long the loader is gone through (`epochs`, `accumulation`, …), as `stepwell.horizon` takes it.
+
+    Raises:
+        TypeError: for a model that is no module.
+        ValueError: for an unknown preset, a horizon below 1, or a model with nothing to train.
+        RecipeError: where recipe and model do not fit, naming every mistake.
+    """
+    chosen = preset(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(chosen, Recipe):
+        raise TypeError(f"recipe must be a stepwell.Recipe or the name of a preset, got {recipe!r}")
+    counted = None
+    if loader is not None:
+        from stepwell.horizon import horizon as count
+
+        counted = count(loader, **counting)
+    elif counting:
+        raise TypeError(f"{', '.join(counting)} count the steps of a loader: give loader=… too")
+    steps = check_horizon("horizon", counted if horizon is None else horizon)
+    laid: Laid = lay(model, chosen)
+    warnings = tuple(doubts(laid, steps, counted))
+    return Plan(model, chosen, steps, laid.groups, laid.frozen, warnings, laid.deepest)
+
+
+def _identity(entry: ParameterRole) -> list[str]:
+    parameter = entry.parameter
+    shape = " × ".join(map(str, parameter.shape)) or "a number"
+    lines = [
+        f"{entry.name}: {shape}, {math.prod(parameter.shape):,} numbers, {str(parameter.dtype).removeprefix('torch.')}",
+        f"role: {entry.role} ({entry.why}), depth {entry.depth}",
+    ]
+    if entry.aliases:
+        lines.append(f"tied with: {', '.join(entry.aliases)}")
+    return lines
+
+
+def _differences(ours: Plan, theirs: Plan) -> list[str]:
+    lines: list[tuple[str, str]] = []
+    if ours.horizon != theirs.horizon:
+        lines.append(("horizon", f"{_text(ours.horizon)} → {_text(theirs.horizon)}"))
+    first, second = _by_parameter(ours), _by_parameter(theirs)
+    for name in [*first, *(name for name in second if name not in first)]:
+        one, two = first.get(name, {"rule": "not trained"}), second.get(name, {"rule": "not trained"})
+        # Where the rules differ, what only one of them has is no change of its own.
+        common = [key for key in one if key in two] if one["rule"] != two["rule"] else list({**one, **two})
+        changed = [
+            f"{key} {_text(one.get(key))} → {_text(two.get(key))}" for key in common if one.get(key) != two.get(key)
+        ]
+        if changed:
+            lines.append((name, ", ".join(changed)))
+    return _gathered(lines)
+
+
+def _by_parameter(plan: Plan) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+    for group in plan.groups:
+        schedules = {f"{name} schedule": repr(one) for name, one in group.schedules.items()}
+        settings = {"rule": type(group.rule).__name__, **group.rule.values(), **schedules}
+        found |= {member.name: settings for member in group.members}
+    return found
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else str(value)
+
+
+def _gathered(lines: list[tuple[str, str]]) -> list[str]:
+    """Lines that say the same of several parameters as one."""
+    said: dict[str, list[str]] = {}
+    for name, what in lines:
+        said.setdefault(what, []).append(name)
+    return [f"{some(names, EXAMPLES)}: {what}" for what, names in said.items()]

@@ -1,0 +1,59 @@
+"""Tables in plain text: columns of short cells, and a last one that is wrapped."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+WIDTH = 110
+WIDEST_CELL = 28
+NARROWEST_LAST = 24
+
+Line = tuple[Sequence[str], str]
+"""The cells of a line, and the text of its last column."""
+
+
+def text_table(headings: Line, lines: Iterable[Line], width: int = WIDTH, *, left_aligned: int = 1) -> str:
+    """A table whose last column is wrapped to keep the lines within `width` (down to a column of 24 characters).
+
+    The first `left_aligned` columns start their cells at the left, the others end them at the right. Cells longer than
+    28 characters are cut.
+    """
+    rows = [([_short(cell) for cell in cells], last) for cells, last in (headings, *lines)]
+    widths = [max(map(len, column)) for column in zip(*(cells for cells, _ in rows), strict=True)]
+    margin = sum(widths) + 2 * len(widths)
+    text = []
+    for cells, last in rows:
+        wrapped = _wrap(last, max(NARROWEST_LAST, width - margin)) or [""]
+        aligned = [
+            cell.ljust(size) if column < left_aligned else cell.rjust(size)
+            for column, (cell, size) in enumerate(zip(cells, widths, strict=True))
+        ]
+        text.append("  ".join([*aligned, wrapped[0]]).rstrip())
+        text += [" " * margin + line for line in wrapped[1:]]
+    return "\n".join(text)
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """The first names, and how many there are beside them."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def _short(cell: str) -> str:
+    return cell if len(cell) <= WIDEST_CELL else cell[: WIDEST_CELL - 1] + "…"
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return [
+        line
+        for paragraph in text.splitlines()
+        for line in textwrap.wrap(
+            " ".join(_elided(word, width) for word in paragraph.split()), width, break_on_hyphens=False
+        )
+    ]
+
+
+def _elided(word: str, width: int) -> str:
+    """A word without its middle, where it is wider than a line."""
+    return word if len(word) <= width else f"{word[: width // 2]}…{word[-(width - width // 2 - 1) :]}"
