@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows = plan.measure(rounds)
     else:
         settings = {"processes": str(rounds)}
-        rows = start.measure(subjects, rounds)
+        rows = start.measure(subjects if given.rules else [SUBJECTS[name] for name in start.USUAL], rounds)
     machine = this_machine(device)
     empty = Report(given.what, machine, settings, [])
     folder = given.out or (RESULTS if enough else None)

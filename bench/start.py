@@ -14,6 +14,10 @@ from bench.shapes import HIDDEN, SMALL, Shapes
 from bench.subjects import Subject
 
 
+# Rules of every shape of program: one phase, several, another dtype, matrices.
+USUAL = ("adamw", "sgd", "lion", "lamb", "schedule-free", "adamw-bf16", "adafactor", "muon")
+
+
 def shapes_for(subject: Subject) -> Shapes:
     """Few numbers, so that the step itself takes no time beside what comes before it."""
     return HIDDEN[-1] if subject.rule.acts_on == "matrices" else SMALL
