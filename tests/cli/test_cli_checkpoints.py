@@ -128,7 +128,7 @@ def test_migrate_to_a_recipe_of_a_file_takes_its_values(there, stepwell):
     assert "kept       3 parameters, AdamW → Lion: exp_avg" in out
     assert [(group.name, group.rule, group.lr) for group in checkpoint.inspect("b").groups] == [
         ("matrices", "Lion", 0.003),
-        ("adamw", "AdamW", 0.003),
+        ("adamw undecayed", "AdamW", 0.003),
     ]
 
 
