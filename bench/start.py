@@ -13,7 +13,6 @@ from bench.records import ImportRow, StartRow
 from bench.shapes import HIDDEN, SMALL, Shapes
 from bench.subjects import Subject
 
-
 # Rules of every shape of program: one phase, several, another dtype, matrices.
 USUAL = ("adamw", "sgd", "lion", "lamb", "schedule-free", "adamw-bf16", "adafactor", "muon")
 
