@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 
@@ -27,48 +27,44 @@ _AS_THE_WEIGHTS = Storage()
 _LARGE = (1024, 1024)
 
 
-class _OnePass(Rule, abstract=True):
-    """Loads weights, gradient and slots, and stores weights and slots."""
+Traffic = tuple[tuple[frozenset[str], frozenset[str]], ...]
+
+
+class _Passes(Rule, abstract=True):
+    """Goes over the tensors as often as `traffic` has phases; each loads and stores what it says there.
+
+    What a phase adds up, the next one waits for.
+    """
+
+    traffic: ClassVar[Traffic]
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        slots = {slot.name: getattr(s, slot.name) + h.lr * g for slot in self.slot_list()}
-        return p + h.lr * sum(slots.values(), start=g), slots
-
-
-class _TwoPasses(Rule, abstract=True):
-    """Stores the slots and adds up weights and slots in one pass; changes the weights by the sums in the next."""
-
-    def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        slots = {slot.name: getattr(s, slot.name) + h.lr * g for slot in self.slot_list()}
-        step = sum(slots.values(), start=0.0)
-        return p + h.lr * (total(p) + total(step)) * step, slots
-
-
-class _SumsFirst(Rule, abstract=True):
-    """Adds up weights and gradient in one pass; stores weights and slots, changed by the sums, in the next."""
-
-    def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        step = (h.lr + h.lr * (total(p) + total(g))) * g
-        slots = {slot.name: getattr(s, slot.name) + step for slot in self.slot_list()}
-        return p + h.lr * sum(slots.values(), start=step), slots
+        now = {"p": p, "g": g} | {slot.name: getattr(s, slot.name) for slot in self.slot_list()}
+        slots: dict[str, Any] = {}
+        factor = h.lr
+        for last, (loads, stores) in enumerate(self.traffic, start=1 - len(self.traffic)):
+            step = factor * sum((now[name] for name in sorted(loads)), start=0.0)
+            slots |= {name: now[name] + step for name in sorted(stores - {"p"})}
+            now |= slots
+            if last == 0:
+                return p + step, slots
+            factor = h.lr + h.lr * total(step)
+        raise AssertionError("a program has phases")
 
 
 def equal_rule(rule: Rule) -> Rule | None:
-    """A rule with the phases, loads and stores of this one.
-
-    None for rules of matrices, which products bound, and for rules that none of the trivial ones equals: with a number
-    a row and a column, Adafactor goes over the tensors three times.
-    """
+    """A rule with the phases, loads and stores of this one; None for rules of matrices, which products bound."""
     if rule.acts_on == "matrices":
         return None
-    slots = tuple(slot.name for slot in rule.slot_list() if not slot.scalar)
-    trivial = (_with_slots(base, slots) for base in (_OnePass, _TwoPasses, _SumsFirst))
-    return next((found for found in trivial if traffic(trace(found)) == traffic(trace(rule))), None)
+    wanted = traffic(trace(rule))
+    found = _with_traffic(wanted)
+    return found if traffic(trace(found)) == wanted else None
 
 
 @functools.cache
-def _with_slots(base: type[Rule], slots: tuple[str, ...]) -> Rule:
-    kind = type(f"{base.__name__.strip('_')}{len(slots)}", (base,), {"slots": slots}, abstract=True)
+def _with_traffic(wanted: Traffic) -> Rule:
+    slots = tuple(sorted({name for phase in wanted for names in phase for name in names} - {"p", "g"}))
+    kind = type(f"Passes{len(slots)}", (_Passes,), {"slots": slots, "traffic": wanted}, abstract=True)
     return cast("Rule", kind(lr=1e-12))
 
 
@@ -87,9 +83,9 @@ def _bytes(codec: Codec) -> float:
     return sum(held) / torch.Size(_LARGE).numel()
 
 
-def traffic(program: Program) -> list[tuple[frozenset[str], frozenset[str]]]:
+def traffic(program: Program) -> Traffic:
     """What each phase loads and stores."""
-    return [(frozenset(phase.loads), frozenset(name for name, _ in phase.stores)) for phase in program.phases]
+    return tuple((frozenset(phase.loads), frozenset(name for name, _ in phase.stores)) for phase in program.phases)
 
 
 def equal_pass(rule: Rule, material: Material) -> Callable[[], None] | None:

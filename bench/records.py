@@ -108,6 +108,24 @@ class ScheduleRow:
 
 
 @dataclass(frozen=True)
+class CheckpointRow:
+    """Times of a save or a load, and for a load the bytes that the process grows by above the state that is loaded."""
+
+    what: str
+    shapes: str
+    parameters: int
+    size: int
+    timings: dict[str, Timing]
+    above: dict[str, int | None]
+
+    @property
+    def ratio(self) -> float:
+        """Our time over the peer's."""
+        (peer,) = (timing for name, timing in self.timings.items() if name != OURS)
+        return self.timings[OURS].median / peer.median
+
+
+@dataclass(frozen=True)
 class PlanRow:
     """Seconds to plan a model without data, in a new process, and bytes by which that grows at most beside torch."""
 
@@ -140,9 +158,10 @@ class StorageRow:
         return sum(self.losses) / sum(self.in_float32)
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | StorageRow
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | CheckpointRow | StorageRow
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow, StorageRow)
+    kind.__name__: kind
+    for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow, CheckpointRow, StorageRow)
 }
 
 
@@ -151,7 +170,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start", "schedule", "plan" or "storage".
+        what: "step", "memory", "start", "schedule", "plan", "checkpoint" or "storage".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -241,7 +260,9 @@ def _place(row: Row) -> str:
 
 def _subject(row: Row) -> tuple[str, ...]:
     """What a row is about: rows on the same subject are measured together."""
-    if isinstance(row, ImportRow):
+    if isinstance(row, CheckpointRow):
+        about = row.what
+    elif isinstance(row, ImportRow):
         about = ""
     elif isinstance(row, PlanRow):
         about = row.recipe
