@@ -19,8 +19,8 @@ import llvmlite.binding as llvm
 
 from stepwell.codecs import Codec, codec
 from stepwell.engines.fused import numba_writer
+from stepwell.engines.fused.arrays import arrays, computed_in, draws
 from stepwell.engines.fused.cache import cache_folder, kernel_folder, write_whole
-from stepwell.engines.fused.numba_words import arrays
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.source import HostScalars, host_function
 
@@ -41,10 +41,10 @@ class Kernel:
 
     def __init__(self, program: Program, codecs: Mapping[str, Codec]) -> None:
         self.program = program
-        self.compute = numba_writer.computed_in(codecs)
+        self.compute = computed_in(codecs)
         self.source = numba_writer.write(program, codecs)
         self.arrays = arrays(program, codecs)
-        self.draws = any(numba_writer.draws(phase, codecs) for phase in program.phases)
+        self.draws = any(draws(phase, codecs) for phase in program.phases)
         self.scalars: HostScalars = host_function(program)
         self._engine, address = _machine_code(program.name, self.source)
         self.run = RUN(address)

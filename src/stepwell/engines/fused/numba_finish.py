@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec
-from stepwell.engines.fused.numba_words import FUNCTIONS, POINTERS, TENSOR, WORDS, array, arrays_of, constant, indented
+from stepwell.engines.fused.arrays import arrays_of
+from stepwell.engines.fused.numba_words import FUNCTIONS, POINTERS, TENSOR, WORDS, array, constant, indented
 from stepwell.engines.fused.program import Finish, Loop, Program
 from stepwell.engines.fused.source import Writer
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-
-from stepwell.codecs import Codec
-from stepwell.engines.fused.program import Program
 
 # How an array of each dtype stands in memory.
 POINTERS = {
@@ -96,27 +92,3 @@ def constant(value: float | bool, compute: str) -> str:
 def indented(lines: list[str], depth: int = 1) -> list[str]:
     """The lines, further to the right."""
     return [f"{'    ' * depth}{line}" for line in lines]
-
-
-@dataclass(frozen=True)
-class Array:
-    """One of the arrays that a kernel gets the addresses of: a number of the program, or a part of one."""
-
-    name: str
-    number: str
-    dtype: torch.dtype
-
-
-def arrays(program: Program, codecs: Mapping[str, Codec]) -> list[Array]:
-    """The arrays of a kernel, in the order of its table's rows."""
-    found = []
-    for number in program.arrays:
-        codec = codecs[number]
-        dtypes = [dtype for _, dtype in codec.layout(())]
-        found += [Array(name, number, dtype) for name, dtype in zip(codec.names(number), dtypes, strict=True)]
-    return found
-
-
-def arrays_of(number: str, program: Program, codecs: Mapping[str, Codec]) -> list[tuple[int, Array]]:
-    """Those that hold one number, with their rows in the table."""
-    return [(row, each) for row, each in enumerate(arrays(program, codecs)) if each.number == number]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec
-from stepwell.codecs.noise import factor_of
+from stepwell.engines.fused.arrays import arrays, arrays_of, computed_in, draws, factor, in_blocks, numbers_of
 from stepwell.engines.fused.numba_finish import finish
 from stepwell.engines.fused.numba_words import (
     CARRYING,
@@ -20,8 +20,6 @@ from stepwell.engines.fused.numba_words import (
     TENSOR,
     WORDS,
     array,
-    arrays,
-    arrays_of,
     constant,
     indented,
 )
@@ -64,33 +62,12 @@ def write(program: Program, codecs: Mapping[str, Codec]) -> str:
     # A sum is spread over the lanes of a vector. Without sums every element is worked out as written, so that the
     # result has the same bits wherever a tensor is cut.
     fast = '{"nsz", "reassoc"}' if program.reductions else "False"
-    blocks = "\nfrom stepwell.engines.fused.block_memory import *" if _in_blocks(program.arrays, codecs) else ""
+    blocks = "\nfrom stepwell.engines.fused.block_memory import *" if in_blocks(program.arrays, codecs) else ""
     described = ", ".join(f"{name} {codecs[name].word}" for name in program.arrays)
     parts = [_HEADER.format(name=program.name, stored=described, fast=fast, blocks=blocks)]
     parts += [_phase(program, number, phase, codecs, compute) for number, phase in enumerate(program.phases)]
     parts.append(_driver(program, codecs, compute))
     return "\n\n".join(parts)
-
-
-def computed_in(codecs: Mapping[str, Codec]) -> str:
-    """The dtype of the arithmetic on numbers that are stored so."""
-    return "float64" if any(codec.word == "float64" for codec in codecs.values()) else "float32"
-
-
-def draws(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
-    """Whether what the phase stores is rounded by chance."""
-    return any(codecs[name].draws for name, _ in phase.stores)
-
-
-def _in_blocks(names: Iterable[str], codecs: Mapping[str, Codec]) -> list[str]:
-    """Those of the numbers that are stored in blocks. The phases get them as float32 numbers in a local array."""
-    return [name for name in names if codecs[name].block > 1]
-
-
-def _numbers(phase: Phase) -> list[str]:
-    """The numbers that the phase loads or stores for each element."""
-    stored = [name for name, _ in phase.stores]
-    return [*phase.loads, *(name for name in stored if name not in phase.loads)]
 
 
 def _returned(phase: Phase) -> list[Expression]:
@@ -117,8 +94,8 @@ def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     writer = Writer(FUNCTIONS, lambda value: constant(value, compute), leaf, "x")
     results = [*(e for _, e in phase.stores), *(r.arguments[0] for r in phase.reductions)]
     writer.write(phase.values, results)
-    blocks = _in_blocks(_numbers(phase), codecs)
-    held = {name: [array(part) for part in _passed(name, codecs)] for name in _numbers(phase)}
+    blocks = in_blocks(numbers_of(phase), codecs)
+    held = {name: [array(part) for part in _passed(name, codecs)] for name in numbers_of(phase)}
     arguments = [part for parts in held.values() for part in parts]
     arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
     random = _draws_itself(phase, codecs)
@@ -137,7 +114,7 @@ def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     if random:
         body.append("hashed = hash_of(low, high, np.uint32(first + np.uint32(i)))")
     for name, e in phase.stores:
-        words = {"x": writer.text(e), "random": f"random_bits(hashed, {_factor(codecs, name)}, 16)"}
+        words = {"x": writer.text(e), "random": f"random_bits(hashed, {factor(name, codecs)}, 16)"}
         written = PLAIN.write if name in blocks else WORDS[codecs[name].word].write
         body += [f"{part}[i] = {text.format(**words)}" for part, text in zip(held[name], written, strict=True)]
     body += [f"q{r.index}[i] += {writer.text(r.arguments[0])}" for r in to_column]
@@ -148,11 +125,6 @@ def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     if sums:
         lines.append(f"    return {', '.join(f'total{r.index}' for r in sums)},")
     return _JIT + "\n".join(lines)
-
-
-def _factor(codecs: Mapping[str, Codec], name: str) -> str:
-    """What makes the random bits of this number out of the element's hash."""
-    return f"{factor_of(list(codecs).index(name)):#x}"
 
 
 def _read(codecs: Mapping[str, Codec], name: str, parts: list[str]) -> str:
@@ -182,7 +154,7 @@ def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     ]
     if any(draws(phase, codecs) for phase in program.phases):
         lines.append("keys = numba.carray(int64_at(keys_at), tensors)")
-    if blocks := _in_blocks(program.arrays, codecs):
+    if blocks := in_blocks(program.arrays, codecs):
         lines += [f"{array(name)}_numbers = local_array()" for name in blocks]
         lines.append("hashes = local_array()")
     if any(number % 2 == 0 for number, _ in program.steps):
@@ -234,7 +206,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     real = getattr(torch, compute)
     views = [
         (array(part.name), part.dtype, f"table[{row}, owner]", "start")
-        for name in _numbers(phase)
+        for name in numbers_of(phase)
         if codecs[name].block == 1
         for row, part in arrays_of(name, program, codecs)
     ]
@@ -252,7 +224,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         for name, dtype, base, place in views
     ]
     random = ["low", "high", "np.uint32(start + at)"] if _draws_itself(phase, codecs) else []
-    elements = [array(part) for name in _numbers(phase) for part in _passed(name, codecs)]
+    elements = [array(part) for name in numbers_of(phase) for part in _passed(name, codecs)]
     others = [name for name, *_ in views if name not in elements]
     arguments = [*elements, *others, "size", "scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single)]
     call = f"phase{number}({', '.join(arguments)})"
@@ -298,7 +270,7 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
     """What comes before a phase, for a piece of whole blocks, and what comes after it."""
     before, after = [], []
     stored = [name for name, _ in phase.stores]
-    for name in _in_blocks(_numbers(phase), codecs):
+    for name in in_blocks(numbers_of(phase), codecs):
         codec, (codes, scales) = codecs[name], arrays_of(name, program, codecs)
         bits = 8 * codes[1].dtype.itemsize * torch.Size(codec.layout((codec.block,))[0][0]).numel() // codec.block
         known, kind = array(name), codec.word.replace(" ", "_")
@@ -310,10 +282,10 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
         if name in phase.loads:
             before.append(f"decode_{kind}({known}_codes, {known}_scales, {known}_numbers, size)")
         if name in stored:
-            ends = f"hashes, np.uint32({_factor(codecs, name)}), size"
+            ends = f"hashes, np.uint32({factor(name, codecs)}), size"
             after.append(f"encode_{kind}({known}_numbers, {known}_codes, {known}_scales, {ends})")
     if after:
-        draws_hashes = any(codecs[name].draws for name in _in_blocks(stored, codecs))
+        draws_hashes = any(codecs[name].draws for name in in_blocks(stored, codecs))
         hashes = "hash_elements(hashes, low, high, np.uint32(start + at), size)"
         after.insert(0, hashes if draws_hashes else "halve_elements(hashes, size)")
     return before, after
