@@ -16,7 +16,7 @@ ELEMENTS = 1 << 18
 
 
 def words(seed: int = 0, step: int = 1, place: int = 0, number: int = 0, elements: int = ELEMENTS) -> torch.Tensor:
-    (key,) = noise.keys([seed], [step], [place])
+    (key,) = noise.keys_at(noise.keys([seed], [place]), [step])
     return noise.bits(noise.hashes(int(key), elements, CPU), number)
 
 
@@ -69,6 +69,7 @@ def test_steps_parameters_numbers_and_neighbours_are_uncorrelated() -> None:
 
 def test_keys_depend_on_seed_step_and_place_each_for_itself() -> None:
     triples = list(itertools.product((0, 1, 2**31), (0, 1, 2), (0, 1, 2)))
-    keys = noise.keys(*map(list, zip(*triples, strict=True)))
+    seeds, steps, places = map(list, zip(*triples, strict=True))
+    keys = noise.keys_at(noise.keys(seeds, places), steps)
     assert len(set(keys.tolist())) == len(triples)
     assert keys.dtype == np.uint64

@@ -23,6 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from stepwell.codecs import Plain
 from stepwell.engines.fused import triton_memory
 from stepwell.engines.fused.triton_engine import Triton
 from stepwell.engines.fused.triton_kernels import OPTIONS, Kernel
@@ -59,7 +60,7 @@ def kernels(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> Kernel:
     """The kernels of a rule for parameters of this shape, all arrays of one dtype."""
     engine = Triton()
     program = engine.program(case.rule.fit(shape), stores_round=dtype.itemsize == 2)
-    return engine.kernel(program, (dtype,) * len(program.arrays))
+    return engine.kernel(program, dict.fromkeys(program.arrays, Plain(dtype)))
 
 
 def assert_compiles(kernel: Kernel, align: int = 16) -> dict[str, str]:

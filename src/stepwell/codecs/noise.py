@@ -25,22 +25,32 @@ _MASK = (1 << 32) - 1
 _GOLDEN = 0x9E3779B1
 
 
-def keys(seeds: Sequence[int], steps: Sequence[int], places: Sequence[int]) -> NDArray[np.uint64]:
-    """For each parameter the two keys of its hash at this step, in the two halves of 64 bits.
+def keys(seeds: Sequence[int], places: Sequence[int]) -> NDArray[np.uint64]:
+    """For each parameter the key of its random bits, the same at every step.
 
     Args:
         seeds: the seed of each parameter's group.
-        steps: how many updates each has had, this one counted.
         places: which of the optimizer's parameters each is.
     """
-    mixed = np.zeros(len(steps), np.uint64)
-    for words in (seeds, steps, places):
-        # One round of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) for each word.
-        mixed = mixed + np.array(words, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return mixed
+    return _mixed(_mixed(np.zeros(len(seeds), np.uint64), seeds), places)
+
+
+def keys_at(keys: NDArray[np.uint64], steps: Sequence[int]) -> NDArray[np.uint64]:
+    """For each parameter the two keys of its hash at one step, in the two halves of 64 bits.
+
+    Args:
+        keys: those of the parameters.
+        steps: how many updates each has had, this one counted.
+    """
+    return _mixed(keys, steps)
+
+
+def _mixed(mixed: NDArray[np.uint64], words: Sequence[int]) -> NDArray[np.uint64]:
+    """One round of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) on what was mixed before and a word."""
+    mixed = mixed + np.array(words, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def factor_of(number: int) -> int:

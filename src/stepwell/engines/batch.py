@@ -73,6 +73,7 @@ class Batch:
         stored = [name for number, codec in self.codecs.items() for name in codec.names(number) if name != WEIGHTS]
         self.columns = {name: [state[name] for state in states] for name in stored}
         self._places = range(len(weights)) if places is None else places
+        self._keys: tuple[list[int], NDArray[np.uint64]] | None = None
         own = set(flags(type(rule), rule.values()))
         values = rule.values()
         self._fitted = {name: value for name, value in values.items() if name not in groups[0] or (name, value) in own}
@@ -137,13 +138,18 @@ class Batch:
         names = self.codecs[number].names(number)
         return [self.weights[index] if name == WEIGHTS else self.columns[name][index] for name in names]
 
-    def keys(self, members: Sequence[int]) -> NDArray[np.uint64]:
-        """The keys of the random bits of these parameters' updates."""
-        return noise.keys(
-            [self._groups[index].get("rounding_seed", 0) for index in members],
-            [self.states[index]["step"] for index in members],
-            [self._places[index] for index in members],
-        )
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """The key of each parameter's random bits; their group's seed is live."""
+        seeds = [group.get("rounding_seed", 0) for group, _ in self._members]
+        if self._keys is None or self._keys[0] != seeds:
+            of_parameters = [group.get("rounding_seed", 0) for group in self._groups]
+            self._keys = seeds, noise.keys(of_parameters, self._places)
+        return self._keys[1]
+
+    def keys_now(self) -> NDArray[np.uint64]:
+        """The keys of the random bits of this update."""
+        return noise.keys_at(self.keys, list(map(_step_of, self.states)))
 
     @property
     def live_groups(self) -> list[Group]:

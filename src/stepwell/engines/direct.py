@@ -112,11 +112,8 @@ def _loaded(part: list[int], batch: Batch, number: str) -> list[Tensor]:
 
 def _hashes(part: list[int], batch: Batch) -> list[Tensor]:
     """The random bits of each parameter's elements."""
-    weights = [batch.weights[index] for index in part]
-    return [
-        noise.hashes(int(key), weight.numel(), weight.device)
-        for key, weight in zip(batch.keys(part), weights, strict=True)
-    ]
+    weights, keys = [batch.weights[index] for index in part], batch.keys_now()[part]
+    return [noise.hashes(int(key), weight.numel(), weight.device) for key, weight in zip(keys, weights, strict=True)]
 
 
 def _shaped(number: Any, weight: Tensor) -> Tensor:

@@ -8,12 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from stepwell.codecs import Codec
-from stepwell.engines.batch import REAL_DTYPES, names_of
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
 from stepwell.rules.rule import Rule, flags
-
-DTYPES = {dtype: names_of([dtype]) for dtype in REAL_DTYPES}
 
 
 class Programs:
