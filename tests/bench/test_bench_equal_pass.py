@@ -62,8 +62,9 @@ def test_the_passes_are_no_rules_for_users() -> None:
 )
 def test_bytes_of_a_step(name: str, numbers: int) -> None:
     assert bytes_per_element(SUBJECTS[name].rule, torch.float32) == 4 * numbers
-    # What is rounded when it is stored is stored last: LAMB's moments, which are then loaded again with the gradient.
-    assert bytes_per_element(SUBJECTS[name].rule, torch.bfloat16) == 2 * (numbers + (name == "lamb"))
+    # What is rounded when it is stored is stored last: LAMB's moments and CAME's momentum, which are then worked out of
+    # the gradient again.
+    assert bytes_per_element(SUBJECTS[name].rule, torch.bfloat16) == 2 * (numbers + (name in ("lamb", "came")))
 
 
 def test_bytes_of_a_step_with_other_storage() -> None:

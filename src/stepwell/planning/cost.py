@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from stepwell.codecs import AS_IT_IS, WEIGHTS, Storage
+from stepwell.codecs import WEIGHTS, Storage
 from stepwell.planning.memory import device_of, engine_name, state_of, state_on_meta
 from stepwell.planning.rehearsal import rehearse
 from stepwell.report import numbers
@@ -99,7 +99,7 @@ def cost(plan: Plan, *, bandwidth: float, rate: float) -> Cost:
                 # How it is stored takes no products: one that has no data need not be stored in blocks.
                 products[rule, weight.dtype, device_of(weight)].append(weight)
         for (rule, _, device), weights in products.items():
-            flops += rehearse(rule, weights, device, "matrices", functools.partial(state_of, storage=AS_IT_IS)).flops
+            flops += rehearse(rule, weights, device, "matrices", state_of).flops
         groups.append(GroupCost(group.name, moved, flops, max(moved / bandwidth, flops / rate)))
     return Cost(tuple(groups), bandwidth, rate)
 

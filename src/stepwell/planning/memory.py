@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stepwell.batching import prepare
-from stepwell.codecs import WEIGHTS, Codec, Storage, codecs_for
+from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for
 from stepwell.engines.choice import engine_for
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
@@ -133,7 +133,7 @@ def _bytes(title: str, plan: Plan, recipe: Recipe, groups: tuple[PlannedGroup, .
     return Bytes(title, trained + frozen, trained, dict(slots), _step_peak(groups, recipe, ranks))
 
 
-def state_of(rule: Rule, weight: Tensor, storage: Storage) -> tuple[dict[str, Any], dict[str, Codec]]:
+def state_of(rule: Rule, weight: Tensor, storage: Storage = AS_IT_IS) -> tuple[dict[str, Any], dict[str, Codec]]:
     """The state that the rule keeps for a parameter, and how weights and slots are stored in it."""
     state: dict[str, Any] = {}
     return state, prepare(rule, weight, state, {}, storage)
