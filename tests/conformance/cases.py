@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepwell.algebra.matrices import working_dtype
+from stepwell.algebra.tensors import working_dtype
 from stepwell.engines.choice import engine_for
 from stepwell.rules import (
     SGD,

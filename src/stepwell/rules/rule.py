@@ -138,7 +138,7 @@ class Rule:
         """Numbers that are added up over all elements of all parameters, before the update, for `settle`."""
         return {}
 
-    def settle(self, totals: Mapping[str, float], s: Any, h: Any) -> Mapping[str, float]:
+    def settle(self, totals: Mapping[str, Any], s: Any, h: Any) -> Mapping[str, Any]:
         """The new values of scalar slots, from the totals of what `measure` gave; the update then sees them."""
         return {}
 

@@ -8,11 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from stepwell.algebra import lerp, sqrt, square
-from stepwell.algebra.matrices import eigenbasis, frobenius, orthonormal_columns
+from stepwell.algebra.matrices import (
+    column_total,
+    descending,
+    eigenbasis,
+    either,
+    filled_like,
+    frobenius,
+    orthonormal_columns,
+    take_columns,
+    take_rows,
+)
 from stepwell.rules.adam import Adam
 from stepwell.rules.hyper import Count, Fraction, NonNegative
 from stepwell.rules.matrix_rule import MatrixRule
@@ -79,48 +86,69 @@ class SOAP(MatrixRule):
         return Adam(**shared)
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        beta1, beta2 = h.betas
-        beta = beta2 if h.shampoo_beta is None else h.shampoo_beta
+        beta = h.betas[1] if h.shampoo_beta is None else h.shampoo_beta
         row_factor = lerp(s.row_factor, g @ g.mT, 1 - beta) if s.row_factor.shape[-1] else s.row_factor
         column_factor = lerp(s.column_factor, g.mT @ g, 1 - beta) if s.column_factor.shape[-1] else s.column_factor
         factors = {"row_factor": row_factor, "column_factor": column_factor}
-        if s.step == 1:
+
+        def first() -> tuple[Any, dict[str, Any]]:
+            moments = {"exp_avg": s.exp_avg, "exp_avg_sq": s.exp_avg_sq}
             bases = {"row_basis": eigenbasis(row_factor), "column_basis": eigenbasis(column_factor)}
-            return torch.zeros_like(g), {**factors, **bases}
-        step = s.step - 1
+            return filled_like(g, 0.0), {**moments, **bases}
+
+        def later() -> tuple[Any, dict[str, Any]]:
+            step = s.step - 1
+            direction, moments = self.turned_adam(p, g, step, s, h)
+            bases = {"row_basis": s.row_basis, "column_basis": s.column_basis}
+            return direction, either(
+                step % h.precondition_frequency == 0,
+                lambda: next_bases(row_factor, column_factor, **moments, **bases),
+                lambda: {**moments, **bases},
+            )
+
+        direction, slots = either(s.step == 1, first, later)
+        return direction, {**slots, **factors}
+
+    def turned_adam(self, p: Any, g: Any, step: Any, s: Any, h: Any) -> tuple[Any, dict[str, Any]]:
+        """Adam's direction, worked out in the bases and turned back, and the moments in the bases."""
+        beta1, beta2 = h.betas
         projected = turned(g, s.row_basis, s.column_basis)
         exp_avg = lerp(s.exp_avg, projected, 1 - beta1)
         exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(projected)
         direction = turned(exp_avg / (sqrt(exp_avg_sq) + h.eps), s.row_basis.mT, s.column_basis.mT)
         if h.correct_bias:
-            direction = direction * (math.sqrt(1 - beta2**step) / (1 - beta1**step))
+            direction = direction * (sqrt(1 - beta2**step) / (1 - beta1**step))
         if h.normalize_grads:
             rows, cols = p.shape[-2:]
             direction = direction / (frobenius(direction) / math.sqrt(max(rows * cols, 1)) + h.eps)
-        if step % h.precondition_frequency:
-            return direction, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, **factors}
-        rows, row_order = next_basis(row_factor, s.row_basis)
-        columns, column_order = next_basis(column_factor, s.column_basis)
-        if row_order is not None:
-            exp_avg_sq = torch.take_along_dim(exp_avg_sq, row_order.unsqueeze(-1), -2)
-        if column_order is not None:
-            exp_avg_sq = torch.take_along_dim(exp_avg_sq, column_order.unsqueeze(-2), -1)
-        exp_avg = turned(exp_avg, s.row_basis.mT @ rows, s.column_basis.mT @ columns)
-        moments = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-        return direction, {**moments, **factors, "row_basis": rows, "column_basis": columns}
+        return direction, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
 
 
-def turned(x: Tensor, row_basis: Tensor, column_basis: Tensor) -> Tensor:
+def turned(x: Any, row_basis: Any, column_basis: Any) -> Any:
     """Q_Lᵀ·x·Q_R; a basis of size 0 stands for the identity."""
     if row_basis.shape[-1]:
         x = row_basis.mT @ x
     return x @ column_basis if column_basis.shape[-1] else x
 
 
-def next_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor | None]:
+def next_bases(
+    row_factor: Any, column_factor: Any, exp_avg: Any, exp_avg_sq: Any, row_basis: Any, column_basis: Any
+) -> dict[str, Any]:
+    """The bases after a step of power iteration, and the moments in them."""
+    rows, row_order = next_basis(row_factor, row_basis)
+    columns, column_order = next_basis(column_factor, column_basis)
+    if row_order is not None:
+        exp_avg_sq = take_rows(exp_avg_sq, row_order)
+    if column_order is not None:
+        exp_avg_sq = take_columns(exp_avg_sq, column_order)
+    exp_avg = turned(exp_avg, row_basis.mT @ rows, column_basis.mT @ columns)
+    return {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "row_basis": rows, "column_basis": columns}
+
+
+def next_basis(factor: Any, basis: Any) -> tuple[Any, Any | None]:
     """One step of power iteration towards the eigenvectors of `factor`, and the order of the old ones by eigenvalue."""
     if not basis.shape[-1]:
         return basis, None
     product = factor @ basis
-    order = (basis * product).sum(-2).argsort(-1, descending=True)
-    return orthonormal_columns(torch.take_along_dim(product, order.unsqueeze(-2), -1)), order
+    order = descending(column_total(basis * product)[..., 0, :])
+    return orthonormal_columns(take_columns(product, order)), order
