@@ -186,16 +186,19 @@ def normal_like(x: Any, seed: Any) -> Any:
     """
     kind, (rows, cols) = _kind(x), x.shape[-2:]
     places, key = kind.whole_numbers(x, 0, 2 * rows * cols), kind.whole_numbers(x, seed + 1, 1)
-    bits = _hashed(_hashed(places) ^ _hashed(key)) >> 8
+    bits = _hashed(_hashed(places) ^ _hashed(key)) >> 7
     uniform = (kind.cast(bits, x.dtype) + 1.0) / 2.0**24  # in (0, 1], for the logarithm
     first, second = uniform.reshape(2, rows, cols)
     return kind.broadcast(sqrt(-2.0 * log(first)) * cos(2.0 * math.pi * second), x.shape)
 
 
 def _hashed(x: Any) -> Any:
-    """32 bits that look random: Mueller's integer hash, two rounds of xorshift and multiplication."""
+    """31 bits that look random: Mueller's integer hash, two rounds of xorshift and multiplication.
+
+    The product of two such numbers fits in torch's int64; JAX's uint32 keeps its last 32 bits, and so the same 31.
+    """
     for _ in range(2):
-        x = ((x >> 16) ^ x) * 0x45D9F3B & 0xFFFFFFFF
+        x = ((x >> 16) ^ x) * 0x45D9F3B & 0x7FFFFFFF
     return (x >> 16) ^ x
 
 

@@ -156,6 +156,11 @@ class Rule:
         """The shape of one of its slots for a parameter of this shape."""
         return shape if slot.shape is None else slot.shape(self.working_shape(shape))
 
+    def own_values(self, live: Mapping[str, Any]) -> dict[str, Any]:
+        """What a fitted rule decides by itself: its flags, and what is not among the live values of the whole one."""
+        own = set(flags(type(self), self.values()))
+        return {name: value for name, value in self.values().items() if name not in live or (name, value) in own}
+
     def but(self, **values: Any) -> Self:
         """The same rule with other hyper-parameters."""
         return type(self)(**{**self.values(), **values})
