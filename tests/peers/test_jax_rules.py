@@ -129,7 +129,7 @@ def test_without_x64(case: Case) -> None:
 
 
 @rows([case for case in CASES if case.name in IN_16_BITS])
-def test_bfloat16_is_rounded_once_a_step(case: Case) -> None:
+def test_bfloat16_is_worked_out_in_float32(case: Case) -> None:
     import jax.numpy as jnp
     import optax
 
@@ -152,10 +152,9 @@ def test_bfloat16_is_rounded_once_a_step(case: Case) -> None:
         pairs += [(column[index], expected.state[p][name]) for name, column in state.slots.items()]
         for mine, theirs in pairs:
             assert str(theirs.dtype) == f"torch.{mine.dtype}"
-            # Worked in float32 and in float64, a number rounds to another neighbour only if it lies all but half way.
+            # An update is rounded, and its sum with the weight: to the nearest neighbour, or the one beside it.
             tolerance = case.tolerance(torch.float32) if mine.dtype == jnp.float32 else 2.0**-7
             assert_near([to_torch(mine)], [theirs], tolerance)
-            assert int((to_torch(mine) != theirs.double()).sum()) <= max(1.0, 0.1 * theirs.numel()) or tolerance < 1e-3
 
 
 SEES_ROWS = ("Muon", "NorMuon", "Scion", "Dion", "Shampoo", "Adafactor", "AdamMini")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import stepwell
 from conformance.cases import assert_near
-from conformance.training import copies
+from conformance.training import copies, parameter
 from peers.training import STEPS, gradients, step, weights
 from stepwell import rules
 
@@ -247,6 +247,30 @@ def test_twenty_steps(pair: str, engine: str) -> None:
     for number, expected in enumerate(path_of(pair), start=1):
         step(ours, mine, number)
         assert_near(copies(mine), expected, TOLERANCES.get(pair, 1e-12))
+
+
+def test_muon() -> None:
+    # Matrices (in, out), as optax takes them. Its Nesterov momentum corrects momentum and gradient by other powers of
+    # μ, and so mixes them in other shares; without it, Newton–Schulz does not see a factor.
+    import jax
+    import optax
+
+    from stepwell.integrations.optax import transformation
+
+    def matrices(step: int) -> list[Any]:
+        return to_jax([parameter(shape, torch.float64, 10 * step + shape[0]) for shape in ((4, 6), (7, 3), (5, 5))])
+
+    values = {"momentum": 0.8, "nesterov": False, "weight_decay": 0.3, "eps": 1e-20}
+    ours = transformation(rules.Muon(lr=0.05, **values))
+    theirs = optax.contrib.muon(0.05, beta=0.8, nesterov=False, weight_decay=0.3, eps=1e-20)
+    mine, expected = matrices(0), matrices(0)
+    states = [ours.init(mine), theirs.init(expected)]
+    for number in range(1, 6):
+        updates, states[0] = jax.jit(ours.update)(matrices(number), states[0], mine)
+        mine = optax.apply_updates(mine, updates)
+        updates, states[1] = theirs.update(matrices(number), states[1], expected)
+        expected = optax.apply_updates(expected, updates)
+        assert_near(to_torch(mine), to_torch(expected), 1e-10)
 
 
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])

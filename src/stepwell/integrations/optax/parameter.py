@@ -102,4 +102,5 @@ class Parameter:
                 kept = self.slots[slot.name]
                 self.slots[slot.name] = jnp.broadcast_to(value, kept.shape).astype(kept.dtype)
         update = self.view.back(new_weight, jnp) - self._weight.astype(self._dtype)
-        return update.astype(self._dtype), {name: value for name, value in new.items() if name not in self.slots}
+        dtype = jnp.result_type(self._weight, self._gradient)
+        return update.astype(dtype), {name: value for name, value in new.items() if name not in self.slots}

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from stepwell.algebra import sqrt, square, total
 from stepwell.gradients import clip_factor
 from stepwell.integrations.optax.pytrees import check_readable, name_of, parameters_of
 from stepwell.integrations.optax.transformation import transformation
@@ -102,7 +104,8 @@ def _clipped(limit: float) -> optax.GradientTransformation:
     """Gradients whose global norm is at most `limit`, as torch clips them."""
 
     def scale(gradients: Any) -> Any:
-        factor = clip_factor(optax.global_norm(gradients), limit)
+        leaves = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in jax.tree.leaves(gradients)]
+        factor = clip_factor(sqrt(sum(total(square(g)) for g in leaves)), limit)
         return jax.tree.map(lambda g: (g * factor).astype(g.dtype), gradients)
 
     return optax.stateless(lambda gradients, _: scale(gradients))

@@ -49,8 +49,8 @@ def transformation(
         updates, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
 
-    Parameters of 16 bits are worked out in float32, and so are their updates: `optax.apply_updates` then rounds once.
-    Slots have the dtype of their parameter. What is made of hyper-parameters and the step alone is in JAX's own
+    Parameters of 16 bits are worked out in float32. Slots have the dtype of their parameter, and updates that of
+    parameter and gradient, as optax's own have. What is made of hyper-parameters and the step alone is in JAX's own
     floats: float32, unless `jax_enable_x64` is on.
 
     Args:
@@ -92,7 +92,8 @@ def transformation(
             for index, (leaf, gradient) in enumerate(zip(leaves, tree.flatten_up_to(gradients), strict=True))
         ]
         step = state.step + 1
-        updates, numbers = updated(parameters, course.at(state.step, state.live), {**state.numbers, "step": step})
+        values = course.at(state.step.astype(float), state.live)
+        updates, numbers = updated(parameters, values, {**state.numbers, "step": step.astype(float)})
         slots = {name: tree.unflatten([parameter.slots[name] for parameter in parameters]) for name in columns}
         kept = {name: jnp.asarray(numbers[name]).astype(old.dtype) for name, old in state.numbers.items()}
         return tree.unflatten(updates), RuleState(step, slots, kept, state.live)
