@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +15,11 @@ from stepwell.integrations.keras.numbers import KerasNumber
 from stepwell.integrations.keras.schedules import LearningRate, number_dtype
 from stepwell.integrations.views import Outputs, View, check_outputs
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, namespace
+from stepwell.rules.rule import Names, Rule, Slot, namespace
 from stepwell.rules.wrappers import SAM
 from stepwell.schedules import Schedule, from_dict, to_dict
 
-Rate = float | Schedule | Callable[..., Any]
+Function = Callable[..., Any]
 
 
 @keras.saving.register_keras_serializable(package="stepwell")
@@ -32,14 +33,14 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     bits are worked out in float32, and slots have the dtype of their variable.
 
     Args:
-        rule: the rule; it may be one of your own or inside a wrapper.
+        rule: the rule; it may be one of your own, or inside a wrapper.
         learning_rate: a number, a Keras schedule, or a stepwell schedule, which multiplies the rule's rate; by default
             the rule's rate.
-        horizon: total optimizer steps, at least 1, for schedules that have no horizon of their own.
+        horizon: total optimizer steps, at least 1, for stepwell schedules that have no horizon of their own.
         schedules: stepwell schedules of other hyper-parameters, by name; an element of a tuple goes by its index
             (`{"betas[0]": Linear(end=0.9)}`).
         outputs: the axis that counts a layer's outputs: "last", as Keras has it, or "first", as torch has it. It
-            matters to rules with a number for each row alone, such as `AdamMini`.
+            matters to rules with a number for each row, such as `AdamMini`.
         name: what to call it; by default the rule's name.
         kwargs: `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
             `loss_scale_factor`, `gradient_accumulation_steps`.
@@ -53,48 +54,37 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def __init__(
         self,
         rule: Rule,
-        learning_rate: Rate | None = None,
+        learning_rate: float | Schedule | Function | None = None,
         *,
         horizon: int | None = None,
-        schedules: Mapping[str, Schedule | Callable[[Any], Any]] | None = None,
+        schedules: Mapping[str, Schedule | Function] | None = None,
         outputs: Outputs = "last",
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self._check_rule(rule)
+        check_expressible(rule)
         check_outputs(outputs)
-        if kwargs.get("weight_decay") is not None:
-            raise ValueError(f"weight_decay is the rule's: {type(rule).__name__}(weight_decay={kwargs['weight_decay']})")
-        kwargs.pop("weight_decay", None)
-        schedules = dict(schedules or {})
-        if "lr" in schedules:
-            raise TypeError("the schedule of the learning rate is given as learning_rate")
+        decay = kwargs.pop("weight_decay", None)
+        if decay is not None:
+            raise ValueError(f"weight_decay is the rule's: write {type(rule).__name__}(weight_decay={decay!r})")
+        if "lr" in (schedules or {}):
+            raise ValueError("the schedule of the learning rate is given as learning_rate, not among schedules")
+        course = Course(rule, horizon, schedules)
         rate: Any = rule.lr if learning_rate is None else learning_rate
         if isinstance(rate, Schedule):
             rate = LearningRate(rate, rule.lr, horizon)
-        super().__init__(rate if callable(rate) else float(rate), name=name or type(rule).__name__, **kwargs)
+        name = name or re.sub(r"\W+", "_", type(rule).__name__).strip("_")
+        super().__init__(rate if callable(rate) else float(rate), name=name, **kwargs)
         self.rule = rule
         self.outputs = outputs
         self.horizon = horizon
-        self._schedules = _Kept(schedules)
-        self._course = Course(rule, horizon, schedules)
+        self.schedules = dict(schedules or {})
+        self._course = course
         self._views: list[View] = []
         self._slots: dict[str, list[Any]] = {}
         self._numbers: dict[str, Any] = {}
-        self._places: list[str] = []
 
-    @staticmethod
-    def _check_rule(rule: Any) -> None:
-        if not isinstance(rule, Rule):
-            raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
-        name = type(rule).__name__
-        if rule.acts_on == "matrices":
-            raise ValueError(
-                f"{name} acts on whole matrices, and a Keras optimizer runs rules of elements and tensors; on the JAX "
-                "back end stepwell.integrations.optax.transformation runs it in a loop of your own"
-            )
-        if isinstance(rule, SAM):
-            raise ValueError(f"{name} needs the gradients at a second point, which a Keras optimizer cannot ask for")
+    # Slots.
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the slots of these variables."""
@@ -102,12 +92,83 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return
         super().build(variables)
         self._views = [View(self.rule, tuple(variable.shape), self.outputs) for variable in variables]
-        self._places = [getattr(variable, "path", variable.name) for variable in variables]
-        for slot in self.rule.slot_list():
+        owners = (self.rule, *(view.rule for view in self._views))
+        for slot in {slot.name: slot for owner in owners for slot in owner.slot_list()}.values():
             if slot.scalar:
                 self._numbers[slot.name] = self.add_variable((), dtype=number_dtype(), name=slot.name)
-        names = dict.fromkeys(slot.name for view in self._views for slot in view.rule.slot_list() if not slot.scalar)
-        for name in names:
-            self._slots[name] = [
-                self._new_slot(name, view, variable) for view, variable in zip(self._views, variables, strict=True)
-            ]
+            else:
+                pairs = zip(self._views, variables, strict=True)
+                self._slots[slot.name] = [self._new_slot(slot, view, variable) for view, variable in pairs]
+
+    def _new_slot(self, slot: Slot, view: View, variable: Any) -> Any:
+        if slot not in view.rule.slot_list():
+            return None
+        if slot.shape is None:
+            return self.add_variable_from_reference(variable, name=slot.name)
+        path = str(getattr(variable, "path", variable.name)).replace("/", "_")
+        shape, dtype = view.slot_shape(slot.name), keras.backend.standardize_dtype(variable.dtype)
+        return self.add_variable(shape, dtype=dtype, name=f"{path}_{slot.name}")
+
+    # A step.
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable and its slots."""
+        index = self._get_variable_index(variable)
+        view = self._views[index]
+        weights, new = view.rule.update(*self._seen(index, gradient, variable, learning_rate))
+        view.rule.check_slots(new)
+        for slot in view.rule.slot_list():
+            if slot.name in new and not slot.scalar:
+                self._store(self._slots[slot.name][index], new[slot.name], view if slot.shape is None else None)
+        self._store(variable, weights, view)
+
+    def _backend_update_step(self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any) -> None:
+        self._settle(grads, trainable_variables, learning_rate)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        self._advance(learning_rate)
+
+    def _settle(self, gradients: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
+        """For rules that measure all variables before they update any: add up, and work out the shared numbers."""
+        if type(self.rule).measure is Rule.measure:
+            return
+        totals: dict[str, Any] = {}
+        for gradient, variable in zip(gradients, variables, strict=True):
+            index = self._get_variable_index(variable)
+            measured = self._views[index].rule.measure(*self._seen(index, gradient, variable, learning_rate))
+            for name, amount in measured.items():
+                totals[name] = totals.get(name, 0.0) + KerasNumber.of(ops.sum(amount.tensor), number_dtype())
+        s, h = self._names(self.rule.values(), number_dtype(), learning_rate)
+        self._keep(self.rule.settle(totals, s, h))
+
+    def _advance(self, learning_rate: Any) -> None:
+        """Shared numbers are made of hyper-parameters and the step alone: any weight and gradient will do."""
+        if self._numbers and type(self.rule).measure is Rule.measure:
+            nothing = KerasNumber.of(ops.zeros((1, 1)), number_dtype())
+            s, h = self._names(self.rule.values(), number_dtype(), learning_rate)
+            slots = {slot.name: nothing for slot in self.rule.slot_list() if not slot.scalar}
+            _, new = self.rule.update(nothing, nothing, namespace({**vars(s), **slots}), h)
+            self._keep({name: value for name, value in new.items() if name in self._numbers})
+
+    def _keep(self, numbers: Mapping[str, Any]) -> None:
+        for name, value in numbers.items():
+            self._store(self._numbers[name], value, None)
+
+    def _seen(self, index: int, gradient: Any, variable: Any, learning_rate: Any) -> tuple[Any, Any, Names, Names]:
+        """p, g, s and h for one variable."""
+        view = self._views[index]
+        dtype = "float64" if keras.backend.standardize_dtype(variable.dtype) == "float64" else "float32"
+
+        def into(x: Any) -> KerasNumber:
+            number = KerasNumber.of(x, dtype)
+            return KerasNumber(view.into(number.tensor, ops), dtype)
+
+        s, h = self._names(view.hyper_parameters(self._values(dtype)), dtype, learning_rate)
+        if not self._use_weight_decay(self._trainable_variables[index]):
+            h.weight_decay = 0.0
+        p, g = into(variable), into(gradient)
+        for slot in view.rule.slot_list():
+            if not slot.scalar:
+                kept = self._slots[slot.name][index]
+                number = into(kept) if slot.shape is None else KerasNumber.of(kept, dtype)
+                setattr(s, slot.name, where(s.step > 1, number, p) if slot.start == "weights" else number)
+        return p, -g if self.rule.maximize else g, s, h
