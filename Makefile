@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.ready-peers
 
-.PHONY: demo test lint types unit test-slow test-peers test-all bench clean
+.PHONY: demo test lint types unit test-triton test-gpu test-slow test-peers test-all bench clean
 
 demo: $(READY)
 	$(BIN)/stepwell compare --out stepwell-demo
 
-test: lint types unit
+test: lint types unit test-triton
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -22,10 +22,18 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -q -n auto -m "not peers and not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not peers and not slow and not triton and not gpu"
+
+# What is fused runs as Triton here, under Triton's interpreter, which is asked for before Triton is imported.
+test-triton: $(READY)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto -k "(fused or triton or rows or sixteen) and not several_chunks" \
+		tests/engines/test_triton.py tests/engines/test_rows_and_columns.py tests/conformance/test_agreement.py
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -q -m gpu
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m "slow and not peers"
+	$(BIN)/python -m pytest -q -m "slow and not peers and not gpu"
 
 test-peers: $(PEERS)
 	$(BIN)/python -m pytest -q -m peers
@@ -48,6 +56,8 @@ $(READY): pyproject.toml constraints.txt
 
 $(PEERS): $(READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,peers]"
+	@# Without what it asks for: the rest is there already, and torchvision loads beside a torch with CUDA alone.
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps timm
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""`python -m bench step|memory|start|schedule|table|gallery`, from the root of the repository."""
+"""`python -m bench step|memory|start|schedule|plan|table|gallery`, from the root of the repository."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import TypeVar
 
 import torch
 
-from bench import gallery, memory, schedule, start, step, table
+from bench import gallery, memory, plan, schedule, start, step, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.records import RESULTS, Report, Row, check_same, load, merged
 from bench.shapes import GPT2, SHAPES
 from bench.subjects import SUBJECTS
+from bench.turns import copy_bandwidth
 from stepwell.naming import nearest
 
 _ROUNDS, _QUICK_ROUNDS, _FEWEST_ROUNDS = 9, 3, 7
@@ -34,8 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         subjects = _chosen("rule", given.rules, SUBJECTS)
-        shapes = _chosen("shapes", given.shapes, SHAPES)
         device = _device(given.device)
+        usual = {name: shapes for name, shapes in SHAPES.items() if device.type in shapes.devices}
+        shapes = _chosen("shapes", given.shapes, SHAPES if given.shapes else usual)
     except ValueError as error:
         parser.error(str(error))
     if given.repeats < 1:
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows: Iterable[Row]
     if given.what == "step":
         settings = {"rounds": str(rounds), "peers": ", ".join(_versions())}
+        if device.type == "cuda":
+            settings["GB/s of a copy"] = f"{copy_bandwidth(device):.0f}"
         rows = step.measure(subjects, shapes, rounds, device)
         enough = enough and rounds >= _FEWEST_ROUNDS
     elif given.what == "memory":
@@ -55,6 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
         settings = {"rounds": str(rounds)}
         rows = schedule.measure(rounds)
         enough = enough and rounds >= _FEWEST_ROUNDS
+    elif given.what == "plan":
+        settings = {"processes": str(rounds)}
+        rows = plan.measure(rounds)
     else:
         settings = {"processes": str(rounds)}
         rows = start.measure(subjects, rounds)
@@ -125,24 +132,27 @@ def _versions() -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
-    commands = parser.add_subparsers(dest="what", required=True, metavar="{step,memory,start,schedule,table,gallery}")
+    commands = parser.add_subparsers(
+        dest="what", required=True, metavar="{step,memory,start,schedule,plan,table,gallery}"
+    )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
         ("memory", "peak memory of one step above parameters, gradients and state"),
         ("start", "imports, and the first step with an empty and a filled kernel cache"),
+        ("plan", "a plan of a model of 70 billion parameters: time and memory, in fresh processes"),
         ("schedule", "one call of a schedule, and one step of a scheduler beside torch's and transformers'"),
     ):
         command = commands.add_parser(what, help=about, description=about)
-        if what != "schedule":
+        if what not in ("schedule", "plan"):
             command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
         command.set_defaults(rules=None, shapes=None, device="cpu", repeats=1, quick=False)
         if what in ("step", "memory"):
-            default = "gpt2" if what == "memory" else "all"
+            default = "gpt2" if what == "memory" else "all that suit the device"
             command.add_argument("--shapes", metavar="NAMES", help=f"of {', '.join(SHAPES)}; {default} by default")
             command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         if what != "memory":
-            repeats, unit = (_QUICK_ROUNDS, "processes") if what == "start" else (_ROUNDS, "rounds")
+            repeats, unit = (_QUICK_ROUNDS, "processes") if what in ("start", "plan") else (_ROUNDS, "rounds")
             command.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"{unit}, default {repeats}")
             command.add_argument("--quick", action="store_true", help=f"at most {_QUICK_ROUNDS} {unit}, and not saved")
     commands.add_parser("table", help="write docs/benchmarks.md from bench/results")

@@ -174,8 +174,8 @@ def peers_of(subject: Subject) -> tuple[Peer, ...]:
 
 def entrants(subject: Subject, device: torch.device) -> tuple[dict[str, Build], dict[str, str]]:
     """Who builds an optimizer for this subject, by name, stepwell first; and who cannot, with the reason."""
-    # On a CPU we insist on the fused engine, so that no fallback is measured in its name.
-    insist = device.type == "cpu" and subject.rule.acts_on != "matrices"
+    # We insist on the fused engine, so that no fallback is measured in its name.
+    insist = device.type in ("cpu", "cuda") and subject.rule.acts_on != "matrices"
     rule = subject.rule
     found: dict[str, Build] = {OURS: lambda p: stepwell.Optimizer(p, rule, engine="fused" if insist else "auto")}
     missing: dict[str, str] = {}

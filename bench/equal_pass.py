@@ -81,7 +81,7 @@ def traffic(program: Program) -> list[tuple[frozenset[str], frozenset[str]]]:
 
 def equal_pass(rule: Rule, material: Material) -> Callable[[], None] | None:
     """Runs the pass once; None where there is none for this rule, or no fused engine for this device."""
-    trivial, engine = equal_rule(rule), fused()
+    trivial, engine = equal_rule(rule), fused(material.parameters[0].device.type)
     weights = [p.detach() for p in material.parameters]
     if trivial is None or engine is None or not all(map(engine.serves, weights)):
         return None

@@ -31,7 +31,7 @@ WHEN = {
     "Adagrad": "Sparse features and convex problems; in long training its rate dies out.",
     "Adam": "Small networks without weight decay; with decay take AdamW.",
     "Adamax": "Embeddings and other gradients that are zero most of the time.",
-    "AdamMini": "AdamW with half of its state, by rows of each matrix.",
+    "AdamMini": "AdamW with half of its state; queries and keys in a group of their own, with `heads`.",
     "AdaMuon": "Where Muon serves, and rates tuned for AdamW are to be kept.",
     "AdamW": "The first choice for transformers, and the baseline for all others.",
     "Adan": "Vision transformers and few epochs, where four slots are no worry.",
@@ -104,7 +104,7 @@ def text(page: str, reports: Sequence[Report]) -> str:
 
 def own_entries() -> list[Entry]:
     """The rules of the package: a program may have defined some of its own."""
-    return [entry for entry in entries() if rule_class(entry.name).__module__.startswith("stepwell.")]
+    return [entry for entry in entries() if rule_class(entry.name).__module__.startswith("stepwell.rules.")]
 
 
 def measured(name: str, reports: Sequence[Report]) -> list[tuple[str, StepRow]]:

@@ -30,6 +30,7 @@ class Machine:
     numba: str
     stepwell: str
     date: str
+    triton: str = ""  # where the device is a GPU
 
     @property
     def slug(self) -> str:
@@ -59,6 +60,7 @@ def this_machine(device: torch.device) -> Machine:
         numba=importlib.metadata.version("numba"),
         stepwell=stepwell.__version__,
         date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        triton=importlib.metadata.version("triton") if device.type == "cuda" else "",
     )
 
 

@@ -16,11 +16,11 @@ class Material:
 
     def __init__(self, shapes: Shapes, dtype: torch.dtype, device: torch.device, seed: int = 0) -> None:
         self.shapes = shapes
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(seed)
 
         def numbers(scale: float) -> list[Tensor]:
-            drawn = (torch.randn(shape, generator=generator) for shape in shapes.shapes)
-            return [tensor.mul_(scale).to(dtype=dtype, device=device) for tensor in drawn]
+            drawn = (torch.randn(shape, generator=generator, device=device) for shape in shapes.shapes)
+            return [tensor.mul_(scale).to(dtype=dtype) for tensor in drawn]
 
         self._weights, self._gradients = numbers(0.02), numbers(0.01)
         self.parameters = [torch.nn.Parameter(w.clone()) for w in self._weights]

@@ -28,6 +28,7 @@ class StepRow:
     timings: dict[str, Timing]
     missing: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    host: dict[str, float] = field(default_factory=dict)  # milliseconds until the host goes on, on a GPU
 
     @property
     def peers(self) -> list[str]:
@@ -106,8 +107,25 @@ class ScheduleRow:
         return self.timings[OURS].median / self.timings[self.peers[0]].median if self.peers else None
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow)}
+@dataclass(frozen=True)
+class PlanRow:
+    """Seconds to plan a model without data, in a new process, and bytes by which that grows at most beside torch."""
+
+    recipe: str
+    model: str
+    tensors: int
+    parameters: int
+    build: float
+    plan: float
+    memory: float
+    cost: float
+    resident: int | None
+
+
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow)
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start" or "schedule".
+        what: "step", "memory", "start", "schedule" or "plan".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -194,12 +212,21 @@ def _span(values: Sequence[str], key: Callable[[str], Any] = str) -> str:
 
 def _place(row: Row) -> str:
     """The table in which a row stands."""
-    return "" if isinstance(row, ImportRow) else row.what if isinstance(row, ScheduleRow) else row.shapes
+    if isinstance(row, ImportRow):
+        return ""
+    if isinstance(row, PlanRow):
+        return row.model
+    return row.what if isinstance(row, ScheduleRow) else row.shapes
 
 
 def _subject(row: Row) -> tuple[str, ...]:
     """What a row is about: rows on the same subject are measured together."""
-    about = "" if isinstance(row, ImportRow) else row.subject if isinstance(row, ScheduleRow) else row.rule
+    if isinstance(row, ImportRow):
+        about = ""
+    elif isinstance(row, PlanRow):
+        about = row.recipe
+    else:
+        about = row.subject if isinstance(row, ScheduleRow) else row.rule
     return type(row).__name__, _place(row), about
 
 

@@ -15,11 +15,12 @@ _WIDTH, _LAYERS, _VOCABULARY, _CONTEXT = 768, 12, 50_257, 1_024
 
 @dataclass(frozen=True)
 class Shapes:
-    """A list of tensors by shape, and what to call it."""
+    """A list of tensors by shape, what to call it, and the devices on which it is measured by default."""
 
     name: str
     title: str
     shapes: tuple[Shape, ...]
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def parameters(self) -> int:
@@ -27,27 +28,30 @@ class Shapes:
         return sum(map(math.prod, self.shapes))
 
 
-# The matrices of one layer of GPT-2, as (inputs, outputs): attention in and out, feed-forward in and out.
-_HIDDEN: tuple[Shape, ...] = (
-    (_WIDTH, 3 * _WIDTH),
-    (_WIDTH, _WIDTH),
-    (_WIDTH, 4 * _WIDTH),
-    (4 * _WIDTH, _WIDTH),
-)
-_NORM: tuple[Shape, ...] = ((_WIDTH,), (_WIDTH,))
-_LAYER = (
-    *_NORM,
-    *(shape for matrix in _HIDDEN[:2] for shape in (matrix, matrix[1:])),
-    *_NORM,
-    *(shape for matrix in _HIDDEN[2:] for shape in (matrix, matrix[1:])),
-)
+def _hidden(width: int) -> tuple[Shape, ...]:
+    """The matrices of one layer of a GPT, as (inputs, outputs): attention in and out, feed-forward in and out."""
+    return (width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)
 
-GPT2 = Shapes(
-    "gpt2",
-    "GPT-2 small",
-    ((_VOCABULARY, _WIDTH), (_CONTEXT, _WIDTH), *_LAYER * _LAYERS, *_NORM),
-)
+
+def _gpt(width: int, layers: int, context: int) -> tuple[Shape, ...]:
+    """The tensors of a GPT: embeddings, layers, and a last norm."""
+    hidden, norm = _hidden(width), ((width,), (width,))
+    layer = (
+        *norm,
+        *(shape for matrix in hidden[:2] for shape in (matrix, matrix[1:])),
+        *norm,
+        *(shape for matrix in hidden[2:] for shape in (matrix, matrix[1:])),
+    )
+    return ((_VOCABULARY, width), (context, width), *layer * layers, *norm)
+
+
+_HIDDEN = _hidden(_WIDTH)
+
+GPT2 = Shapes("gpt2", "GPT-2 small", _gpt(_WIDTH, _LAYERS, _CONTEXT))
+# GPT-3 XL of Brown et al. 2020 (arXiv:2005.14165), Table 2.1.
+LARGE = Shapes("large", "a GPT of 1.3 billion", _gpt(2048, 24, 2048), ("cuda",))
 SMALL = Shapes("small", "300 tensors of 768", ((768,),) * 300)
+THOUSAND = Shapes("thousand", "1,000 tensors of 768", ((768,),) * 1000, ("cuda",))
 SQUARE = Shapes("square", "one matrix of 4096 × 4096", ((4096, 4096),))
 
 # Matrices for the rules of matrices, the most work first. Peers of Muon multiply in bfloat16; where that is slow, fewer
@@ -64,7 +68,7 @@ HIDDEN = (
     Shapes("hidden", "4 matrices of 256 × 256", ((256, 256),) * 4),
     Shapes("hidden", "2 matrices of 256 × 256", ((256, 256),) * 2),
 )
-SHAPES = {shapes.name: shapes for shapes in (GPT2, SMALL, SQUARE, HIDDEN[0])}
+SHAPES = {shapes.name: shapes for shapes in (GPT2, LARGE, SMALL, THOUSAND, SQUARE, HIDDEN[0])}
 
 
 def newton_schulz_work(shapes: Shapes, steps: int = 5) -> float:

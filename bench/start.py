@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from bench.processes import fresh
 from bench.records import ImportRow, StartRow
 from bench.shapes import HIDDEN, SMALL, Shapes
 from bench.subjects import Subject
-
-_ROOT = Path(__file__).parent.parent
 
 
 def shapes_for(subject: Subject) -> Shapes:
@@ -54,9 +49,4 @@ def _fresh(*arguments: str) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     if len(arguments) > 1:
         environment["STEPWELL_CACHE_DIR"] = arguments[1]
-    command = [sys.executable, "-m", "bench.first_step", *arguments[:1]]
-    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[1:])} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return fresh("bench.first_step", *arguments[:1], environment=environment)

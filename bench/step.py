@@ -13,7 +13,7 @@ from bench.material import Material, Materials
 from bench.records import StepRow
 from bench.shapes import Shapes, bfloat16_rate, hidden_matrices
 from bench.subjects import Subject
-from bench.turns import Runner, repeated, take_turns, warmed_up
+from bench.turns import Runner, host_seconds, repeated, take_turns, warmed_up
 
 # What the peers' Muon may take in all; it decides how many matrices they get.
 _MUON_SECONDS = 60.0
@@ -60,6 +60,10 @@ def measure_one(subject: Subject, material: Material, rounds: int, device: torch
     if trivial := equal_pass(subject.rule, material):
         runners[PASS] = warmed_up(trivial, device)
     taken = take_turns(runners, rounds, device, lambda name: name in overwriting and material.restore())
+    waited = {}
+    if device.type == "cuda":
+        steps = {name: runner.step for name, runner in runners.items() if name != PASS}
+        waited = {name: 1e3 * host_seconds(step, device) / subject.cycle for name, step in steps.items()}
     timings = {name: timing if name == PASS else timing.over(subject.cycle) for name, timing in taken.items()}
     mean = f"the mean of {subject.cycle} steps in a row, after which its work comes round" if subject.cycle > 1 else ""
     notes = [
@@ -78,4 +82,5 @@ def measure_one(subject: Subject, material: Material, rounds: int, device: torch
         timings=timings,
         missing=missing,
         note="; ".join(filter(None, notes)),
+        host=waited,
     )

@@ -9,14 +9,14 @@ from pathlib import Path
 from bench.contenders import OURS
 from bench.equal_pass import PASS
 from bench.machine import Machine
-from bench.records import RESULTS, ImportRow, MemoryRow, Report, Row, ScheduleRow, StartRow, StepRow, load_all
+from bench.records import RESULTS, ImportRow, MemoryRow, PlanRow, Report, Row, ScheduleRow, StartRow, StepRow, load_all
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 _HEAD = """# Benchmarks
 
-Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory`, `start`
-and `schedule` leave. Times drift from machine to machine and from day to day; the ratios are what to read.
+Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory`, `start`,
+`schedule` and `plan` leave. Times drift from machine to machine and from day to day; the ratios are what to read.
 """
 
 _STEP = """\
@@ -42,12 +42,19 @@ Time of one call, for a step in the middle of a million. Contenders are called i
 turn; a figure is the median over the rounds. *Ratio* is our time over that of the best peer.
 """
 
+_PLAN = """\
+Time to plan a model that has no data, in fresh processes, medians: to make it on the meta device, to lay the recipe
+over it (`stepwell.plan`), to count its memory on 64 ranks beside four other recipes (`plan.memory`), and what a step
+costs (`plan.cost`). *Resident* is how far the process grows beyond torch, the model's own modules included.
+"""
+
 _COLUMNS: dict[type[Row], tuple[str, ...]] = {
     StepRow: ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers"),
     MemoryRow: ("rule", "contender", "allocated", "resident"),
     ImportRow: ("`import torch`", "`import stepwell` after it", "`import numba` after both"),
     StartRow: ("rule", "kernel cache", "construct", "first step", "second step", "imports Numba"),
     ScheduleRow: ("schedule", "stepwell", "best peer", "ratio", "other peers"),
+    PlanRow: ("recipe", "make the model", "plan", "memory", "cost", "all three", "resident"),
 }
 
 
@@ -79,6 +86,7 @@ def section(report: Report) -> list[str]:
         "memory": ("Memory", _MEMORY),
         "start": ("Start", _START),
         "schedule": ("Schedules", _SCHEDULE),
+        "plan": ("Plans", _PLAN),
     }[report.what]
     parts = [f"### {title}\n", _software(report.machine) + _settings(report) + "\n", about]
     for heading, rows in itertools.groupby(report.rows, key=heading_of):
@@ -98,6 +106,8 @@ def heading_of(row: Row) -> str:
         return f"{_capital(row.shapes)}: {_millions(row.parameters)} parameters"
     if isinstance(row, ScheduleRow):
         return row.what
+    if isinstance(row, PlanRow):
+        return f"{row.model}: {row.tensors} tensors, {row.parameters / 1e9:.1f} G parameters"
     return "Imports" if isinstance(row, ImportRow) else _capital(row.shapes)
 
 
@@ -117,6 +127,10 @@ def line(row: Row) -> str:
     if isinstance(row, StartRow):
         times = map(_seconds, (row.construct, row.first_step, row.second_step))
         return _line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
+    if isinstance(row, PlanRow):
+        times = map(_seconds, (row.build, row.plan, row.memory, row.cost))
+        total = f"**{_seconds(row.plan + row.memory + row.cost)}**"
+        return _line((f"`{row.recipe}`", *times, total, "—" if row.resident is None else size(row.resident)))
     return _schedule_line(row) if isinstance(row, ScheduleRow) else _step_line(row)
 
 
@@ -169,6 +183,10 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
     """Notes, and who did not take part, as a list under the table."""
     steps = [row for row in rows if isinstance(row, StepRow)]
     found = [f"- {row.rule}: {row.note}." for row in steps if row.note]
+    for row in steps:
+        if row.host:
+            waits = ", ".join(f"{name} {microseconds(time)}" for name, time in row.host.items())
+            found.append(f"- {row.rule}, until the host goes on: {waits}.")
     timed = [row for row in rows if isinstance(row, StepRow | ScheduleRow)]
     absent = dict.fromkeys(f"{name} ({reason})" for row in timed for name, reason in row.missing.items())
     if absent:
@@ -181,9 +199,10 @@ def _seconds(number: float) -> str:
 
 
 def _software(machine: Machine) -> str:
+    triton = f", Triton {machine.triton}" if machine.triton else ""
     return (
         f"stepwell {machine.stepwell}, torch {machine.torch}, Numba {machine.numba}, Python {machine.python}, "
-        f"{machine.system}, {machine.threads} threads, {machine.date}."
+        f"{machine.system}, {machine.threads} threads{triton}, {machine.date}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import statistics
@@ -67,7 +68,7 @@ def take_turns(
     """Time each step in turn (A B C A B C …).
 
     A turn begins with an untimed step, so that the caches hold what steps in a row leave in them, and goes on with as
-    many timed ones as fill 20 ms, at least one.
+    many timed ones as fill 20 ms, at least one. On a GPU these are timed as one, for there the host goes ahead.
 
     Args:
         runners: what to time, by name.
@@ -85,11 +86,39 @@ def take_turns(
                 if usual[name] < _LONG_SECONDS:
                     usual[name] = timed(runner.step, device)
                 count = max(1, min(_MOST_STEPS, math.ceil(_TURN_SECONDS / usual[name])))
-                turns[name].append(1e3 * statistics.median(timed(runner.step, device) for _ in range(count)))
+                turns[name].append(1e3 * _turn(runner.step, count, device))
                 after(name)
     finally:
         gc.enable()
     return {name: Timing(1e3 * runner.first, tuple(turns[name])) for name, runner in runners.items()}
+
+
+def _turn(step: Step, count: int, device: torch.device) -> float:
+    """Seconds of a step, of so many in a row."""
+    if device.type == "cuda":
+        return timed(repeated(step, count), device) / count
+    return statistics.median(timed(step, device) for _ in range(count))
+
+
+def host_seconds(step: Step, device: torch.device, count: int = 20) -> float:
+    """Seconds until the host goes on, while a device does the steps."""
+    synchronise(device)
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    synchronise(device)
+    return statistics.median(taken)
+
+
+@functools.cache
+def copy_bandwidth(device: torch.device, elements: int = 1 << 30) -> float:
+    """Gigabytes a second that a copy within the device's memory reads and writes: the median of nine."""
+    source = torch.ones(elements, device=device)
+    target = torch.empty_like(source)
+    seconds = [timed(lambda: target.copy_(source), device) for _ in range(10)][1:]
+    return 2e-9 * source.nbytes / statistics.median(seconds)
 
 
 def timed(step: Step, device: torch.device) -> float:

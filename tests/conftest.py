@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
+from stepwell.engines import choice
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the process that `make test-triton` starts, what is fused on a CPU are Triton's kernels, interpreted."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from stepwell.engines.fused.triton_engine import Triton
+
+        engine = Triton("cpu")
+        choice._load = lambda device: (engine, "") if device == "cpu" else (None, "it is interpreted on a CPU")
+        # The interpreter works with NumPy, which warns of 0/0 in lanes outside a tensor.
+        config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -63,6 +63,21 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
             TypeError,
             "Cosine() carries its own arguments: give warmup, end to it, not beside it",
         ),
+        (
+            lambda: create_scheduler(sgd(), "linear", horizon=10, warmup=0.0),
+            ValueError,
+            "warmup is a share of the horizon when it is a float, strictly between 0 and 1, got 0.0; write 0 for steps",
+        ),
+        (
+            lambda: create_scheduler(sgd(), "linear", horizon=10, warmup=None),
+            TypeError,
+            "warmup must be steps (int) or a share of the horizon (float), got None",
+        ),
+        (
+            lambda: create_scheduler(sgd(), "linear", horizon=10, warmup="0.1"),
+            TypeError,
+            "warmup must be steps (int) or a share of the horizon (float), got '0.1'",
+        ),
     ],
 )
 def test_create_scheduler_errors(make: Any, error: type[Exception], message: str) -> None:

@@ -10,9 +10,11 @@ from stepwell.report.gallery import EXAMPLES, gallery
 from stepwell.schedules import parse
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "what-is-a-number.md", ROOT / "docs" / "schedules.md"]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("what-is-a-number", "schedules", "optimizers")),
+]
 SHOW_A_KERNEL = PAGES[:2]
-OPTIMIZERS = ROOT / "docs" / "optimizers.md"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -35,6 +37,6 @@ def test_the_picture_of_schedules_is_what_the_program_draws() -> None:
 
 
 def test_links_lead_to_files() -> None:
-    for page in [*PAGES, OPTIMIZERS]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

@@ -136,7 +136,8 @@ def test_a_facade_is_its_rules_optimizer(name: str) -> None:
         (lambda: stepwell.AdamW([weight()], engin="fused"), r"'engin' for AdamW; did you mean 'engine'\?$"),
         (lambda: stepwell.AdamW([weight()], clipnorm=1.0), r"'clipnorm' for AdamW; did you mean 'clip_norm'\?$"),
         (lambda: stepwell.AdamW([weight()], xyzzy=1.0), r"'xyzzy' for AdamW$"),
-        (lambda: stepwell.AdamW(lr=0.1), r"missing 1 required positional argument: 'params'$"),
+        (lambda: stepwell.AdamW(lr=0.1), r"^AdamW needs parameters to train: write AdamW\(model\.parameters\(\), "),
+        (lambda: stepwell.AdamW(), r"^AdamW needs parameters to train"),
     ],
 )  # fmt: skip
 def test_calls_that_are_refused(call: Any, message: str) -> None:

@@ -143,7 +143,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "integers": (
         lambda: [("w", weight()), ("ids", torch.zeros(2, dtype=torch.int64))],
         TypeError,
-        r"^parameter 'ids' has dtype torch.int64; only floating-point numbers can be trained \(group 0\)$",
+        r"^parameter 'ids' has dtype torch.int64; what can be trained is float64, float32, bfloat16, ",
+    ),
+    "eight bits": (
+        lambda: [torch.zeros(2).to(torch.float8_e4m3fn)],
+        TypeError,
+        r"^parameter number 0 has dtype torch.float8_e4m3fn; what can be trained is .*complex32 \(group 0\)$",
     ),
     "names for some": (
         lambda: [("w", weight()), weight()],
@@ -267,7 +272,8 @@ def test_fused_refuses_at_once_what_it_cannot_run() -> None:
     with pytest.raises(
         ValueError,
         match=r"^engine='fused' cannot run a torch.float32 parameter of shape \(4, 2\) with strides \(4, 2\) on cpu: "
-        r"it serves dense CPU tensors of floating point; use engine='auto'$",
+        r"it serves tensors of float64, float32, bfloat16, float16 that lie in the device's memory without gaps; "
+        r"use engine='auto'$",
     ):
         Optimizer([gaps], AdamW(), engine="fused")
 

@@ -144,6 +144,16 @@ def test_a_metric_that_is_not_finite_changes_nothing(kind: Any, metric: Any) -> 
 
 
 @pytest.mark.parametrize("kind", [ReduceOnPlateau, Greedy])
+@pytest.mark.parametrize("metric", ["0.5", None, [0.5], torch.ones(2)])
+def test_what_is_no_metric_changes_nothing(kind: Any, metric: Any) -> None:
+    scheduler = kind(sgd())
+    before = scheduler.state_dict()
+    with pytest.raises(TypeError, match=f"^{re.escape(f'the metric must be one number, got {metric!r}')}$"):
+        scheduler.step(metric)
+    assert scheduler.state_dict() == before
+
+
+@pytest.mark.parametrize("kind", [ReduceOnPlateau, Greedy])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -164,6 +174,8 @@ def test_arguments_out_of_range(kind: Any, options: dict[str, Any], message: str
 
 def test_a_state_of_something_else_is_an_error() -> None:
     scheduler = Greedy(sgd())
+    with pytest.raises(ValueError, match=r"^max_lr must be at least min_lr, which is 0.5, got 0.1$"):
+        Greedy(sgd(), min_lr=0.5, max_lr=0.1)
     with pytest.raises(ValueError, match=r"^not the state of a Greedy: it has no 'num_good_epochs'"):
         scheduler.load_state_dict(ReduceOnPlateau(sgd()).state_dict())
     with pytest.raises(TypeError, match=r"^optimizer must be a torch.optim.Optimizer, got int$"):

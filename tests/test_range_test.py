@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
@@ -12,10 +13,12 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import stepwell
 from stepwell.range_test import RangeTest, find_lr
+from stepwell.scheduler import Scheduler
+from stepwell.schedules import Linear
 
 
 def model() -> nn.Module:
@@ -184,6 +187,34 @@ def test_groups_keep_their_ratios() -> None:
     find_lr(step, optimizer, low=0.01, high=0.04, steps=2)
     assert seen == [pytest.approx([0.01, 0.05]), pytest.approx([0.04, 0.2])]
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.5]
+
+
+@pytest.mark.parametrize("counts", ["calls", "steps"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_scheduler_stands_still(counts: Any, fails: bool) -> None:
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=10, counts=counts)
+    seen = []
+
+    def step() -> Tensor:
+        if fails and len(seen) == 5:
+            raise KeyboardInterrupt
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.zero_grad()
+        loss = (parameter - 1).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
+        return loss
+
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        find_lr(step, optimizer, low=0.01, high=0.1, steps=10, sweep="linear")
+    assert seen == pytest.approx([0.01 * k for k in range(1, len(seen) + 1)])
+    assert (scheduler.last_epoch, optimizer.param_groups[0]["lr"]) == (0, 0.1)
+    optimizer.step()
+    scheduler.step()
+    assert (scheduler.last_epoch, optimizer.param_groups[0]["lr"]) == (1, pytest.approx(0.09))
 
 
 def test_it_is_drawn() -> None:

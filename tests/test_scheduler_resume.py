@@ -84,6 +84,41 @@ def test_loading_sets_the_values_at_once_and_says_so(caplog: pytest.LogCaptureFi
     ]
 
 
+def test_a_jump_is_shown_unless_told_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = sgd(0.4)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=10)
+    state = {**scheduler.state_dict(), "step": 5}
+    with caplog.at_level(logging.INFO, logger="stepwell"):
+        scheduler.load_state_dict(state)
+        scheduler.load_state_dict(state)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "resumed at step 5: next lr = 0.2, was 0.4"),
+        ("INFO", "resumed at step 5: next lr = 0.2, was 0.2"),
+    ]
+
+
+def test_a_new_learning_rate_that_the_loaded_groups_overlook_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    saved = sgd(0.4)
+    first = Scheduler(saved, lr=Linear(), horizon=10)
+    first.step()
+    optimizer = sgd(0.8)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=10)
+    optimizer.load_state_dict(saved.state_dict())
+    with caplog.at_level(logging.INFO, logger="stepwell"):
+        scheduler.load_state_dict(first.state_dict())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == (
+        "resumed at step 1: next lr = 0.36, was 0.36; the loaded base of lr is 0.4: override(lr=0.8) takes the new one"
+    )
+    scheduler.override(lr=0.8)
+    assert rates(optimizer) == pytest.approx([0.72])
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="stepwell"):
+        scheduler.load_state_dict(first.state_dict())
+    assert caplog.messages == ["resumed at step 1: next lr = 0.72, was 0.72"]
+
+
 def test_with_several_groups_the_message_tells_of_the_first(caplog: pytest.LogCaptureFixture) -> None:
     scheduler = Scheduler(sgd(0.4, 0.8), lr=Linear(horizon=4))
     with caplog.at_level(logging.INFO, logger="stepwell"):
@@ -128,6 +163,7 @@ def test_a_longer_horizon_does_not_change_a_schedule_that_does_not_use_it() -> N
             ValueError,
             "not the state of a stepwell Scheduler: it has no 'step', but ['last_epoch', 'base_lrs']",
         ),
+        (None, ValueError, "not the state of a stepwell Scheduler: None"),
         ({"step": -2}, ValueError, "step must be at least -1, got -2"),
         ({"step": 1.5}, TypeError, "step must be a whole number of steps (int), got 1.5"),
     ],

@@ -47,6 +47,7 @@ from stepwell.facades import (
     Yogi,
     optimizer_class,
 )
+from stepwell.horizon import horizon
 from stepwell.optimizer import Optimizer
 from stepwell.planning import Plan, plan
 from stepwell.plateau import Greedy, ReduceOnPlateau
@@ -118,6 +119,7 @@ __all__ = [
     "ema",
     "find_lr",
     "grokfast",
+    "horizon",
     "list_optimizers",
     "lookahead",
     "optimizer_class",

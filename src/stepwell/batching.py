@@ -30,13 +30,17 @@ _bytes_of = attrgetter("nbytes")
 
 
 class Bucket:
-    """A batch, the engine that runs it, and where its parameters' gradients are found at each step.
+    """A batch, the rule that its groups name, the engine that runs it, and where its parameters' gradients are found at
+    each step.
 
     What is asked at every step is asked in loops that run in C: with hundreds of small parameters they are what a
     step costs.
     """
 
-    def __init__(self, engine: Engine, batch: Batch, parameters: list[Tensor], positions: list[int]) -> None:
+    def __init__(
+        self, kind: type[Rule], engine: Engine, batch: Batch, parameters: list[Tensor], positions: list[int]
+    ) -> None:
+        self.kind = kind
         self.engine = engine
         self.batch = batch
         self.parameters = parameters
@@ -123,7 +127,7 @@ class Buckets:
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
     ) -> list[Bucket]:
         """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one."""
-        gradients = [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
+        gradients = _gradients_of(groups)
         present = [gradient is not None for gradient in gradients]
         if not self._hold(groups, state, gradients, present):
             given = [(p, g) for group in groups for p in group["params"] if (g := p.grad) is not None]
@@ -131,6 +135,20 @@ class Buckets:
             members = [[p for p in group["params"] if p.grad is not None] for group in groups]
             self._buckets = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
+        for bucket in self._buckets:
+            bucket.take_gradients(gradients, name_of)
+        return self._buckets
+
+    def standing(
+        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
+    ) -> list[Bucket] | None:
+        """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
+        None elsewhere."""
+        if not all(bucket.engine.judges for bucket in self._buckets):
+            return None
+        gradients = _gradients_of(groups)
+        if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
+            return None
         for bucket in self._buckets:
             bucket.take_gradients(gradients, name_of)
         return self._buckets
@@ -163,19 +181,25 @@ class Buckets:
     ) -> list[Bucket]:
         position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
         found: defaultdict[Any, list[tuple[Tensor, State, Group, Rule, Engine]]] = defaultdict(list)
-        for group, parameters in zip(groups, members, strict=True):
-            kind = rule_class(group["rule"])
+        kinds = [rule_class(group["rule"]) for group in groups]
+        known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
+        for kind, group, parameters in zip(kinds, groups, members, strict=True):
             whole = kind(**{name: group[name] for name in kind.field_names()})
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
-                prepare(rule, parameter, slots)
+                prepare(rule, parameter, slots, known[kind])
                 engine = engine_for(self._engine, rule, real(parameter))
                 dtypes = tuple(slots[slot.name].dtype for slot in rule.slot_list() if not slot.scalar)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
                 key = (engine.name, kind, *kind_and_flags, parameter.dtype, parameter.device, dtypes)
                 found[key].append((parameter, slots, group, rule, engine))
         return [_bucket(entries, position) for entries in found.values()]
+
+
+def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
+    """The gradient of each parameter, or None."""
+    return [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
 
 
 def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -188,32 +212,40 @@ def _bucket(entries: list[tuple[Tensor, State, Group, Rule, Engine]], position: 
     weights = list(map(real, parameters)) if parameters[0].is_complex() else parameters
     batch = Batch(rule, weights, [entry[1] for entry in entries], [entry[2] for entry in entries])
     batch.columns = {slot: list(map(real, column)) for slot, column in batch.columns.items()}
-    return Bucket(engine, batch, parameters, [position[id(parameter)] for parameter in parameters])
+    kind = rule_class(entries[0][2]["rule"])
+    return Bucket(kind, engine, batch, parameters, [position[id(parameter)] for parameter in parameters])
 
 
-def settle(buckets: list[Bucket]) -> None:
-    """For rules that measure all parameters before they update any: add up, and let each work out its numbers."""
+def _states_of(kind: type[Rule], groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[State]:
+    """The states of all parameters of one rule that have been updated, also of those without a gradient now."""
+    found = [state.get(p) for group in groups if rule_class(group["rule"]) is kind for p in group["params"]]
+    return [slots for slots in found if slots]
+
+
+def settle(buckets: list[Bucket], groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> None:
+    """For rules that measure all parameters before they update any: add up, and work out the numbers they share."""
     measuring: defaultdict[type[Rule], list[Bucket]] = defaultdict(list)
     for bucket in buckets:
         if type(bucket.batch.rule).measure is not Rule.measure:
-            measuring[type(bucket.batch.rule)].append(bucket)
-    for together in measuring.values():
+            measuring[bucket.kind].append(bucket)
+    for kind, together in measuring.items():
         totals: defaultdict[str, float] = defaultdict(float)
         for bucket in together:
             for name, total in bucket.engine.measure(bucket.batch).items():
                 totals[name] += total
-        for bucket in together:
-            for group, numbers, members in bucket.batch.classes():
-                new = bucket.batch.rule.settle(totals, namespace(numbers), namespace(group))
-                bucket.batch.keep(members, new)
+        group, numbers, _ = max((c for bucket in together for c in bucket.batch.classes()), key=lambda c: c[0]["lr"])
+        new = together[0].batch.rule.settle(totals, namespace(numbers), namespace(group))
+        for slots in _states_of(kind, groups, state):
+            slots.update(new)
 
 
-def prepare(rule: Rule, parameter: Tensor, state: State) -> None:
-    """Fill in the slots that the state lacks, and lay the others out as the parameter is."""
+def prepare(rule: Rule, parameter: Tensor, state: State, other: State) -> None:
+    """Fill in the slots that the state lacks, those that are shared from another parameter's state, and lay the others
+    out as the parameter is."""
     state.setdefault("step", 0)
     for slot in rule.slot_list():
         if slot.scalar:
-            state.setdefault(slot.name, 0.0)
+            state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
         elif slot.shape is not None:
             if state.get(slot.name) is None:
                 shape = rule.slot_shape(slot, tuple(parameter.shape))

@@ -18,6 +18,8 @@ from stepwell.rules.rule import Rule, hyper_parameters
 _OPTIONS = ("engine", "clip_norm", "on_nonfinite")
 # Come last and by name only: fields of every rule, as torch has `maximize`, and what torch's rule of the name has not.
 _BY_NAME = ("decay", "maximize", "correct_bias", "average", "conv1d", "split", "polar_express")
+# In the place of parameters: None is a value that somebody may have passed.
+_NOT_GIVEN = object()
 
 
 class _Named(Optimizer):
@@ -25,7 +27,10 @@ class _Named(Optimizer):
 
     rule_type: ClassVar[type[Rule]]
 
-    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, params: Any = _NOT_GIVEN, *args: Any, **kwargs: Any) -> None:
+        if params is _NOT_GIVEN:
+            name = type(self).__name__
+            raise TypeError(f"{name} needs parameters to train: write {name}(model.parameters(), ...)")
         positional = [name for name in hyper_parameters(self.rule_type) if name not in _BY_NAME]
         if len(args) > len(positional):
             raise TypeError(

@@ -21,16 +21,16 @@ def gradient_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[i
     `with_kernel` lets the fused engine do it where it can; otherwise `torch._foreach_norm` does.
     """
     found: dict[int, float] = {}
-    engine = fused() if with_kernel else None
     alike: defaultdict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for parameter in parameters:
         if parameter.grad is not None:
             gradient = real(parameter.grad)
-            served = engine is not None and engine.serves(gradient)
+            engine = fused(gradient.device.type) if with_kernel else None
+            served = engine if engine is not None and engine.serves(gradient) else None
             alike[gradient.dtype, gradient.device, served].append((parameter, gradient))
-    for (_, _, served), pairs in alike.items():
+    for (_, _, engine), pairs in alike.items():
         gradients = [gradient for _, gradient in pairs]
-        if engine is not None and served:
+        if engine is not None:
             norms = [math.sqrt(total) for total in engine.totals("sum of squares", square, gradients).tolist()]
         else:
             norms = [float(norm) for norm in torch._foreach_norm([_wide(gradient) for gradient in gradients])]

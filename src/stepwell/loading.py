@@ -17,8 +17,8 @@ from stepwell.rules.rule import Rule, hyper_parameters
 
 # Rules of torch's whose kind of decay is a flag of theirs.
 _TORCH_HAS_A_FLAG = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
-# How torch's optimizers run, not what they work out: the engine is chosen where the training runs, never by a file.
-_ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
+# How torch's optimizers run, not what they work out: that is chosen where the training runs, never by a file.
+ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 # torch's names for a rule's hyper-parameters, where they are not ours.
 _TORCHS_NAMES = {"Adafactor": {"beta2_decay": "decay_rate", "d": "clip_threshold"}}
@@ -39,12 +39,24 @@ def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
     return notes
 
 
-def loaded(groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of: Callable[[Tensor], str]) -> Loaded:
+def loaded(
+    groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of: Callable[[Tensor], str], *, copy: bool = True
+) -> Loaded:
     """The state and the groups that the state dict gives to an optimizer with these groups.
 
-    Parameters are matched by name where both sides have names, else by their order. Raises ValueError where they do
+    Parameters are matched by name where both sides have names, else by their order. Slots are copies, or, without
+    `copy`, the state dict's own tensors where these are on their parameter's device. Raises ValueError where they do
     not match, where a slot has another shape than its parameter, and where the rules differ.
     """
+    try:
+        return _loaded(groups, state_dict, name_of, copy)
+    except (LookupError, AttributeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"this is no optimizer's state dict: {type(error).__name__}: {error}") from error
+
+
+def _loaded(
+    groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of: Callable[[Tensor], str], copy: bool
+) -> Loaded:
     saved_groups = _saved_groups(state_dict)
     if len(groups) != len(saved_groups):
         raise ValueError(f"the state dict has {len(saved_groups)} parameter groups, this optimizer has {len(groups)}")
@@ -62,7 +74,7 @@ def loaded(groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of:
         for parameter, key in matched:
             slots = state_dict["state"].get(key)
             if slots:
-                state[parameter] = _slots(rule, parameter, slots, name_of(parameter))
+                state[parameter] = _slots(rule, parameter, slots, name_of(parameter), copy)
     return state, new_groups
 
 
@@ -94,9 +106,9 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
             new[name] = validated(name, value, known[name], where)
         elif name == "decoupled_weight_decay":
             new["decay"] = validated("decay", "decoupled" if value else "coupled", known["decay"], where)
-        elif "rule" not in saved and name not in _ENGINE_FLAGS and not _is_note(name):
+        elif "rule" not in saved and name not in ENGINE_FLAGS and not _is_note(name):
             kind.check_names([name], where)
-        elif name not in _ENGINE_FLAGS and name not in ("params", "param_names", "rule", "fingerprint"):
+        elif name not in ENGINE_FLAGS and name not in ("params", "param_names", "rule", "fingerprint"):
             new[name] = value
     try:
         kind(**{name: new[name] for name in known})
@@ -154,7 +166,7 @@ def _few(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -> State:
+def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str, copy: bool) -> State:
     """The saved slots on the parameter's device, in the dtype they were saved in."""
     shape = tuple(parameter.shape)
     fitted = rule.fit(shape)
@@ -180,5 +192,5 @@ def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -
                 f"the saved slot {slot!r} of {name} has dtype {value.dtype}; state is floating-point numbers"
             )
         else:
-            state[slot] = value.detach().to(parameter.device, copy=True, memory_format=torch.preserve_format)
+            state[slot] = value.detach().to(parameter.device, copy=copy, memory_format=torch.preserve_format)
     return state

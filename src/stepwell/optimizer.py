@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stepwell import averaging
 from stepwell.batching import Buckets, check_dense, real, settle
+from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
 from stepwell.loading import loaded, notes_for_state_dict
@@ -21,6 +22,7 @@ from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.sharpness import sharp_gradients, sharp_groups
+from stepwell.verdicts import Verdicts
 
 OnNonfinite = Literal["ignore", "raise", "skip"]
 Parameters = Iterable[Any]
@@ -29,7 +31,7 @@ Parameters = Iterable[Any]
 NOTES = ("name", "why", "role", "param_names", "holds")
 # What a copy takes along; hooks and what is derived stay behind, as in torch.
 _KEPT = frozenset(
-    ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "skipped", "gradient_norm")
+    ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "_skipped", "_gradient_norm")
 )
 
 
@@ -43,8 +45,9 @@ class Optimizer(torch.optim.Optimizer):
         params: tensors, `(name, tensor)` pairs, or group dicts, as torch takes them. A group may carry its own `rule`
             (a `Rule`, or the name of one) and its own values; `name`, `why` and `role` are notes.
         rule: the rule of the groups that carry none, and the default values of those that carry the same.
-        engine: "auto" takes the fused engine where it serves and foreach elsewhere; "reference", "foreach" and
-            "fused" insist. Matrix rules have an engine of their own under all but "reference".
+        engine: "auto" takes the fused engine where it serves (CPU, and CUDA with Triton) and foreach elsewhere;
+            "reference", "foreach" and "fused" insist. Matrix rules have an engine of their own under all but
+            "reference".
         clip_norm: scale the gradients of each step down to this global norm, as `clip_grad_norm_` would, but without
             changing them; None leaves them.
         on_nonfinite: what to do about NaN or infinity in gradients. "ignore" goes on, as torch does; "raise" raises
@@ -53,6 +56,8 @@ class Optimizer(torch.optim.Optimizer):
     Attributes:
         skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
         gradient_norm: the global norm of the last step's gradients before clipping, where it was worked out.
+
+    On a GPU a step does not wait for either, but reading them does; see `docs/gpu.md`.
     """
 
     # GradScaler then hands over `grad_scale` and `found_inf` instead of rewriting the gradients.
@@ -81,8 +86,9 @@ class Optimizer(torch.optim.Optimizer):
         self.on_nonfinite: OnNonfinite = validated("on_nonfinite", on_nonfinite, OnNonfinite)
         self.engine = engine
         self.rule = rule
-        self.skipped = 0
-        self.gradient_norm: float | None = None
+        self._skipped = 0
+        self._gradient_norm: float | Tensor | None = None
+        self._verdicts = Verdicts()
         self._buckets = Buckets(engine)
         super().__init__(params, rule.values())
 
@@ -140,24 +146,9 @@ class Optimizer(torch.optim.Optimizer):
             if id(p) in taken:
                 raise ValueError(f"parameter {name} is in the optimizer twice{where}; list tied weights once")
             taken.add(id(p))
-            if not p.is_floating_point() and not p.is_complex():
-                raise TypeError(
-                    f"parameter {name} has dtype {p.dtype}; only floating-point numbers can be trained{where}"
-                )
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
-            try:
-                fitted = rule.fit(tuple(p.shape))
-            except ValueError as error:
-                raise ValueError(f"{error}, as parameter {name} has{where}") from None
-            if fitted.acts_on == "matrices" and (p.ndim < 2 or p.is_complex()):
-                raise ValueError(
-                    f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape "
-                    f"{tuple(p.shape)} and dtype {p.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
-                    "stepwell.create_optimizer(model, 'muon') does"
-                )
-            if p.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
-                raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {p.dtype}{where}")
+            fitted = check_fit(rule, p, name, where)
             if self.engine == "fused":
                 engine_for("fused", fitted, real(p))
 
@@ -174,22 +165,54 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("holds") == "averaged":
                 raise RuntimeError("the parameters hold the averaged weights; call optimizer.train() before step()")
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and float(found_inf):
-            self.skipped += 1
-            return loss
-        factor = self._gradient_factor()
-        if factor is None:
-            self.skipped += 1
-            return loss
-        buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
+        factor = 1.0
+        buckets = self._verdicts.judged(
+            lambda: self._buckets.standing(self.param_groups, self.state, self._name_of),
+            limit=self.clip_norm,
+            on_nonfinite=self.on_nonfinite,
+            scale=getattr(self, "grad_scale", None),
+            found=getattr(self, "found_inf", None),
+        )
+        if buckets is not None:
+            self._gradient_norm = self._gradient_norm if self._verdicts.norm is None else self._verdicts.norm
+        else:
+            found_inf = getattr(self, "found_inf", None)
+            if found_inf is not None and float(found_inf):
+                self.skipped += 1
+                return loss
+            found_factor = self._gradient_factor()
+            if found_factor is None:
+                self.skipped += 1
+                return loss
+            factor = found_factor
+            buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
+            for bucket in buckets:
+                bucket.batch.verdict, bucket.batch.may_skip = None, False
         for bucket in buckets:
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
-        settle(buckets)
+        settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
             bucket.engine.apply(bucket.batch)
         return loss
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out."""
+        return self._skipped + self._verdicts.skipped
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self._skipped = count - self._verdicts.skipped
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """The global norm of the last step's gradients before clipping, where it was worked out."""
+        return float(self._gradient_norm) if isinstance(self._gradient_norm, Tensor) else self._gradient_norm
+
+    @gradient_norm.setter
+    def gradient_norm(self, norm: float | None) -> None:
+        self._gradient_norm = norm
 
     def _gradient_factor(self) -> float | None:
         """What to multiply all gradients with: unscaling and clipping. None means that this step is left out."""
@@ -200,7 +223,7 @@ class Optimizer(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         check_dense(parameters, [p.grad for p in parameters if p.grad is not None], self._name_of)
         norms = gradient_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
-        self.gradient_norm = math.hypot(*norms.values()) * factor
+        norm = self.gradient_norm = math.hypot(*norms.values()) * factor
         if self.on_nonfinite != "ignore":
             bad = [p for p in parameters if not math.isfinite(norms[id(p)])]
             if bad and self.on_nonfinite == "skip":
@@ -210,7 +233,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise FloatingPointError(
                     f"the gradient of {self._name_of(bad[0])}{more} holds NaN or infinity; no weight has changed"
                 )
-        return factor if self.clip_norm is None else factor * clip_factor(self.gradient_norm, self.clip_norm)
+        return factor if self.clip_norm is None else factor * clip_factor(norm, self.clip_norm)
 
     def _name_of(self, parameter: Tensor) -> str:
         for index, group in enumerate(self.param_groups):
@@ -289,11 +312,12 @@ class Optimizer(torch.optim.Optimizer):
                 for name in note:
                     del group[name]
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, copy: bool = True) -> None:
         """Take over a state dict of ours or of the torch optimizer of the same rule. A failed load changes nothing.
 
         Parameters are matched by name where both sides have names, else in order. Slots keep their dtype. How to run
-        (engine, clipping) stays as it is here.
+        (engine, clipping) stays as it is here. With `copy=False` the state dict's tensors become the slots, where they
+        are on their parameter's device: whoever made them for this has no second copy in memory.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"a state dict is what optimizer.state_dict() gave, got a {type(state_dict).__name__}")
@@ -302,7 +326,7 @@ class Optimizer(torch.optim.Optimizer):
         for hook in hooks.values():
             replaced = hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        state, groups = loaded(self.param_groups, state_dict, self._name_of)
+        state, groups = loaded(self.param_groups, state_dict, self._name_of, copy=copy)
         self.state = state
         for group, new in zip(self.param_groups, groups, strict=True):
             group.pop("fingerprint", None)
@@ -312,29 +336,52 @@ class Optimizer(torch.optim.Optimizer):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name in _KEPT}
+        known = {"_skipped": self.skipped, "_gradient_norm": self.gradient_norm}
+        return {name: known.get(name, value) for name, value in self.__dict__.items() if name in _KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._buckets = Buckets(self.engine)
+        self._buckets, self._verdicts = Buckets(self.engine), Verdicts()
 
     def kernel_source(self) -> str:
         """The source of the fused kernels for this optimizer's rules and the dtypes of its parameters.
 
         Raises ValueError where no group runs fused.
         """
-        engine = fused()
         found: dict[str, str] = {}
         for group in self.param_groups:
             kind = rule_class(group["rule"])
             rule = kind(**{name: group[name] for name in kind.field_names()})
             for p in group["params"]:
                 fitted, weight = rule.fit(tuple(p.shape)), real(p)
+                engine = fused(weight.device.type)
                 if engine is not None and engine_for(self.engine, fitted, weight).name == "fused":
                     found.setdefault(engine.source(fitted, weight.dtype), "")
         if not found:
             raise ValueError("no parameter of this optimizer runs in the fused engine, so there is no kernel to show")
         return "\n\n".join(found)
+
+
+def check_fit(rule: Rule, parameter: Tensor, name: str, where: str = "") -> Rule:
+    """The rule fitted to a parameter. Raises ValueError or TypeError where it cannot update that; `name` is what the
+    error calls it, and `where` ends the sentence."""
+    if parameter.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
+        supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
+        raise TypeError(f"parameter {name} has dtype {parameter.dtype}; what can be trained is {supported}{where}")
+    shape = tuple(parameter.shape)
+    try:
+        fitted = rule.fit(shape)
+    except ValueError as error:
+        raise ValueError(f"{error}, as parameter {name} has{where}") from None
+    if fitted.acts_on == "matrices" and (parameter.ndim < 2 or parameter.is_complex()):
+        raise ValueError(
+            f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape {shape} and "
+            f"dtype {parameter.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
+            "stepwell.create_optimizer(model, 'muon') does"
+        )
+    if parameter.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
+        raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {parameter.dtype}{where}")
+    return fitted
 
 
 def _named(params: Any, where: str) -> tuple[list[str], list[Tensor]]:

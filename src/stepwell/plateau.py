@@ -57,9 +57,9 @@ class _Listening(ReduceLROnPlateau):
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take notice of a metric, a finite number, and change the rates if it is time to.
 
-        Raises ValueError for NaN or infinity, with nothing changed.
+        Raises ValueError for NaN or infinity, and TypeError for what is not one number, with nothing changed.
         """
-        metric = float(metrics)
+        metric = _number(metrics)
         if not math.isfinite(metric):
             raise ValueError(f"the metric must be a finite number, got {metric} at call {self.last_epoch + 1}")
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
@@ -229,6 +229,9 @@ class Greedy(_Listening):
         )
         self.warmup = check_count("warmup", warmup, least=0)
         self.max_lrs = _each(_bounds("max_lr", max_lr, optimizer), len(optimizer.param_groups))
+        for least, most in zip(self.min_lrs, self.max_lrs, strict=True):
+            if most < least:
+                raise ValueError(f"max_lr must be at least min_lr, which is {least!r}, got {most!r}")
         self.window: deque[float] = deque(maxlen=check_count("window", window))
         self.reset_after = check_count("reset_after", reset_after)
         self.base_lrs = [float(rate) for rate in self._rates()]
@@ -297,6 +300,15 @@ def _bounds(name: str, value: float | Sequence[float], optimizer: Optimizer) -> 
     if len(value) != groups:
         raise ValueError(f"{name} must be one number, or one for each of the {groups} groups, got {len(value)}")
     return [check_number(f"{name}[{index}]", one, least=0) for index, one in enumerate(value)]
+
+
+def _number(metric: Any) -> float:
+    if not isinstance(metric, str):
+        try:
+            return float(metric)
+        except (TypeError, ValueError, RuntimeError):
+            pass
+    raise TypeError(f"the metric must be one number, got {metric!r}")
 
 
 def _each(value: float | list[float], groups: int) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -11,12 +12,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from stepwell.hearing import hear
 from stepwell.naming import nearest
 from stepwell.saved_schedules import check_same, read, written
 from stepwell.schedules import Length, Schedule
-from stepwell.schedules.extending import rewarmed
-from stepwell.schedules.fields import check_horizon, check_length
+from stepwell.schedules.extending import extended
+from stepwell.schedules.fields import check_horizon
 from stepwell.schedules.schedule import schedule_class
+from stepwell.snapshot import is_open
 from stepwell.tracks import Entry, Group, Selector, Track, by_selector, copied, find_entry, plain, selects
 
 _LOG = logging.getLogger("stepwell")
@@ -32,7 +35,7 @@ class Scheduler(LRScheduler):
     The constructor sets the values of step 0; call `step()` after each `optimizer.step()`. In every group that has the
     hyper-parameter, the value is the group's base times the schedule's factor, so groups keep their ratios. The base is
     what stands in the group when the scheduler first sees it, and is kept there as torch does: `initial_lr`,
-    `initial_weight_decay`, … A group added in mid-training is scheduled from the next `step()` on.
+    `initial_weight_decay`, … A group added in mid-training is scheduled from the next optimizer step on.
 
     Groups may have schedules of their own, by name, by index, or by a function of the group. The first selector that
     matches decides; a group that none matches keeps its values. (A function is asked again when groups are added or
@@ -49,10 +52,12 @@ class Scheduler(LRScheduler):
         horizon: total optimizer steps, at least 1, for the schedules that have no horizon of their own.
         last_epoch: the last step done, to go on without a state dict, as in torch; the groups must then hold their
             `initial_…` values, as those of a loaded optimizer do. -1 starts at step 0.
-        counts: "calls" counts calls of `step()`, as torch does. "steps" counts the optimizer's own steps, those alone
-            that were taken (not the ones that a GradScaler or `on_nonfinite="skip"` left out), and sets the values
-            right after each: `step()` need not be called, and however often it is (once for each process, as
-            Accelerate does; for each micro-batch; for each epoch), it changes nothing.
+        counts: "calls" counts calls of `step()`, as torch does: one after each optimizer step. "steps" counts the
+            optimizer's own steps, those alone that were taken (not the ones that a GradScaler or
+            `on_nonfinite="skip"` left out), and sets the values right after each: `step()` need not be called, and
+            however often it is (once for each process, as Accelerate does; for each micro-batch; for each epoch), it
+            changes nothing. Not for steps that Python does not see: in a captured graph, or in DeepSpeed's ZeRO, which
+            steps its optimizer once for each of its own groups.
         tensors: keep scheduled learning rates in tensors, written in place, for a compiled training step or a captured
             graph, which would take a new Python number for a reason to compile again. (Of other hyper-parameters,
             torch's optimizers take no tensors.)
@@ -91,11 +96,17 @@ class Scheduler(LRScheduler):
         self.tensors = tensors
         self._entries = {name: find_entry(name, optimizer.param_groups) for name in schedules}
         self._given = {name: by_selector(name, given, optimizer.param_groups) for name, given in schedules.items()}
-        self._set(self._resolve(lambda schedule: schedule.resolve(self.horizon)))
+        self._set(
+            {
+                name: {key: one.resolve(self.horizon) for key, one in those.items()}
+                for name, those in self._given.items()
+            }
+        )
         self.last_epoch = last_epoch
         if last_epoch >= 0:
             self._check_bases()
         self._initial_step()
+        self._made_with = self._first(Entry.base)
         self._follow()
 
     @property
@@ -123,6 +134,8 @@ class Scheduler(LRScheduler):
 
     def step(self, epoch: int | None = None) -> None:
         """Set every scheduled hyper-parameter for the next optimizer step, or for step `epoch`."""
+        if is_open(self.optimizer):  # within `find_lr`, which takes its steps back
+            return
         self._step_count += 1
         if self.counts == "calls" or epoch is not None or self._step_count == 1:
             self._update_lr(epoch)
@@ -162,30 +175,9 @@ class Scheduler(LRScheduler):
         wanted = check_horizon("horizon", horizon)
         if wanted is None or wanted <= self.last_epoch:
             raise ValueError(f"horizon must be more than the {self.last_epoch} steps that are done, got {horizon!r}")
-        if how == "stretch":
-            given = {
-                name: {selector: one.stretched(wanted) for selector, one in chosen.items()}
-                for name, chosen in self._given.items()
-            }
-            self._given, before = given, self._given
-            try:
-                resolved = self._resolve(lambda schedule: schedule.resolve(wanted))
-            except ValueError:
-                self._given = before
-                raise
-        elif how == "hold":
-            resolved = self._resolved
-        elif how == "rewarm":
-            length = check_length("warmup", warmup)
-            resolved = {
-                name: {
-                    key: rewarmed(one, self._resolved[name][key], max(self.last_epoch, 0), wanted, length)
-                    for key, one in chosen.items()
-                }
-                for name, chosen in self._given.items()
-            }
-        else:
-            raise ValueError(f"how must be 'stretch', 'hold' or 'rewarm', got {how!r}")
+        self._given, resolved = extended(
+            self._given, self._resolved, how=how, done=self.last_epoch, horizon=wanted, warmup=warmup
+        )
         self.horizon = wanted
         self._change(f"extended to {wanted} steps ({how})", lambda: self._set(resolved))
         return self.last
@@ -218,6 +210,8 @@ class Scheduler(LRScheduler):
             entry = self._entries[name]
             groups = [group for group in self._groups if entry.stands_in(group)]
             old = next((base for group in groups if (base := entry.base(group))), 0.0)
+            if value < 0 < old:
+                raise ValueError(f"{name} must be at least 0, got {value!r}")
             if not old:
                 raise ValueError(
                     f"every group's base of {name} is 0, and keeps no ratio to {value!r}: set the groups' own"
@@ -229,6 +223,7 @@ class Scheduler(LRScheduler):
                 entry.set_base(group, base)
 
         self._change("overridden", change)
+        self._made_with = self._first(Entry.base)
         return self.last
 
     def state_dict(self) -> dict[str, Any]:
@@ -238,7 +233,10 @@ class Scheduler(LRScheduler):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this", "saved"] = "same"
     ) -> None:
-        """Go to the saved step and set its values at once; says "next lr = …, was …" on the logger "stepwell" (INFO).
+        """Go to the saved step and set its values at once; says "next lr = …, was …" on the logger "stepwell".
+
+        It says so at level INFO, and at WARNING, which Python shows unless told otherwise, where a value jumps or a
+        base is another than this scheduler was made with: groups bring their old base with them.
 
         Args:
             state_dict: what `state_dict()` gave.
@@ -250,10 +248,11 @@ class Scheduler(LRScheduler):
         """
         if schedule not in ("same", "this", "saved"):
             raise ValueError(f"schedule must be 'same', 'this' or 'saved', got {schedule!r}")
-        if "step" not in state_dict:
-            raise ValueError(f"not the state of a stepwell Scheduler: it has no 'step', but {list(state_dict)}")
+        if not isinstance(state_dict, Mapping) or "step" not in state_dict:
+            found = f"it has no 'step', but {list(state_dict)}" if isinstance(state_dict, Mapping) else repr(state_dict)
+            raise ValueError(f"not the state of a stepwell Scheduler: {found}")
         _check_step("step", state_dict["step"], least=-1)
-        saved = state_dict.get("schedules", {})
+        saved = state_dict.get("schedules") or {}
         if schedule == "same":
             check_same(written(self._resolved), saved)
         resolved = read(saved, self._resolved) if schedule == "saved" else self._resolved
@@ -267,16 +266,13 @@ class Scheduler(LRScheduler):
         if state_dict["step"] < 0:  # inside a SequentialLR, where its turn has not come: it has nothing to set
             go()
         else:
-            self._change(f"resumed at step {state_dict['step']}", go)
+            self._change(f"resumed at step {state_dict['step']}", go, resumed=True)
 
     # How it is done.
 
     @property
     def _groups(self) -> list[Group]:
         return self.optimizer.param_groups
-
-    def _resolve(self, way: Callable[[Schedule], Schedule]) -> dict[str, dict[Selector, Schedule]]:
-        return {name: {key: way(one) for key, one in chosen.items()} for name, chosen in self._given.items()}
 
     def _set(self, resolved: dict[str, dict[Selector, Schedule]]) -> None:
         self._resolved = resolved
@@ -317,15 +313,19 @@ class Scheduler(LRScheduler):
                     tracks[selector].groups.append(group)
             self._tracks += [track for track in tracks.values() if track.groups]
 
-    def _change(self, what: str, change: Callable[[], None]) -> None:
+    def _change(self, what: str, change: Callable[[], None], *, resumed: bool = False) -> None:
         """Make a change, set the values, and say what becomes of them."""
-        before = self._first_values()
+        before = self._first(Entry.read)
         change()
         self._write()
-        after = self._first_values()
-        changes = "; ".join(f"next {name} = {after[name]:.4g}, was {before[name]:.4g}" for name in after)
-        groups = len(self._groups)
-        _LOG.info("%s: %s%s", what, changes, f" (first of {groups} groups)" * (groups > 1))
+        after, bases = self._first(Entry.read), self._first(Entry.base)
+        said = "; ".join(f"next {name} = {after[name]:.4g}, was {before[name]:.4g}" for name in after)
+        said += f" (first of {len(self._groups)} groups)" * (len(self._groups) > 1)
+        ignored = {name: made for name, made in self._made_with.items() if bases[name] != made} if resumed else {}
+        for name, made in ignored.items():
+            said += f"; the loaded base of {name} is {bases[name]:.4g}: override({name}={made:g}) takes the new one"
+        level = logging.WARNING if resumed and (ignored or before != after) else logging.INFO
+        _LOG.log(level, "%s: %s", what, said)
 
     def _check_bases(self) -> None:
         for name, entry in self._entries.items():
@@ -336,33 +336,39 @@ class Scheduler(LRScheduler):
                         "load the optimizer's state before giving last_epoch"
                     )
 
-    def _first_values(self) -> dict[str, float]:
-        """What stands now in the first group that has it, for each scheduled hyper-parameter."""
+    def _first(self, look: Callable[[Entry, Group], Any]) -> dict[str, float]:
+        """What the first group that has it says, for each scheduled hyper-parameter."""
         return {
-            name: float(next(entry.read(group) for group in self._groups if entry.stands_in(group)))
+            name: float(look(entry, next(group for group in self._groups if entry.stands_in(group))))
             for name, entry in self._entries.items()
         }
 
     def _follow(self) -> None:
-        """Where the optimizer's own steps count, hear of each of them."""
-        if self.counts != "steps":
+        """Hear of the optimizer's steps: of new groups before each and, where its own steps count, of each itself."""
+        scheduler = weakref.ref(self)  # one that nobody steps any more has nothing to say to new groups
+
+        def before() -> None:
+            if (found := scheduler()) is not None:
+                found._welcome()
+
+        hear(self.optimizer, before=before, taken=self._advance if self.counts == "steps" else None)
+
+    def _advance(self) -> None:
+        if self.last_epoch >= 0:  # below 0 inside a SequentialLR, where its turn has not come
+            self._update_lr()
+
+    def _welcome(self) -> None:
+        """Set the values of the current step in groups that were added since the last."""
+        if len(self._groups) == len(self._seen) or self.last_epoch < 0:
             return
-
-        def after_step(*_: Any) -> None:
-            if not self._was_skipped():
-                self._update_lr()
-
-        self._skipped = getattr(self.optimizer, "skipped", 0)
-        self._hook = self.optimizer.register_step_post_hook(after_step)
-
-    def _was_skipped(self) -> bool:
-        """Did the step that has just returned leave the weights alone?"""
-        before, self._skipped = self._skipped, getattr(self.optimizer, "skipped", 0)
-        found_inf = getattr(self.optimizer, "found_inf", None)
-        return self._skipped > before or (found_inf is not None and bool(found_inf))
+        known = set(map(id, self._seen))
+        self._survey()
+        for track in self._tracks:
+            new = [group for group in track.groups if id(group) not in known]
+            Track(track.entry, track.schedule, new).write(self.last_epoch)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_hook", "_seen", "_tracks")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_seen", "_tracks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -399,7 +405,7 @@ def create_scheduler(
         ValueError: an unknown name, or a value out of range.
         TypeError: an option that the named schedule does not take, or options beside a schedule that carries its own.
     """
-    beside = {**({"warmup": warmup} if warmup else {}), **options}
+    beside = options if type(warmup) is int and warmup == 0 else {"warmup": warmup, **options}
     if isinstance(schedule, Schedule):
         if beside:
             raise TypeError(f"{schedule!r} carries its own arguments: give {', '.join(beside)} to it, not beside it")

@@ -10,13 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+_OPEN: set[int] = set()
+
+
+def is_open(optimizer: Optimizer) -> bool:
+    """Whether a snapshot of the optimizer is open: steps that it takes now will not have happened."""
+    return id(optimizer) in _OPEN
+
 
 class Snapshot:
     """Within this context training may go on; afterwards, also after an exception, nothing of it has happened.
 
     Kept are the optimizer's parameters with their gradients, its state and its groups; of a model also the other
     parameters, the buffers and the modes of its modules; and the state of torch's random numbers. Tensors come back as
-    the same objects. That takes a copy of all of it in memory.
+    the same objects. That takes a copy of all of it in memory. A `stepwell.Scheduler` of the optimizer stands still.
     """
 
     def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
@@ -36,11 +43,15 @@ class Snapshot:
         self._notes = {name: getattr(self.optimizer, name, None) for name in ("skipped", "gradient_norm")}
         self._random = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._outermost = not is_open(self.optimizer)
+        _OPEN.add(id(self.optimizer))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._outermost:
+            _OPEN.discard(id(self.optimizer))
         with torch.no_grad():
             for tensor, before in self._tensors:
                 tensor.copy_(before)

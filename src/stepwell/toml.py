@@ -19,7 +19,7 @@ def document(values: Mapping[str, Any]) -> str:
 
 def key(name: str) -> str:
     """A name as it stands before the equals sign."""
-    return name if name.replace("-", "_").isidentifier() and name.isascii() else json.dumps(name)
+    return name if name.replace("-", "_").isidentifier() and name.isascii() else _string(name)
 
 
 def value(plain: Any) -> str:
@@ -29,7 +29,7 @@ def value(plain: Any) -> str:
     if isinstance(plain, (int, float)):
         return repr(plain)
     if isinstance(plain, str):
-        return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return _string(plain)
     if isinstance(plain, Mapping):
         return f"{{ {', '.join(f'{key(name)} = {value(one)}' for name, one in plain.items())} }}"
     if isinstance(plain, list):
@@ -40,6 +40,11 @@ def value(plain: Any) -> str:
 def pairs(table: Mapping[str, Any]) -> str:
     """The lines of one table, dicts in it written inline."""
     return "".join(f"{key(name)} = {value(plain)}\n" for name, plain in table.items())
+
+
+def _string(text: str) -> str:
+    """In quotation marks, as JSON has it but for two points: no pairs of surrogates, and no bare delete."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _is_array_of_tables(plain: Any) -> bool:

@@ -99,10 +99,15 @@ class Track:
                 entry.write(group, entry.base(group) * factor)
 
 
+def entry_called(name: str) -> Entry:
+    """The entry that a name speaks of: a hyper-parameter's, or that of an element such as `betas[0]`."""
+    match = re.fullmatch(r"(\w+)\[(\d+)\]", name)
+    return Entry(match[1], int(match[2])) if match else Entry(name)
+
+
 def find_entry(name: str, groups: Sequence[Mapping[str, Any]], where: str = "no group of the optimizer has") -> Entry:
     """The entry called `name`. Raises TypeError, which begins with `where`, where no group has it as a number."""
-    match = re.fullmatch(r"(\w+)\[(\d+)\]", name)
-    entry = Entry(match[1], int(match[2])) if match else Entry(name)
+    entry = entry_called(name)
     if not any(entry.stands_in(group) for group in groups):
         known = list(dict.fromkeys(key for group in groups for key in _schedulable(group)))
         elements = [key for key in known if key.startswith(f"{name}[")]

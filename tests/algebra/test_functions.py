@@ -173,3 +173,9 @@ def test_means_of_rows_and_columns(make: Any) -> None:
     assert algebra.row_mean(x).tolist() == [[1.5], [4.5]]
     assert algebra.column_mean(x).tolist() == [[2.0, 4.0]]
     assert algebra.row_mean(2.0) == algebra.column_mean(2.0) == 2.0
+
+
+@pytest.mark.parametrize("number", [np.float64(2.0), np.float32(2.0), np.int64(2), np.array(2.0)])
+def test_a_numpy_number_is_one_of_numpys(number: Any) -> None:
+    # numpy.float64 is a float, too, but what comes of a comparison with it is NumPy's.
+    assert algebra.where(number < 3, algebra.minimum(number, 1), number) == 1.0

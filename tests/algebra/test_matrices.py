@@ -30,8 +30,8 @@ GIVES: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "identity_like": (matrices.identity_like, SYMMETRIC, [[[1.0, 0.0], [0.0, 1.0]]] * 2),
     "filled_like": (lambda x: matrices.filled_like(x, 7.0), WIDE, np.full((2, 2, 3), 7.0)),
     "descending": (lambda x: matrices.descending(x[..., 0, :]), WIDE, [[0, 1, 2], [1, 0, 2]]),
-    "take_rows": (
-        lambda x: matrices.take_rows(x, matrices.descending(x[..., :, 1])),
+    "take_along": (
+        lambda x: matrices.take_along(x, matrices.descending(x[..., :, 1])[..., :, None], -2),
         WIDE,
         np.stack([WIDE[0, ::-1], WIDE[1]]),
     ),

@@ -23,7 +23,7 @@ from bench.subjects import SUBJECTS
         ),
         (
             ["memory", "--shapes", "smal"],
-            "unknown shapes 'smal'; did you mean 'small'?; known are gpt2, small, square, hidden",
+            "unknown shapes 'smal'; did you mean 'small'?; known are gpt2, large, small, thousand, square, hidden",
         ),
         (["step", "--repeats", "0"], "--repeats must be at least 1, got 0"),
     ],

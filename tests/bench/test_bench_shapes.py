@@ -2,7 +2,19 @@ from __future__ import annotations
 
 import torch
 
-from bench.shapes import GPT2, HIDDEN, SHAPES, SMALL, SQUARE, Shapes, bfloat16_rate, hidden_matrices, newton_schulz_work
+from bench.shapes import (
+    GPT2,
+    HIDDEN,
+    LARGE,
+    SHAPES,
+    SMALL,
+    SQUARE,
+    THOUSAND,
+    Shapes,
+    bfloat16_rate,
+    hidden_matrices,
+    newton_schulz_work,
+)
 
 
 def test_gpt2_small_is_the_published_model() -> None:
@@ -13,6 +25,13 @@ def test_gpt2_small_is_the_published_model() -> None:
 def test_the_other_shapes() -> None:
     assert (len(SMALL.shapes), SMALL.parameters) == (300, 230_400)
     assert SQUARE.shapes == ((4096, 4096),)
+
+
+def test_what_only_a_gpu_gets_by_default() -> None:
+    # 50,257 and 2,048 embeddings of 2,048, 24 layers of 12·2,048² + 13·2,048, and a norm.
+    assert LARGE.parameters == 52_305 * 2048 + 24 * (12 * 2048**2 + 13 * 2048) + 2 * 2048 == 1_315_723_264
+    assert (len(THOUSAND.shapes), THOUSAND.parameters) == (1000, 768_000)
+    assert [name for name, shapes in SHAPES.items() if "cpu" not in shapes.devices] == ["large", "thousand"]
 
 
 def test_hidden_matrices_are_of_the_sides_of_gpt2() -> None:

@@ -87,6 +87,17 @@ def test_a_page_has_a_chapter_for_each_machine_and_says_what_is_missing() -> Non
     assert "- Lion: slow overwrites the gradients.\n- Not measured: absent (not installed).\n" in page
 
 
+def test_what_a_gpu_has_besides() -> None:
+    machine = replace(MACHINE, device="NVIDIA H200", triton="3.7.1")
+    row = replace(STEP, host={"stepwell": 0.0854, "quick": 0.3})
+    settings = {"rounds": "9", "peers": "torch 2", "GB/s of a copy": "4312"}
+    page = table.text([Report("step", machine, settings, [row])])
+    assert "2 threads, Triton 3.7.1, 2026-01-02. Rounds: 9; peers: torch 2; GB/s of a copy: 4312.\n" in page
+    assert "- Lion, until the host goes on: stepwell 85.40 µs, quick 300.00 µs.\n" in page
+    again = Report("step", machine, {**settings, "GB/s of a copy": "4298"}, [row])
+    assert merged(again, Report("step", machine, settings, [row])).settings["GB/s of a copy"] == "4298 to 4312"
+
+
 def test_reports_come_back_from_their_files(tmp_path: Path) -> None:
     start = Report("start", MACHINE, {}, [ImportRow(1.5, 0.1, 0.2), StartRow("Lion", "few", "empty", 0, 1, 0, True)])
     memory = Report("memory", MACHINE, {}, [MemoryRow("AdamW", "few", 12, "stepwell", 100, 200)])

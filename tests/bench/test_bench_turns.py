@@ -4,9 +4,11 @@ import gc
 import time
 from functools import partial
 
+import pytest
 import torch
 
-from bench.turns import Runner, Timing, take_turns, warmed_up
+from bench import turns
+from bench.turns import Runner, Timing, copy_bandwidth, host_seconds, take_turns, warmed_up
 
 CPU = torch.device("cpu")
 
@@ -46,3 +48,25 @@ def test_collection_of_garbage_goes_on_afterwards() -> None:
 
 def test_the_median_is_over_rounds() -> None:
     assert Timing(9.0, (5.0, 1.0, 2.0)).median == 2.0
+
+
+def test_the_bandwidth_of_a_copy_is_measured() -> None:
+    assert copy_bandwidth(CPU, elements=1 << 16) > 0
+
+
+def test_the_time_until_the_host_goes_on() -> None:
+    calls: list[None] = []
+    assert host_seconds(lambda: calls.append(None), CPU, count=3) >= 0
+    assert len(calls) == 3
+
+
+def test_steps_on_a_gpu_are_timed_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "synchronise", lambda _: None)
+    calls: list[None] = []
+
+    def step() -> None:
+        calls.append(None)
+        time.sleep(0.002)
+
+    take_turns({"a": Runner(step, 0.002, 0.002)}, 1, torch.device("cuda"))
+    assert 2 <= len(calls) <= 51

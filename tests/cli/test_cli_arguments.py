@@ -12,7 +12,7 @@ def test_whole_numbers():
 
 
 def test_lists_with_commas():
-    assert listed(" AdamW,muon ,,") == ["adamw", "muon"]
+    assert listed(" AdamW,A.toml ,,") == ["AdamW", "A.toml"]
     assert listed("") == []
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from stepwell.compare.results import Comparison
 from stepwell.compare.sweep import Sweep
+from stepwell.recipes import PRESETS
 
 ALL = ["adamw", "lion", "muon", "schedule-free"]
 
@@ -38,6 +39,47 @@ def test_recipes_steps_and_seed(here, stepwell):
     found = Comparison.from_json((here / "o" / "results.json").read_text())
     assert [run.recipe for run in found.runs] == ["muon", "adamw"]
     assert (found.seed, found.steps, found.runs[0].steps) == (5, 3, 3)
+
+
+def test_recipes_as_files(here, stepwell):
+    PRESETS["adamw"].set(lr=0.01).save(here / "a.toml")
+    PRESETS["muon-original"].save(here / "B.json")
+    code, out, err = stepwell("compare", "--task", "tiny:fit", "--recipes", "a.toml,B.json,lion", "--out", "o")
+    assert (code, err) == (0, "")
+    found = Comparison.from_json((here / "o" / "results.json").read_text())
+    assert [(run.recipe, run.settings) for run in found.runs[:2]] == [("a", {}), ("B", {})]
+    assert found.runs[2].settings  # the best of the sweep that comes with stepwell
+    assert {group.rule: group.lr for group in found.runs[1].groups} == {"Muon": 0.02, "AdamW": 3e-4}
+    assert found.clip_norm is None  # Lion's are clipped, the others are not
+    assert "a ran as written, while others were tuned." in " ".join(out.split())
+    page = (here / "o" / "report.html").read_text()
+    assert "a and B ran as written, without a search for better settings." in page
+    assert "Settings of Lion + cosine are the best of 16 tries" in page
+    assert "Gradients are clipped where a recipe says so." in page
+
+
+def test_a_sweep_of_recipes_in_files(here, stepwell):
+    PRESETS["muon-original"].save(here / "a.toml")
+    code, *_ = stepwell(
+        "compare", "--task", "tiny:fit", "--recipes", "a.toml,finetune", "--sweep", "--tries", "2", "--out", "o"
+    )
+    assert code == 0
+    sweep = Sweep.from_json((here / "o" / "sweep.json").read_text())
+    assert {name: [sorted(one.settings) for one in tries] for name, tries in sweep.tries.items()} == {
+        "a": [["lr", "weight_decay"]] * 2,
+        "finetune": [["lr", "weight_decay"]] * 2,
+    }
+    found = Comparison.from_json((here / "o" / "results.json").read_text())
+    assert [run.settings for run in found.runs] == [sweep.best(name).settings for name in ("a", "finetune")]
+
+
+def test_recipes_none_of_which_was_tuned(here, stepwell):
+    code, out, _ = stepwell("compare", "--task", "tiny:fit", "--recipes", "finetune,gpt", "--out", "o")
+    assert code == 0
+    assert "while others were tuned" not in out
+    page = (here / "o" / "report.html").read_text()
+    assert "finetune and gpt ran as written, without a search for better settings." in page
+    assert "Gradients are clipped to a global norm of 1 in every recipe." in page
 
 
 def test_the_default_task(here, stepwell):
@@ -123,9 +165,11 @@ def test_a_sweep_in_which_all_diverges(here, stepwell):
         (("--tries", "0"), "--tries must be a whole number of at least 1, got '0'"),
         (
             ("--recipes", "adamw,moun"),
-            "unknown recipe 'moun'; allowed are adamw, lion, muon, schedule-free; did you mean 'muon'?",
+            f"unknown recipe 'moun'; did you mean 'muon'?; recipes are {', '.join(PRESETS)}",
         ),
-        (("--recipes", ","), "no recipe is named; allowed are adamw, lion, muon, schedule-free"),
+        (("--recipes", ","), f"no recipe is named; recipes are {', '.join(PRESETS)}"),
+        (("--recipes", "mine.toml"), "mine.toml: cannot be read: No such file or directory"),
+        (("--recipes", "tiny.py"), "tiny.py: a recipe's file ends in .toml or .json"),
         (("--recipes", "lion,lion"), "recipe 'lion' is named twice; name each recipe once"),
         (
             ("--task", "bytegp"),

@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from stepwell import Recipe, Route
+
 
 def test_plot_draws_in_the_terminal(stepwell):
     code, out, err = stepwell("plot", "Cosine(warmup=0.1)", "recipe:schedule-free", "--horizon", "2000", "--lr", "3e-4")
@@ -16,6 +18,25 @@ def test_plot_draws_in_the_terminal(stepwell):
     assert "learning rate" in out
     assert "Cosine(warmup=0.1): 0 at step 0, at most 3e-4, 0 from step 2,000 on\n" in out
     assert "recipe:schedule-free: 0 at step 0, at most 3e-4, 3e-4 from step 2,000 on\n" in out
+
+
+def test_plot_draws_what_a_recipe_schedules(stepwell, here):
+    recipe = Recipe(
+        routes=(
+            Route(rule="Lion", name="tables", select="role('embedding')", schedules={"lr": "Linear()"}),
+            Route(rule="AdamW"),
+        ),
+        schedules={"lr": "Cosine()", "betas[0]": "Linear(end=0.5)"},
+    )
+    recipe.save(here / "mine.toml")
+    code, out, err = stepwell("plot", "recipe:mine.toml", "recipe:llama", "--horizon", "10000")
+    assert (code, err) == (0, "")
+    assert [line.partition(" at step")[0] for line in out.splitlines() if " at step 0" in line] == [
+        "recipe:mine.toml tables: 1",
+        "recipe:mine.toml adamw: 1",
+        "recipe:mine.toml betas[0]: 1",
+        "recipe:llama: 0",
+    ]
 
 
 @pytest.mark.parametrize("name", ["s.svg", "s.html"])
@@ -40,6 +61,23 @@ def test_plot_reads_data(stepwell, here):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.toml", "kind = ", "a.toml: Invalid value (at "),
+        ("a.json", "{", "a.json: Expecting property name enclosed in double quotes: line 1 column 2"),
+        ("a.json", "[]", "a.json: a schedule must be a dict with a 'kind', got []"),
+        ("a.toml", 'kind = "Linear"\nends = 1', "a.toml: unknown argument 'ends' for Linear"),
+    ],
+)
+def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, message):
+    (here / name).write_text(content)
+    code, out, err = stepwell("plot", name)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"stepwell: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("plot", "cosin"), "unknown schedule 'cosin'; did you mean 'Cosine'?"),
@@ -50,7 +88,8 @@ def test_plot_reads_data(stepwell, here):
         (("plot", "cosine", "--horizon", "0"), "--horizon must be a whole number of at least 1, got '0'"),
         (("plot", "cosine", "--lr", "nan"), "--lr must be a number above 0, got 'nan'"),
         (("plot", "cosine", "--out", "x.png"), "--out must end in .svg or .html, got 'x.png'"),
-        (("plot", "recipe:adam"), "unknown recipe 'adam'"),
+        (("plot", "recipe:adamm"), "unknown recipe 'adamm'; did you mean 'adam'?"),
+        (("plot", "recipe:mine.toml"), "mine.toml: cannot be read: No such file or directory"),
         (("plot",), "missing argument 'SCHEDULE"),
         (("advise", "--optimizer", "adan"), "optimizer must be one of 'sgd'"),
         (("advise", "--samples", "many"), "--samples must be a whole number of at least 1, got 'many'"),

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import stepwell
-from stepwell.compare.recipes import Recipe
+from stepwell.compare.contestants import Contestant
 from stepwell.compare.task import Task
+from stepwell.recipes import PRESETS
 
 
 class Weight(nn.Module):
@@ -26,7 +27,7 @@ def half_square(model: nn.Module, _batch: Any) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainSGD(Recipe):
+class PlainSGD(Contestant):
     """SGD at a constant rate, so that every number can be worked out by hand."""
 
     def build(self, model: nn.Module, settings: Any, steps: int) -> Any:
@@ -35,8 +36,8 @@ class PlainSGD(Recipe):
 
 
 @pytest.fixture
-def sgd() -> Recipe:
-    return PlainSGD(name="sgd", title="SGD", optimizer="sgd", schedule="constant", warmup=0.0, space=())
+def sgd() -> Contestant:
+    return PlainSGD(name="sgd", title="SGD", recipe=PRESETS["sgd"], space=())
 
 
 @pytest.fixture

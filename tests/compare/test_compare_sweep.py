@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from stepwell.compare.recipes import RECIPES, Axis, Recipe, choose_recipes
+from stepwell.compare.contestants import CONTESTANTS, Axis, Contestant, choose
 from stepwell.compare.sweep import TRIES, Sweep, Try, committed_sweep, narrowed, search, sobol_points, sweep
 from stepwell.compare.task import Task
+from stepwell.recipes import PRESETS
 
 
 def fields(**changes):
@@ -46,7 +47,7 @@ def test_a_box_half_as_wide_around_the_best():
 
 def test_the_search_closes_in_on_the_best():
     space = (Axis(name="lr", low=1e-4, high=1e-1),)
-    recipe = Recipe(name="r", title="R", optimizer="adamw", schedule="cosine", warmup=0.1, space=space)
+    recipe = Contestant(name="r", title="R", recipe=PRESETS["adamw"], space=space)
 
     def distance(_recipe, settings):
         return abs(math.log10(settings["lr"]) + 3.2)
@@ -62,14 +63,14 @@ def test_the_search_closes_in_on_the_best():
 
 
 def test_a_search_in_which_every_try_diverges_still_ends():
-    recipe = RECIPES["adamw"]
+    recipe = CONTESTANTS["adamw"]
     found: list[Try] = []
     search(recipe, 5, 0, found, lambda *_: None)
     assert [one.loss for one in found] == [None] * 5
 
 
 def test_a_sweep_gives_every_recipe_the_same_number_of_tries():
-    found = sweep(linear_task(), choose_recipes(["adamw", "lion"]), tries=3, steps=2, seed=1)
+    found = sweep(linear_task(), choose(["adamw", "lion"]), tries=3, steps=2, seed=1)
     assert {name: len(tries) for name, tries in found.tries.items()} == {"adamw": 3, "lion": 3}
     assert (found.task, found.steps, found.seed, found.tries_each, found.interrupted) == ("linear", 2, 1, 3, False)
     best = found.best("adamw")
@@ -85,7 +86,7 @@ def test_an_interrupted_sweep_keeps_its_tries():
             raise KeyboardInterrupt
         return torch.randn(8, 4)
 
-    found = sweep(linear_task(batch=batch), choose_recipes(["adamw", "lion"]), tries=3, steps=2, seed=1)
+    found = sweep(linear_task(batch=batch), choose(["adamw", "lion"]), tries=3, steps=2, seed=1)
     assert found.interrupted
     assert {name: len(tries) for name, tries in found.tries.items()} == {"adamw": 3, "lion": 1}
 
@@ -112,13 +113,13 @@ def test_sweep_json_of_another_kind(text):
 
 def test_the_committed_sweep_is_fair_and_complete():
     found = committed_sweep()
-    assert list(found.tries) == list(RECIPES)
+    assert list(found.tries) == list(CONTESTANTS)
     assert {len(tries) for tries in found.tries.values()} == {found.tries_each} == {TRIES}
     assert found.task == "bytegpt"
     assert not found.interrupted
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", list(CONTESTANTS))
 def test_no_committed_rate_is_at_the_edge_of_what_was_tried(name):
     found = committed_sweep()
     rates = sorted(one.settings["lr"] for one in found.tries[name])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from stepwell.compare.contestants import choose
 from stepwell.compare.experiment import compare, evaluation_steps
-from stepwell.compare.recipes import choose_recipes
 from stepwell.compare.task import Task
 
 SETTINGS = {
@@ -49,7 +49,7 @@ def test_every_recipe_starts_from_the_same_weights_and_sees_the_same_batches():
         return made
 
     models: list[nn.Module] = []
-    compare(linear_task(loss=loss, model=model), choose_recipes(["adamw", "lion"]), SETTINGS, steps=3, seed=0)
+    compare(linear_task(loss=loss, model=model), choose(["adamw", "lion"]), SETTINGS, steps=3, seed=0)
     first, second = (seen[id(made)] for made in models[-2:])
     assert torch.equal(first[0][0], second[0][0])
     assert len(first) == len(second) == 3
@@ -58,9 +58,7 @@ def test_every_recipe_starts_from_the_same_weights_and_sees_the_same_batches():
 
 
 def test_the_same_seed_gives_the_same_losses():
-    one, again = (
-        compare(linear_task(), choose_recipes(["adamw", "lion"]), SETTINGS, steps=4, seed=3) for _ in range(2)
-    )
+    one, again = (compare(linear_task(), choose(["adamw", "lion"]), SETTINGS, steps=4, seed=3) for _ in range(2))
     assert [run.train_loss for run in one.runs] == [run.train_loss for run in again.runs]
     assert [run.recipe for run in one.runs] == ["adamw", "lion"]
     assert not one.interrupted
@@ -75,7 +73,7 @@ def test_an_interrupt_keeps_what_was_measured():
             raise KeyboardInterrupt
         return torch.randn(8, 4)
 
-    found = compare(linear_task(batch=batch), choose_recipes(["adamw", "lion"]), SETTINGS, steps=50, seed=0)
+    found = compare(linear_task(batch=batch), choose(["adamw", "lion"]), SETTINGS, steps=50, seed=0)
     assert found.interrupted
     assert [(run.steps, run.status) for run in found.runs] == [(15, "interrupted"), (14, "interrupted")]
     assert [run.evaluations[-1].step for run in found.runs] == [14, 14]
@@ -87,7 +85,7 @@ def test_a_run_that_diverges_ends_alone():
         return scale * model(x).square().mean()
 
     settings = SETTINGS | {"lion": {"lr": 1.0, "weight_decay": 0.0, "betas": [0.9, 0.95]}}
-    found = compare(linear_task(loss=loss), choose_recipes(["adamw", "lion"]), settings, steps=20, seed=0)
+    found = compare(linear_task(loss=loss), choose(["adamw", "lion"]), settings, steps=20, seed=0)
     assert [run.status for run in found.runs] == ["finished", "diverged"]
 
 
@@ -95,7 +93,7 @@ def test_each_step_and_evaluation_is_watched():
     seen = []
     compare(
         linear_task(),
-        choose_recipes(["adamw", "lion"]),
+        choose(["adamw", "lion"]),
         SETTINGS,
         steps=2,
         seed=0,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from stepwell.compare.recipes import RECIPES, RecipeError
+from stepwell.compare.contestants import CONTESTANTS, ContestantError
 from stepwell.compare.task import Task, TaskError
 from stepwell.compare.training import Run, make_model
 
@@ -75,9 +75,9 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(weight_task, sgd):
 
 
 def test_turns_change_nothing():
-    straight = Run(dropout_task(), RECIPES["adamw"], ADAMW, steps=6, seed=5)
+    straight = Run(dropout_task(), CONTESTANTS["adamw"], ADAMW, steps=6, seed=5)
     straight.advance(6)
-    first, second = (Run(dropout_task(), RECIPES["adamw"], ADAMW, steps=6, seed=5) for _ in range(2))
+    first, second = (Run(dropout_task(), CONTESTANTS["adamw"], ADAMW, steps=6, seed=5) for _ in range(2))
     for until in (2, 4, 6):
         for run in (first, second):
             run.advance(until)
@@ -86,7 +86,7 @@ def test_turns_change_nothing():
 
 
 def test_the_seed_draws_weights_and_batches():
-    one, other = (Run(dropout_task(), RECIPES["adamw"], ADAMW, steps=2, seed=seed) for seed in (1, 2))
+    one, other = (Run(dropout_task(), CONTESTANTS["adamw"], ADAMW, steps=2, seed=seed) for seed in (1, 2))
     assert not torch.equal(one.model[0].weight, other.model[0].weight)
     drawn = []
 
@@ -96,14 +96,14 @@ def test_the_seed_draws_weights_and_batches():
 
     for seed in (1, 2):
         task = Task(**(vars(dropout_task()) | {"batch": batch}))
-        Run(task, RECIPES["adamw"], ADAMW, steps=2, seed=seed).advance(2)
+        Run(task, CONTESTANTS["adamw"], ADAMW, steps=2, seed=seed).advance(2)
     # Seeds and steps each draw their own numbers: four different draws.
     assert len({tuple(numbers.tolist()) for numbers in drawn}) == 4
 
 
 def test_an_average_of_the_weights_is_what_is_evaluated():
     settings = {"lr": 0.05, "weight_decay": 0.0, "betas": [0.9, 0.95]}
-    run = Run(dropout_task(), RECIPES["schedule-free"], settings, steps=8, seed=0)
+    run = Run(dropout_task(), CONTESTANTS["schedule-free"], settings, steps=8, seed=0)
     run.advance(8)
     before = [parameter.clone() for parameter in run.model.parameters()]
     run.evaluate()
@@ -123,14 +123,14 @@ def test_evaluation_leaves_the_model_in_training_mode():
         modes.append((model.training, torch.is_grad_enabled()))
         return 1.0
 
-    run = Run(Task(**(vars(task) | {"validate": validate})), RECIPES["adamw"], ADAMW, steps=1, seed=0)
+    run = Run(Task(**(vars(task) | {"validate": validate})), CONTESTANTS["adamw"], ADAMW, steps=1, seed=0)
     run.evaluate()
     assert modes == [(False, False)]
     assert run.model.training
 
 
 def test_the_groups_and_their_rates():
-    run = Run(dropout_task(), RECIPES["adamw"], ADAMW, steps=10, seed=0)
+    run = Run(dropout_task(), CONTESTANTS["adamw"], ADAMW, steps=10, seed=0)
     run.advance(3)
     decayed, undecayed = run.result.groups
     assert (decayed.rule, decayed.lr) == (undecayed.rule, undecayed.lr) == ("AdamW", 0.01)
@@ -145,7 +145,7 @@ def test_bytes_of_state():
     # AdamW keeps two float32 numbers for each of the 49 weights, Lion one.
     lion = {"lr": 0.001, "weight_decay": 0.1, "betas": [0.9, 0.99]}
     for recipe, settings, each in (("adamw", ADAMW, 8), ("lion", lion, 4)):
-        run = Run(dropout_task(), RECIPES[recipe], settings, steps=2, seed=0)
+        run = Run(dropout_task(), CONTESTANTS[recipe], settings, steps=2, seed=0)
         run.advance(1)
         assert run.result.state_bytes == 49 * each
 
@@ -196,5 +196,5 @@ def test_a_model_of_the_wrong_kind(weight_task, model, message):
 
 
 def test_settings_that_the_optimizer_refuses():
-    with pytest.raises(RecipeError, match=r"^recipe 'adamw' cannot train this model: .*lr must be"):
-        Run(dropout_task(), RECIPES["adamw"], ADAMW | {"lr": -1.0}, steps=1, seed=0)
+    with pytest.raises(ContestantError, match=r"^recipe 'adamw' cannot train this model: .*lr must be"):
+        Run(dropout_task(), CONTESTANTS["adamw"], ADAMW | {"lr": -1.0}, steps=1, seed=0)

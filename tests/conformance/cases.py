@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import stepwell.integrations.huggingface  # noqa: F401 - it has rules, too
 from stepwell.algebra.tensors import working_dtype
 from stepwell.engines.choice import engine_for
 from stepwell.rules import (
@@ -72,6 +73,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ScheduleFreeSGD": {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 3},
     "ScheduleFreeAdamW": {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "warmup_steps": 3, "r": 1.0},
     "ScheduleFreeRAdam": {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.1, "silent_sgd_phase": False},
+    "TransformersAdamW": {"lr": 0.05, "betas": (0.8, 0.9), "eps": 1e-2, "weight_decay": 0.2},
+    "TransformersAdafactor": {"lr": 0.05, "relative_step": False, "weight_decay": 0.1},
 }
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -100,7 +103,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "NorMuon": {"original": {"adjust_lr_fn": "original"}},
     "AdaMuon": {"momentum": {"sign_stabilized": False}},
     "Scion": {"unconstrained": {"unconstrained": True}, "sign": {"norm": "sign"}},
-    "SOAP": {"one_sided": {"one_sided": True}, "normalized": {"normalize_grads": True, "correct_bias": False}},
+    "SOAP": {
+        "one_sided": {"one_sided": True},
+        "normalized": {"normalize_grads": True, "correct_bias": False},
+        "unmerged": {"merge_dims": False, "conv1d": True},
+    },
     "Shampoo": {
         "momentum": {"momentum": 0.8, "beta2": 0.9, "decay": "decoupled"},
         "seldom": {"precondition_frequency": 2, "max_precond_dim": 3},
@@ -112,7 +119,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "constant": {"relative_step": False, "scale_parameter": False},
         "warmup": {"warmup_init": True},
     },
-    "AdamMini": {"tensor": {"blocks": "tensor"}},
+    "TransformersAdamW": {"uncorrected": {"correct_bias": False}},
+    # Its relative steps know no learning rate, which half of this suite changes: tests/peers has them.
+    "TransformersAdafactor": {"constant": {"scale_parameter": False, "beta1": 0.8}},
+    "AdamMini": {"tensor": {"blocks": "tensor"}, "heads": {"heads": 2}},
     "NovoGrad": {"averaging": {"grad_averaging": True}},
     "Prodigy": {
         "corrected": {"use_bias_correction": True, "safeguard_warmup": True, "beta3": 0.9, "decay": "coupled"},

@@ -63,7 +63,7 @@ def test_tensors_are_worked_on_one_by_one(case: Case, engine: str) -> None:
     assert_same_bits([p.detach() for p in together], [p.detach() for p in alone])
 
 
-@rows_and_engines(acting_on("matrices"))
+@rows_and_engines(such_as(lambda case: not case.rule.conv1d, acting_on("matrices")))
 def test_matrices_stacked_are_matrices_alone(case: Case, engine: str) -> None:
     for rows, cols in [(4, 3), (3, 8), (5, 5)]:
         stacked = parameter((6, rows, cols), torch.float64, seed=1)
@@ -75,7 +75,7 @@ def test_matrices_stacked_are_matrices_alone(case: Case, engine: str) -> None:
         assert_near(list(stacked.detach()), [m.detach() for m in single], 1e-11)
 
 
-@rows_and_engines(acting_on("matrices"))
+@rows_and_engines(such_as(lambda case: getattr(case.rule, "merge_dims", True), acting_on("matrices")))
 def test_a_kernel_is_the_matrix_that_maps_a_patch(case: Case, engine: str) -> None:
     for shape, flags in (((3, 2, 2, 2), {}), ((2, 3, 1, 2, 2), {}), ((3, 2, 2), {"conv1d": True})):
         kernel = parameter(shape, torch.float64, seed=1)

@@ -64,9 +64,11 @@ def test_rules_take_every_kind_unless_their_paper_forbids_it() -> None:
         "LAMB",  # inside the trust ratio
         "LARS",
         "NovoGrad",  # inside the momentum
-        "Adafactor",  # at the relative rate, or at the given one
-        "DAdaptAdam",  # at the rate that is found
+        "Adafactor",  # "inside" is at the relative rate; it has no proximal step
+        "DAdaptAdam",  # "inside" is at the rate that is found: at `lr`, which is 1, it would be another's
         "Prodigy",
+        "TransformersAdafactor",  # as in the original
+        "TransformersAdamW",
     }
 
 

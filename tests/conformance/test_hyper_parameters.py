@@ -58,7 +58,7 @@ def test_the_next_step_reads_the_group(case: Case, engine: str) -> None:
 
 @rows(CASES)
 def test_new_numbers_compile_nothing(case: Case) -> None:
-    engine = fused()
+    engine = fused("cpu")
     assert engine is not None
     parameters = weights(case)
     optimizer = Optimizer(parameters, case.rule)
@@ -175,6 +175,10 @@ def test_numbers_out_of_range(rule: Any, name: str, annotation: Any) -> None:
                 Optimizer([group], rule)
 
 
+# What transformers calls lr=None is a number here.
+MAY_BE_NONE = {("Adafactor", "lr")}
+
+
 @pytest.mark.parametrize(("rule", "name", "annotation"), FIELDS)
 def test_values_of_the_wrong_type(rule: Any, name: str, annotation: Any) -> None:
     def refused(value: Any, error: type[Exception], message: str) -> None:
@@ -185,8 +189,10 @@ def test_values_of_the_wrong_type(rule: Any, name: str, annotation: Any) -> None
         refused("yes", TypeError, f"{name} must be True or False, got 'yes'")
         refused(1, TypeError, f"{name} must be True or False, got 1")
     elif get_origin(annotation) is Literal or Literal in map(get_origin, get_args(annotation)):
-        refused("sideways", ValueError, f"{name} must be one of ")
-        refused(2, ValueError, f"{name} must be one of ")
+        alone = get_origin(annotation) is Literal and len(get_args(annotation)) == 1
+        choices = f"{get_args(annotation)[0]!r}, got" if alone else "one of "
+        refused("sideways", ValueError, f"{name} must be {choices}")
+        refused(2, ValueError, f"{name} must be {choices}")
     elif get_origin(annotation) is tuple:
         count = len(get_args(annotation))
         refused(0.5, ValueError, f"{name} must be {count} numbers, got 0.5")
@@ -196,7 +202,7 @@ def test_values_of_the_wrong_type(rule: Any, name: str, annotation: Any) -> None
         words = _in_words(limits)
         if not words.startswith("a "):
             words = f"a number {words}"
-        for bad in ("fast", None, True, [0.5]):
+        for bad in ("fast", True, [0.5], *([] if (type(rule).__name__, name) in MAY_BE_NONE else [None])):
             with pytest.raises(TypeError, match=rf"^{re.escape(f'{called} must be {words}, got {bad!r}')} of type "):
                 type(rule)(**{name: put(bad)})
         with pytest.raises(TypeError, match=rf"^{re.escape(called)} must be .*, got a tensor of shape \(2,\)$"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stepwell
-from stepwell.engines.fused import kernels
+from stepwell.engines.fused import cache
 
 STEP = """
 import sys, torch, stepwell
@@ -20,10 +20,21 @@ assert p.tolist() == [0.75] * 5, p
 print("numba" in sys.modules)
 """
 
+# Rows, columns, and three phases. At the first step of a gradient of rank 1 the estimate is g² itself, so that each
+# element moves by α = max(ε₂, RMS(θ))·ρ = 1·0.25.
+STEP_OF_A_MATRIX = """
+import sys, torch, stepwell
+p = torch.nn.Parameter(torch.ones(3, 4))
+p.grad = torch.outer(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 1.0, -1.0]))
+stepwell.Adafactor([p], lr=0.25, engine="fused").step()
+torch.testing.assert_close(p.detach(), 1 - 0.25 * p.grad.sign())
+print("numba" in sys.modules)
+"""
 
-def step_in_a_new_process(cache: Path) -> str:
+
+def step_in_a_new_process(cache: Path, program: str = STEP) -> str:
     environment = {**os.environ, "STEPWELL_CACHE_DIR": str(cache)}
-    done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -33,6 +44,13 @@ def test_machine_code_is_kept_and_found_again(tmp_path: Path) -> None:
     (source,) = (tmp_path / "kernels").glob("Lion_update_*.py")
     assert "def phase0(p, g, exp_avg, size, c):" in source.read_text(encoding="utf-8")
     assert step_in_a_new_process(tmp_path) == "False"  # Numba was not even imported
+
+
+def test_a_kernel_of_rows_and_columns_is_found_again(tmp_path: Path) -> None:
+    assert step_in_a_new_process(tmp_path, STEP_OF_A_MATRIX) == "True"
+    (source,) = (tmp_path / "kernels").glob("Adafactor_update_*.py")
+    assert "column_sums" in source.read_text(encoding="utf-8")
+    assert step_in_a_new_process(tmp_path, STEP_OF_A_MATRIX) == "False"
 
 
 def test_damaged_machine_code_is_made_anew(tmp_path: Path) -> None:
@@ -52,8 +70,8 @@ def test_a_cache_folder_that_cannot_be_written_is_said_once(
     blocked.write_text("not a folder")
     monkeypatch.setenv("STEPWELL_CACHE_DIR", str(blocked))
     with caplog.at_level(logging.WARNING, logger="stepwell"):
-        first = kernels._kernel_folder(kernels.cache_folder())
-        again = kernels._kernel_folder(kernels.cache_folder())
+        first = cache.kernel_folder(cache.cache_folder())
+        again = cache.kernel_folder(cache.cache_folder())
     assert first == again
     assert first.is_dir()
     assert [record.message.partition(", for ")[0] for record in caplog.records] == [
@@ -64,11 +82,11 @@ def test_a_cache_folder_that_cannot_be_written_is_said_once(
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPWELL_CACHE_DIR", "/somewhere")
-    assert kernels.cache_folder() == Path("/somewhere")
+    assert cache.cache_folder() == Path("/somewhere")
     monkeypatch.delenv("STEPWELL_CACHE_DIR")
     if sys.platform.startswith("linux"):
         monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-        assert kernels.cache_folder() == Path("/elsewhere/stepwell")
+        assert cache.cache_folder() == Path("/elsewhere/stepwell")
 
 
 def test_the_source_can_be_shown() -> None:

@@ -189,9 +189,13 @@ def test_adafactors_schedule_tells_its_rates() -> None:
     optimizer.state[parameter]["step"] = 4
     assert scheduler.get_lr() == [0.3, 0.5]  # the first group has not moved; transformers would tell one rate for two
     assert pickle.loads(pickle.dumps(scheduler.lr_lambdas[0]))(7) == 0.3
-    with pytest.raises(
-        TypeError, match=r"^AdafactorSchedule tells the rates of an Adafactor with relative steps; SGD "
-    ):
+    optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)]})
+    optimizer.step()
+    scheduler.step()
+    assert rates(optimizer) == scheduler.get_last_lr() == [0.3, 0.5, 0.3]
+    parameter.grad = None  # transformers would tell the initial rate again
+    assert scheduler.get_lr() == [0.3, 0.5, 0.3]
+    with pytest.raises(TypeError, match=r"^AdafactorSchedule tells the rates that transformers' Adafactor finds; SGD "):
         AdafactorSchedule(sgd())
 
 

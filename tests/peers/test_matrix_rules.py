@@ -139,6 +139,13 @@ PAIRS: dict[str, tuple[str, dict[str, Any], Any, Callable[[list[Tensor]], Any], 
         pytorch_optimizer("SOAP", lr=0.05, betas=(0.8, 0.9), precondition_frequency=3, weight_decay=0.0),
         1e-5,
     ),
+    "soap-unmerged": (
+        "SOAP",
+        {"lr": 0.05, "betas": (0.8, 0.9), "precondition_frequency": 2, "weight_decay": 0.0, "merge_dims": False},
+        ((4, 4), (3, 2, 2, 2)),
+        pytorch_optimizer("SOAP", lr=0.05, betas=(0.8, 0.9), precondition_frequency=2, weight_decay=0.0),
+        1e-5,
+    ),
     "soap-limit": (
         "SOAP",
         {"lr": 0.05, "shampoo_beta": 0.7, "precondition_frequency": 1, "weight_decay": 0.0, "max_precond_dim": 4},
@@ -217,5 +224,44 @@ def test_kron(engine: str, limit: int, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def _solve_in_float64(x: Tensor, a: Tensor) -> Tensor:
-    """What kron_torch does in float32."""
-    return torch.linalg.solve_triangular(a, x, upper=True, left=False)
+    """What kron_torch and pytorch_optimizer do in float32."""
+    return torch.linalg.solve_triangular(a, x.reshape(-1, x.shape[-1]), upper=True, left=False).reshape(x.shape)
+
+
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+@pytest.mark.parametrize("of_momentum", [True, False])
+@pytest.mark.parametrize("limit", [8192, 5])
+def test_kron_of_pytorch_optimizer(limit: int, of_momentum: bool, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Theirs has no damping noise, so that ours has none here.
+    import pytorch_optimizer
+    from pytorch_optimizer.optimizer import psgd
+
+    from stepwell.algebra.matrices import normal_like
+    from stepwell.rules import kron
+
+    monkeypatch.setattr(kron, "EPS", 0.0)
+    monkeypatch.setattr(psgd, "solve_triangular_right", _solve_in_float64)
+    mine, expected = weights(MATRICES), weights(MATRICES)
+    shared = {"lr": 0.05, "weight_decay": 0.1, "max_size_triangular": limit}
+    ours = stepwell.Kron(
+        mine,
+        engine=engine,
+        b1=0.8,
+        momentum_into_precond_update=of_momentum,
+        preconditioner_update_probability=0.5,
+        **shared,
+    )
+    theirs = pytorch_optimizer.Kron(
+        expected,
+        momentum=0.8,
+        momentum_into_precondition_update=of_momentum,
+        pre_conditioner_update_probability=0.5,
+        precondition_dtype=torch.float64,
+        balance_prob=0.0,
+        **shared,
+    )
+    for number in range(1, STEPS + 1):
+        monkeypatch.setattr(torch, "randn_like", lambda x, seed=number, **_: normal_like(x, seed=seed))
+        step(ours, mine, number)
+        step(theirs, expected, number)
+        assert_near(copies(mine), copies(expected), 1e-11)

@@ -249,7 +249,7 @@ def test_twenty_steps(pair: str, engine: str) -> None:
         assert_near(copies(mine), expected, TOLERANCES.get(pair, 1e-12))
 
 
-def test_muon() -> None:
+def test_muon_as_a_transformation() -> None:
     # Matrices (in, out), as optax takes them. Its Nesterov momentum corrects momentum and gradient by other powers of
     # μ, and so mixes them in other shares; without it, Newton–Schulz does not see a factor.
     import jax
@@ -288,3 +288,45 @@ def test_lamb_where_a_norm_is_zero(engine: str) -> None:
         updates, state = theirs.update(*to_jax([mine.grad]), state, expected)
         expected = optax.apply_updates(expected, updates)
         assert_near([mine.detach()], to_torch([expected]), 1e-12)
+
+
+MUONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({"momentum": 0.8}, {"beta": 0.8}),
+    "match": ({"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0}, {"consistent_rms": 0.2, "weight_decay": 0.0}),
+    "coefficients": (
+        {"ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 8},
+        {"ns_coeffs": (2.0, -1.5, 0.5), "ns_steps": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+@pytest.mark.parametrize("pair", MUONS)
+def test_muon(pair: str, engine: str) -> None:
+    # Without Nesterov's mixture, of whose two parts optax corrects the bias by different counts; what is left of its
+    # correction is one factor, which the iteration takes away. (out, in) are the rows and the columns of a matrix,
+    # which may be one of a stack, or the kernel of a convolution.
+    import jax
+    import optax
+
+    shapes = ((4, 4), (4, 6), (7, 3), (2, 3, 5), (3, 2, 2, 2))
+    axes = ((1, 0), (1, 0), (1, 0), (2, 1), ((1, 2, 3), 0))
+    decay, (values, their_values) = {"weight_decay": 0.3}, MUONS[pair]
+    theirs = optax.contrib.muon(
+        0.05,
+        nesterov=False,
+        eps=1e-30,
+        muon_weight_dimension_numbers=[optax.contrib.MuonDimensionNumbers(*pair) for pair in axes],
+        **{**decay, **their_values},
+    )
+    mine = [parameter(shape, torch.float64, seed) for seed, shape in enumerate(shapes)]
+    ours = stepwell.Muon(mine, lr=0.05, nesterov=False, engine=engine, **{**decay, **values})
+    expected, update = to_jax(mine), jax.jit(theirs.update)
+    state = theirs.init(expected)
+    for number in range(1, STEPS + 1):
+        for index, p in enumerate(mine):
+            p.grad = parameter(p.shape, torch.float64, 1000 * number + index).detach()
+        ours.step()
+        updates, state = update(to_jax([p.grad for p in mine]), state, expected)
+        expected = optax.apply_updates(expected, updates)
+        assert_near(copies(mine), to_torch(expected), 1e-10)

@@ -94,3 +94,20 @@ def test_forty_steps(pair: str, engine: str) -> None:
         estimates.append(ours.state[mine[0]]["next_d"])
         assert estimates[-1] == pytest.approx(other.param_groups[0]["d"], rel=1e-8)
     assert estimates[-1] > 2 * estimates[0]
+
+
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+@pytest.mark.parametrize("pair", ["prodigy", "d-adaptation"])
+def test_a_group_that_is_added_later_takes_over_the_estimate(pair: str, engine: str) -> None:
+    name, values, theirs, their_values = PAIRS[pair]
+    mine, expected = weights(), weights()
+    ours = getattr(stepwell, name)(mine[:3], engine=engine, **values)
+    other = theirs(expected[:3], **their_values)
+    for number in range(1, STEPS + 1):
+        if number == STEPS // 2:
+            ours.add_param_group({"params": mine[3:]})
+            other.add_param_group({"params": expected[3:]})
+        step(ours, mine, number)
+        step(other, expected, number)
+        assert_near(copies(mine), copies(expected), 1e-7)
+        assert ours.state[mine[0]]["next_d"] == pytest.approx(other.param_groups[0]["d"], rel=1e-8)

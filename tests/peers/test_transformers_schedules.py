@@ -193,19 +193,23 @@ def test_greedy(metrics: list[float], patience: int, cooldown: int, warmup: int,
         assert ours.get_last_lr() == pytest.approx(peer.get_last_lr(), rel=1e-9)
 
 
-def test_adafactors_schedule() -> None:
-    def rates(schedule: Any) -> list[float]:
-        parameter = torch.ones(3, requires_grad=True)
-        optimizer = transformers.Adafactor([parameter])
+@pytest.mark.parametrize("options", [{}, {"warmup_init": True}, {"scale_parameter": False}])
+def test_adafactors_schedule(options: dict[str, bool]) -> None:
+    def rates(adafactor: Any, schedule: Any) -> list[float]:
+        parameter = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+        optimizer = adafactor([parameter], **options)
         scheduler = schedule(optimizer, 0.25)
-        seen = scheduler.get_lr()
+        seen = [scheduler.get_lr()[0], scheduler.get_last_lr()[0], optimizer.param_groups[0]["lr"]]
         for _ in range(4):
-            parameter.grad = torch.ones(3)
+            parameter.grad = torch.tensor([0.5, 1.0, -0.25])
             optimizer.step()
-            seen += scheduler.get_lr()
-        return [float(rate) for rate in seen]
+            scheduler.step()
+            seen += [float(scheduler.get_last_lr()[0]), float(optimizer.param_groups[0]["lr"])]  # its tensors change
+        return seen
 
-    assert rates(huggingface.AdafactorSchedule) == rates(transformers.optimization.AdafactorSchedule)
+    theirs = rates(transformers.Adafactor, transformers.optimization.get_adafactor_schedule)
+    assert rates(transformers.Adafactor, huggingface.get_adafactor_schedule) == theirs
+    assert rates(huggingface.Adafactor, huggingface.get_adafactor_schedule) == pytest.approx(theirs, rel=1e-6)
 
 
 # The defects: what transformers does, and ours does not.

@@ -124,10 +124,38 @@ class TestForeignLayers:
         assert self.roles(layer) == {"weight": "custom matrix"}
 
     @pytest.mark.parametrize("shape", [(6,), (1, 1, 6), (6, 1, 1)])
-    def test_scale_and_shift_alone_is_a_norm(self, shape):
-        assert self.roles(self.layer(gamma=torch.ones(shape))) == {"gamma": "norm"}
-        both = self.layer(gamma=torch.ones(shape), beta=torch.zeros(shape))
-        assert self.roles(both) == {"gamma": "norm", "beta": "norm"}
+    @pytest.mark.parametrize("epsilon", ["eps", "variance_epsilon", "layer_norm_eps"])
+    def test_scale_and_shift_beside_an_epsilon_is_a_norm(self, shape, epsilon):
+        layer = self.layer(gamma=torch.ones(shape))
+        setattr(layer, epsilon, 1e-6)
+        assert self.roles(layer) == {"gamma": "norm"}
+        layer = self.layer(gamma=torch.ones(shape), beta=torch.zeros(shape))
+        setattr(layer, epsilon, 1e-6)
+        assert self.roles(layer) == {"gamma": "norm", "beta": "norm"}
+
+    def test_a_norm_may_say_so_itself_or_be_made_of_one(self):
+        class ScaleNorm(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.g = nn.Parameter(torch.ones(6))
+
+        class Modulated(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.g = nn.Parameter(torch.ones(6))
+                self.inner = nn.LayerNorm(6, elementwise_affine=False)
+
+        assert self.roles(ScaleNorm()) == {"g": "norm"}
+        assert self.roles(Modulated()) == {"g": "norm"}
+
+    @pytest.mark.parametrize("shape", [(6,), (1, 1, 6), (6, 1, 1)])
+    def test_scale_and_shift_alone_are_scalars(self, shape):
+        """Layer scales (CaiT, DINOv2), ResMLP's affine layers, DoRA's magnitudes: nothing is normalised."""
+        layer = self.layer(gamma=torch.ones(shape))
+        layer.steps = 4  # no epsilon
+        assert self.roles(layer) == {"gamma": "scalar"}
+        both = self.layer(alpha=torch.ones(shape), beta=torch.zeros(shape))
+        assert self.roles(both) == {"alpha": "scalar", "beta": "scalar"}
 
     def test_vectors_of_different_lengths_are_no_norm(self):
         layer = self.layer(a=torch.ones(6), b=torch.ones(5))
@@ -178,8 +206,44 @@ class TestForeignLayers:
             "down_bias": "bias",
         }
 
+    @pytest.mark.parametrize("declared", ["num_experts", "num_local_experts", "n_routed_experts"])
+    def test_experts_that_are_counted_are_hidden(self, declared):
+        layer = self.layer(
+            gate_up=torch.zeros(4, 6, 8),
+            gate_up_bias=torch.zeros(4, 8),
+            down=torch.zeros(4, 3, 6),
+            down_bias=torch.zeros(4, 6),
+            table=torch.zeros(7, 6),
+        )
+        setattr(layer, declared, 4)
+        assert self.roles(layer) == {
+            "gate_up": "hidden matrix",
+            "gate_up_bias": "bias",
+            "down": "hidden matrix",
+            "down_bias": "bias",
+            "table": "other",
+        }
+
+    @pytest.mark.parametrize("bias", [{}, {"bias": torch.zeros(4)}], ids=["no bias", "bias"])
+    def test_a_router_is_hidden_as_a_linear_one_is(self, bias):
+        router = self.layer(weight=torch.zeros(4, 6), **bias)
+        router.num_experts = 4
+        assert self.roles(router) == {"weight": "hidden matrix"} | dict.fromkeys(bias, "bias")
+        linear = nn.Linear(6, 4, bias=bool(bias))
+        block = nn.ModuleDict({"gate": linear, "experts": nn.Linear(6, 4)})
+        found = roles_of(nn.ModuleDict({"layers": nn.ModuleList([block, nn.Linear(4, 4)]), "out": nn.Linear(4, 2)}))
+        assert found["layers.0.gate.weight"] == "hidden matrix"
+
     def test_a_lone_matrix_may_be_a_table(self):
         assert self.roles(self.layer(weight=torch.zeros(5, 7))) == {"weight": "custom matrix"}
+
+    def test_a_table_beside_integers_that_pick_its_rows_is_other(self):
+        """A relative bias that is a layer of its own, as in Swin, is no more decayed than one in an attention."""
+        layer = self.layer(table=torch.zeros(9, 2))
+        layer.register_buffer("mask", torch.ones(4, 4, dtype=torch.bool))
+        assert self.roles(layer) == {"table": "custom matrix"}
+        layer.register_buffer("index", torch.zeros(4, 4, dtype=torch.long))
+        assert self.roles(layer) == {"table": "other"}
 
     def test_matrices_beside_unexplained_vectors_are_other(self):
         layer = self.layer(A_log=torch.zeros(8, 4), D=torch.zeros(8))

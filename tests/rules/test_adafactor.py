@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import stepwell
 from rules.walking import Walk
 from stepwell import Optimizer
 from stepwell.rules import Adafactor
@@ -133,6 +134,15 @@ def test_gradients_of_zeros_in_float32(engine: str) -> None:
     weights.grad = torch.zeros(3, 4)
     Optimizer([weights], Adafactor(), engine=engine).step()
     assert torch.equal(weights.detach(), torch.ones(3, 4))
+
+
+def test_a_rate_of_none_is_the_cap_of_the_relative_step() -> None:
+    weights = torch.zeros(2, 2, requires_grad=True)
+    by_position = stepwell.Adafactor([weights], None, (1e-30, 1e-3), 1.0, -0.8, None, 0.0, True, True, False)
+    assert by_position.defaults == stepwell.Adafactor([weights]).defaults
+    assert by_position.param_groups[0]["lr"] == 0.01
+    with pytest.raises(TypeError, match="lr must be a number at least 0, got None"):
+        Adafactor(lr=None, relative_step=False)
 
 
 def test_a_warm_up_is_of_the_relative_step() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rules.singular_values import near
 from stepwell import Optimizer
+from stepwell.algebra.matrices import normal_like
 from stepwell.rules import Dion
 
+Array = NDArray[np.float64]
 ENGINES = pytest.mark.parametrize("engine", ["reference", "auto"])
 
 
@@ -35,6 +39,50 @@ def test_two_steps_of_one_row(engine: str) -> None:
         optimizer.step()
         near(weights.detach(), expected)
         near(optimizer.state[weights]["momentum_buffer"], torch.tensor(momentum, dtype=torch.float64))
+
+
+def gram_schmidt(columns: Array) -> Array:
+    """Columns of length 1, each orthogonal to those before it, which span what the given ones span."""
+    found = np.zeros_like(columns)
+    for index, column in enumerate(columns.T):
+        for _ in range(2):  # once more, for what rounding has left
+            column = column - found @ (found.T @ column)
+        found[:, index] = column / np.linalg.norm(column)
+    return found
+
+
+class Algorithm1:
+    """Dion in NumPy, from the paper (arXiv:2504.05295, Alg. 1), where the weights are called X."""
+
+    def __init__(self, x: Array, q: Array, *, lr: float, mu: float, weight_decay: float) -> None:
+        self.x, self.q, self.m = x, q, np.zeros_like(x)
+        self.lr, self.mu, self.weight_decay = lr, mu, weight_decay
+
+    def step(self, gradient: Array) -> None:
+        rows, cols = self.x.shape
+        b = self.m + gradient
+        p = gram_schmidt(b @ self.q)
+        r = b.T @ p
+        self.m = b - (1 - self.mu) * p @ r.T
+        self.q = r / np.linalg.norm(r, axis=0)
+        self.x = (1 - self.lr * self.weight_decay) * self.x - self.lr * math.sqrt(rows / cols) * p @ self.q.T
+
+
+@pytest.mark.parametrize("fraction", [0.3, 1.0])
+@pytest.mark.parametrize("shape", [(6, 6), (5, 9), (9, 5)], ids=["square", "wide", "tall"])
+@ENGINES
+def test_twenty_steps(engine: str, shape: tuple[int, int], fraction: float) -> None:
+    values = {"lr": 0.05, "mu": 0.8, "weight_decay": 0.3}
+    weights = random(*shape, seed=1).requires_grad_()
+    optimizer = Optimizer([weights], Dion(rank_fraction=fraction, eps=0.0, **values), engine=engine)
+    start = normal_like(torch.zeros(shape[1], math.ceil(fraction * min(shape)), dtype=torch.float64), seed=0)
+    expected = Algorithm1(weights.detach().numpy().copy(), start.numpy(), **values)
+    for number in range(20):
+        weights.grad = random(*shape, seed=100 + number)
+        expected.step(weights.grad.numpy())
+        optimizer.step()
+        near(weights.detach(), torch.from_numpy(expected.x), 1e-8)
+        near(optimizer.state[weights]["momentum_buffer"], torch.from_numpy(expected.m), 1e-8)
 
 
 @pytest.mark.parametrize(("fraction", "rank"), [(0.25, 2), (0.3, 3), (1.0, 8)])

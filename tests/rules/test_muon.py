@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import stepwell
 from rules.singular_values import JORDAN, diagonal, near, newton_schulz, with_singular_values
 from stepwell import Optimizer
+from stepwell.algebra import tensors
 from stepwell.algebra.matrices import (
     POLAR_EXPRESS,
     _directly,
@@ -101,6 +103,29 @@ def test_the_gram_matrix_gives_what_the_direct_iteration_gives(
     x = x / x.norm(dim=(-2, -1), keepdim=True)
     for steps in (1, 2, 5):
         near(_on_the_gram_matrix(x, [JORDAN] * steps), _directly(x, [JORDAN] * steps), tolerance)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 7, 10])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 5e-3)], ids=str)
+@pytest.mark.parametrize("polynomials", [lambda steps: [JORDAN] * steps, polar_express], ids=["jordan", "polar"])
+def test_any_number_of_steps_is_that_many_polynomials(
+    polynomials: Callable[[int], list[Any]],
+    dtype: torch.dtype,
+    tolerance: float,
+    steps: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Whichever iteration is taken, also where singular values are 0 or nearly: the Gram matrix rounds these most.
+    monkeypatch.setattr(tensors, "_bfloat16_is_fast", lambda _: False)
+    for least in (0.1, 1e-7, 0.0):
+        values = torch.where(torch.arange(24) < 8, torch.linspace(1.0, 0.2, 24, dtype=torch.float64), least)
+        image = values / values.norm()
+        for a, b, c in polynomials(steps):
+            image = a * image + b * image**3 + c * image**5
+        for shape in ((24, 40), (90, 24)):
+            result = orthogonalized(with_singular_values(values, *shape).to(dtype), polynomials(steps))
+            assert result.dtype == dtype
+            near(result.double(), with_singular_values(image, *shape), tolerance)
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (6, 15), (15, 6)], ids=["square", "wide", "tall"])

@@ -97,6 +97,48 @@ def test_the_sums_are_over_all_parameters_and_groups(engine: str, rule: Rule) ->
     assert d > 0.01
 
 
+SHARED = {Prodigy: ("d", "next_d", "d_max", "d_numerator"), DAdaptAdam: ("d", "next_d", "numerator_weighted")}
+
+
+@pytest.mark.parametrize("kind", [Prodigy, DAdaptAdam])
+@ENGINES
+def test_one_estimate_for_all_that_come_and_go(engine: str, kind: Any) -> None:
+    first, second, third = (torch.full((2,), 3.0 + n, dtype=torch.float64, requires_grad=True) for n in range(3))
+    optimizer = Optimizer([first, second], kind(d0=0.01), engine=engine)
+
+    def steps(count: int, *parameters: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        for _ in range(count):
+            for p in parameters:
+                p.grad = p.detach() ** 3
+            optimizer.step()
+
+    def numbers(p: torch.Tensor) -> list[float]:
+        return [optimizer.state[p][name] for name in SHARED[kind]]
+
+    steps(10, first, second)
+    grown = optimizer.state[first]["next_d"]
+    assert grown > 0.01
+    optimizer.add_param_group({"params": [third]})
+    steps(1, second, third)  # one stands still, one is new, which steps by what is known
+    assert optimizer.state[third]["d"] == grown
+    assert numbers(first) == numbers(second) == numbers(third)
+    assert optimizer.state[first]["step"] == 10
+    steps(5, first, third)
+    assert numbers(first) == numbers(second) == numbers(third)
+
+
+@pytest.mark.parametrize("kind", [Prodigy, DAdaptAdam])
+def test_a_group_that_stands_still_does_not_stop_the_estimate(kind: Any) -> None:
+    still, moving = (torch.full((2,), 3.0, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    optimizer = Optimizer([{"params": [still], "lr": 0.0}, {"params": [moving]}], kind(d0=0.01))
+    for _ in range(10):
+        still.grad, moving.grad = still.detach() ** 3, moving.detach() ** 3
+        optimizer.step()
+    assert still.tolist() == [3.0, 3.0]
+    assert optimizer.state[still]["d"] == optimizer.state[moving]["d"] > 0.01
+
+
 @pytest.mark.parametrize("kind", [Prodigy, DAdaptAdam])
 def test_growth_may_be_limited(kind: Any) -> None:
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)

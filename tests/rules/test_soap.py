@@ -72,6 +72,22 @@ def test_turning_the_gradients_turns_the_steps(engine: str, shape: tuple[int, in
         near(q, turned(p), 1e-6)
 
 
+@pytest.mark.parametrize("frequency", [1, 3])
+@ENGINES
+def test_a_kernel_that_is_not_merged_turns_in_each_dimension(engine: str, frequency: int) -> None:
+    shape = (3, 4, 2, 3)
+    turns = [torch.linalg.qr(random(size, size, seed=size))[0] for size in shape]
+
+    def turned(x: Tensor) -> Tensor:
+        return torch.einsum("abcd,ea,fb,gc,hd->efgh", x, *turns)
+
+    gradients = [random(*shape, seed=seed) for seed in range(3, 11)]
+    rule = SOAP(lr=0.1, betas=(0.8, 0.9), weight_decay=0.0, precondition_frequency=frequency, merge_dims=False)
+    path = walk(rule, gradients, engine)
+    for p, q in zip(path, walk(rule, [turned(g) for g in gradients], engine), strict=True):
+        near(q, turned(p), 1e-6)
+
+
 @ENGINES
 def test_with_no_side_to_turn_it_is_adam_a_step_behind(engine: str) -> None:
     # But for ε, which SOAP adds before the bias correction.
@@ -110,6 +126,35 @@ def test_which_sides_are_turned(shape: tuple[int, ...], flags: Any, rows: int, c
     optimizer.step()
     for slot, size in (("row_factor", rows), ("row_basis", rows), ("column_factor", cols), ("column_basis", cols)):
         assert optimizer.state[weights][slot].shape == (size, size)
+
+
+@pytest.mark.parametrize(
+    ("shape", "flags", "sizes"),
+    [
+        ((3, 2, 4, 5), {}, (3, 2, 4, 5)),
+        ((3, 2, 1, 1), {}, (3, 2, 0, 0)),
+        ((3, 5, 4, 5), {"one_sided": True}, (3, 5, 4, 0)),
+        ((3, 2, 4, 5), {"max_precond_dim": 3}, (3, 2, 0, 0)),
+        ((3, 2, 4), {"conv1d": True}, (3, 2, 4)),
+    ],
+)
+def test_which_dimensions_of_a_kernel_are_turned(shape: tuple[int, ...], flags: Any, sizes: tuple[int, ...]) -> None:
+    weights = random(*shape).requires_grad_()
+    optimizer = Optimizer([weights], SOAP(merge_dims=False, **flags))
+    weights.grad = random(*shape)
+    optimizer.step()
+    state = optimizer.state[weights]
+    assert state["exp_avg"].shape == shape
+    assert [state[f"dim{side}_basis"].shape for side in range(len(shape))] == [(size, size) for size in sizes]
+    assert [state[f"dim{side}_factor"].shape for side in range(len(shape))] == [(size, size) for size in sizes]
+
+
+def test_a_stack_of_matrices_has_two_sides_whatever_is_merged() -> None:
+    weights = random(2, 3, 4).requires_grad_()
+    optimizer = Optimizer([weights], SOAP(merge_dims=False, dims=3))
+    weights.grad = random(2, 3, 4)
+    optimizer.step()
+    assert optimizer.state[weights]["row_basis"].shape == (2, 3, 3)
 
 
 def test_the_basis_follows_the_eigenvectors_of_the_average() -> None:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from stepwell.schedules import (
     WSD,
@@ -85,6 +87,20 @@ def test_a_function_that_gives_what_is_no_factor_says_so() -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Function(function=negative)(3)
     assert type(Function(function=counted)(3)) is float
+
+
+@pytest.mark.parametrize("value", ["0.5", None, [0.5]])
+def test_a_function_that_gives_no_number_says_so(value: Any) -> None:
+    message = f"gave {value!r} at step 3; a factor must be a number"
+    with pytest.raises(TypeError, match=f"{re.escape(message)}$"):
+        Function(function=lambda _: value)(3)
+
+
+@pytest.mark.parametrize("value", [True, 1, np.float32(1), np.array(1.0), torch.tensor(1.0)])
+def test_any_number_is_a_factor(value: Any) -> None:
+    factor = Function(function=lambda _: value)(3)
+    assert factor == 1.0
+    assert type(factor) is float
 
 
 @pytest.mark.parametrize(

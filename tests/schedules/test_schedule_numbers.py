@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from stepwell.schedules import Constant, Cosine, Linear, Schedule, sequence
+from stepwell.schedules import Constant, Cosine, InverseSqrt, Linear, Schedule, sequence
 
 SCHEDULES = [
     Constant(),
@@ -36,6 +38,23 @@ def test_numpy(schedule: Schedule, dtype: type) -> None:
     assert factors.shape == (len(STEPS),)
     assert factors.dtype == np.float64
     assert factors.tolist() == pytest.approx(one_by_one(schedule), abs=1e-15)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.float64, np.array])
+def test_one_number_of_numpy(schedule: Schedule, kind: Any) -> None:
+    for step in (0, 5, 10, 50, 99, 100, 129):
+        factor = schedule(kind(step))
+        assert np.ndim(factor) == 0
+        assert factor == pytest.approx(schedule(step), abs=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16])
+def test_few_bits_hold_no_horizon(dtype: type) -> None:
+    # 127 − (−1) and 10,000 are more than 8 bits hold.
+    steps = np.arange(100).astype(dtype)
+    for schedule in (InverseSqrt(), Linear(horizon=10_000), sequence(Constant(), Cosine(), at=[90], horizon=200)):
+        assert schedule(steps).tolist() == pytest.approx([schedule(step) for step in range(100)], rel=1e-12)
 
 
 def test_numpy_without_a_sign() -> None:

@@ -112,11 +112,11 @@ class JaxArrays(Arrays):
     def descending(self, x: Any) -> Any:
         return self._library.argsort(x, axis=-1, descending=True)
 
-    def take_rows(self, x: Any, places: Any) -> Any:
-        return self._library.take_along_axis(x, places, axis=-2)
+    def move_axis(self, x: Any, axis: int, to: int) -> Any:
+        return self._library.moveaxis(x, axis, to)
 
-    def take_columns(self, x: Any, places: Any) -> Any:
-        return self._library.take_along_axis(x, places, axis=-1)
+    def take_along(self, x: Any, places: Any, axis: int) -> Any:
+        return self._library.take_along_axis(x, places, axis=axis)
 
     def join_rows(self, blocks: Sequence[Any]) -> Any:
         return self._library.concatenate(blocks, axis=-2)

@@ -162,20 +162,25 @@ def descending(x: Any) -> Any:
     return _kind(x).descending(x)
 
 
-def take_rows(x: Any, places: Any) -> Any:
-    """The rows of x that stand in these places (…, rows), in that order."""
-    return _kind(x).take_rows(x, places[..., :, None])
+def move_axis(x: Any, axis: int, to: int) -> Any:
+    """x with one of its axes at another place among them."""
+    return _kind(x).move_axis(x, axis, to)
+
+
+def take_along(x: Any, places: Any, axis: int) -> Any:
+    """What stands in these places of an axis; `places` has the dimensions of x, or 1 where they serve all of it."""
+    return _kind(x).take_along(x, places, axis)
 
 
 def take_columns(x: Any, places: Any) -> Any:
     """The columns of x that stand in these places (…, cols), in that order."""
-    return _kind(x).take_columns(x, places[..., None, :])
+    return take_along(x, places[..., None, :], -1)
 
 
 def longest_column(x: Any) -> Any:
     """The column of each matrix that has the greatest norm, as (…, rows, 1)."""
     kind = _kind(x)
-    return kind.take_columns(x, kind.places_of_largest(column_total(x * x).mT))
+    return kind.take_along(x, kind.places_of_largest(column_total(x * x).mT), -1)
 
 
 def normal_like(x: Any, seed: Any) -> Any:
@@ -219,7 +224,7 @@ def eigenbasis(x: Any) -> Any:
     kind = _kind(x)
     finite = kind.is_finite(x)
     _, vectors = kind.eigh(where(finite, x, 0.0))
-    peak = kind.take_rows(vectors, kind.places_of_largest(absolute(vectors)))
+    peak = kind.take_along(vectors, kind.places_of_largest(absolute(vectors)), -2)
     return where(finite, vectors * sign(peak), math.nan)
 
 

@@ -128,11 +128,11 @@ class Tensors:
     def descending(self, x: Tensor) -> Tensor:
         return x.argsort(-1, descending=True)
 
-    def take_rows(self, x: Tensor, places: Tensor) -> Tensor:
-        return torch.take_along_dim(x, places, -2)
+    def move_axis(self, x: Tensor, axis: int, to: int) -> Tensor:
+        return x.movedim(axis, to)
 
-    def take_columns(self, x: Tensor, places: Tensor) -> Tensor:
-        return torch.take_along_dim(x, places, -1)
+    def take_along(self, x: Tensor, places: Tensor, axis: int) -> Tensor:
+        return torch.take_along_dim(x, places, axis)
 
     def join_rows(self, blocks: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(blocks), dim=-2)

@@ -8,18 +8,21 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import advise, compare, find_lr, listing, plot
+from stepwell.cli import advise, compare, find_lr, listing, memory, plan, plot, presets
 
 BAD_INPUT = 2
 
 app = typer.Typer(
     name="stepwell",
-    help="Optimizers, schedules and parameter groups for deep learning: compared, with proof.",
+    help="Optimizers, schedules and parameter groups for deep learning: planned before step 0, compared with proof.",
     rich_markup_mode="rich",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("plan", help=plan.HELP)(plan.plan)
+app.command("memory", help=memory.HELP)(memory.memory)
+app.command("presets", help=presets.HELP)(presets.presets)
 app.command("compare", help=compare.HELP)(compare.compare)
 app.command("find-lr", help=find_lr.HELP)(find_lr.find_lr)
 app.command("advise", help=advise.HELP)(advise.advise)
@@ -57,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def bad_input(error: Exception) -> str | None:
     """The one line for an error that its user can mend, or None for one that is ours."""
     from stepwell.cli.arguments import InputError
-    from stepwell.compare.recipes import RecipeError
+    from stepwell.compare.contestants import ContestantError
     from stepwell.compare.task import TaskError
+    from stepwell.recipes import RecipeError
 
-    if isinstance(error, InputError | RecipeError | TaskError):
+    if isinstance(error, InputError | ContestantError | RecipeError | TaskError):
         return str(error)
     # typer's usage errors; their class is click's or typer's own, depending on typer's version.
     written = getattr(error, "format_message", None)

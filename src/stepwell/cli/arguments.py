@@ -55,7 +55,7 @@ def picture(path: Path) -> str:
 
 def listed(text: str) -> list[str]:
     """The names in a list with commas."""
-    return [name for part in text.split(",") if (name := part.strip().casefold())]
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 @contextmanager

@@ -21,10 +21,13 @@ HELP = "\n\n".join(
         "  adamw          AdamW, cosine schedule\n"
         "  lion           Lion, cosine schedule\n"
         "  muon           Muon for hidden matrices, AdamW elsewhere, cosine schedule\n"
-        "  schedule-free  Schedule-Free AdamW, constant rate after warm-up",
+        "  schedule-free  Schedule-Free AdamW, constant rate after warm-up\n"
+        "  mine.toml      a recipe of your own (.toml or .json), at the settings in it\n"
+        "and every other one of [bold]stepwell presets[/bold], at its own settings.",
         "[bold]Examples[/bold]\n"
         "  stepwell compare\n"
         "  stepwell compare --recipes adamw,muon --steps 1000 --out muon\n"
+        "  stepwell compare --recipes a.toml,b.toml --task lines:fit\n"
         "  stepwell compare --task lines:fit --sweep",
     )
 )
@@ -36,7 +39,7 @@ def compare(
         str,
         typer.Option(
             metavar="NAMES",
-            help="Recipes to compare, with commas between; the first is the baseline.",
+            help="Recipes to compare, with commas between: names, or files; the first is the baseline.",
         ),
     ] = "adamw,lion,muon,schedule-free",
     task: Annotated[
@@ -60,18 +63,19 @@ def compare(
             "--sweep",
             help="Search learning rate, decay and betas first, with the same number of tries for every recipe, and "
             "compare at the best found (written to sweep.json). Without it, settings are those of the sweep that comes "
-            "with stepwell.",
+            "with stepwell, or the recipe's own.",
         ),
     ] = False,
     tries: Annotated[str, typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.")] = "16",
 ) -> int:
     """Trains one model under several recipes and writes the report; see `HELP`. Returns the exit code."""
-    from stepwell.cli.arguments import InputError, listed, output_directory, whole_number
-    from stepwell.compare.recipes import choose_recipes
+    from stepwell.cli.arguments import InputError, listed, output_directory, users, whole_number
+    from stepwell.compare.contestants import CONTESTANTS, choose
     from stepwell.compare.sweep import committed_sweep
     from stepwell.compare.task import load_task
 
-    chosen = choose_recipes(listed(recipes))
+    with users():
+        chosen = choose(listed(recipes))
     drawn = whole_number("--seed", seed, low=0, high=GREATEST_SEED)
     length = whole_number("--steps", steps, low=1) if steps is not None else None
     budget = whole_number("--tries", tries, low=1)
@@ -87,9 +91,17 @@ def compare(
     try:
         with output_directory(Path(out)) as directory:
             job = Job(
-                console=console, recipes=chosen, task=loaded, steps=length or loaded.steps, seed=drawn, out=directory
+                console=console,
+                contestants=chosen,
+                task=loaded,
+                steps=length or loaded.steps,
+                seed=drawn,
+                out=directory,
             )
-            return job.search(load_task(task, drawn + 1), budget) if sweep else job.compare(committed_sweep())
+            if sweep:
+                return job.search(load_task(task, drawn + 1), budget)
+            tuned = [each.name for each in chosen if CONTESTANTS.get(each.name) is each]
+            return job.compare(committed_sweep().of(tuned))
     except KeyboardInterrupt:
         print("stepwell: interrupted; nothing was written", file=sys.stderr)
         return INTERRUPTED

@@ -11,8 +11,8 @@ from rich.console import Console
 from stepwell.cli.arguments import write_whole
 from stepwell.cli.board import Board
 from stepwell.cli.summary import results_table
+from stepwell.compare.contestants import Contestant, ContestantError
 from stepwell.compare.experiment import compare, conditions
-from stepwell.compare.recipes import Recipe, RecipeError
 from stepwell.compare.results import Comparison
 from stepwell.compare.sweep import Sweep, sweep
 from stepwell.compare.task import Task
@@ -29,15 +29,16 @@ class Job:
     """What was asked for: recipes on a task, and where the files go. Its methods return the process's exit code."""
 
     console: Console
-    recipes: list[Recipe]
+    contestants: list[Contestant]
     task: Task
     steps: int
     seed: int
     out: Path
 
     def compare(self, found: Sweep) -> int:
-        """Trains every recipe at the best settings that the sweep found, and writes the files."""
-        settings = {recipe.name: best_settings(found, recipe) for recipe in self.recipes}
+        """Trains every recipe at the best settings that the sweep found, or as it is written, and writes the files."""
+        settings = {each.name: best_settings(found, each) for each in self.contestants}
+        kept = found.of([each.name for each in self.contestants])
         self._announce(f"{self.steps:,} steps, seed {self.seed}")
         with self._board(("step", "loss", "validation", "lr", "time left"), self.steps) as board:
 
@@ -55,11 +56,11 @@ class Job:
 
             comparison = compare(
                 self.task,
-                self.recipes,
+                self.contestants,
                 settings,
                 steps=self.steps,
                 seed=self.seed,
-                sweep=asdict(found.of([recipe.name for recipe in self.recipes])),
+                sweep=asdict(kept) if kept.tries else {},
                 watch=watch,
             )
         if comparison.interrupted and not any(run.steps for run in comparison.runs):
@@ -82,12 +83,12 @@ class Job:
                 )
                 board.update(name, done * self.steps + run.result.steps, cells)
 
-            found = sweep(task, self.recipes, tries=tries, steps=self.steps, seed=self.seed + 1, watch=watch)
+            found = sweep(task, self.contestants, tries=tries, steps=self.steps, seed=self.seed + 1, watch=watch)
         if found.interrupted and not any(found.tries.values()):
             raise KeyboardInterrupt
         write_whole(self.out / "sweep.json", found.to_json())
         if found.interrupted:
-            comparison = conditions(self.task, steps=self.steps, seed=self.seed, sweep=asdict(found))
+            comparison = conditions(self.task, self.contestants, steps=self.steps, seed=self.seed, sweep=asdict(found))
             comparison.interrupted = True
             return self._conclude(comparison)
         self.console.print(f"  settings  {self.out / 'sweep.json'}\n", highlight=False, soft_wrap=True)
@@ -97,7 +98,7 @@ class Job:
         self.console.print(f"\n[bold]stepwell compare[/bold]  {self.task.name}: {what}\n", highlight=False)
 
     def _board(self, columns: tuple[str, ...], total: int) -> Board:
-        titles = {recipe.name: recipe.title for recipe in self.recipes}
+        titles = {each.name: each.title for each in self.contestants}
         return Board(console=self.console, columns=columns, titles=titles, total=total)
 
     def _conclude(self, comparison: Comparison) -> int:
@@ -116,13 +117,15 @@ class Job:
         return INTERRUPTED if comparison.interrupted else DONE
 
 
-def best_settings(found: Sweep, recipe: Recipe) -> dict[str, Any]:
-    """The settings of the recipe's best try."""
-    best = found.best(recipe.name)
+def best_settings(found: Sweep, contestant: Contestant) -> dict[str, Any]:
+    """The settings of the recipe's best try; none, where it was not tried and runs as it is written."""
+    if contestant.name not in found.tries:
+        return {}
+    best = found.best(contestant.name)
     if best is None:
-        count = len(found.tries.get(recipe.name, []))
-        raise RecipeError(
-            f"recipe {recipe.name!r} diverged in all of its {count} tries, so there is nothing to compare"
+        count = len(found.tries[contestant.name])
+        raise ContestantError(
+            f"recipe {contestant.name!r} diverged in all of its {count} tries, so there is nothing to compare"
         )
     return best.settings
 

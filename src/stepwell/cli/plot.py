@@ -15,7 +15,8 @@ HELP = "\n\n".join(
     (
         "Draw schedules, in the terminal or as a picture.",
         "A schedule is written as in Python, or by its name alone; it is read, not run. A file that ends in .toml or "
-        ".json holds one as data, and recipe:adamw is the schedule of that recipe of [bold]stepwell compare[/bold].",
+        ".json holds one as data; recipe:llama draws what that recipe of [bold]stepwell presets[/bold] schedules, and "
+        "recipe:mine.toml what a recipe of your own does.",
         "[bold]Examples[/bold]\n"
         "  stepwell plot cosine --horizon 10000\n"
         '  stepwell plot "Cosine(warmup=0.1)" "WSD(warmup=0.1)" --out wsd.svg\n'
@@ -45,10 +46,10 @@ def plot(
     base = number("--lr", lr, above=0)
     kind = None if out is None else picture(out)
     with users():
-        found = [_read(text).resolve(steps) for text in schedules]
+        found = {name: schedule for text in schedules for name, schedule in _read(text).items()}
         series = [
-            sampled(text, schedule, steps, colour=index, base=base)
-            for index, (text, schedule) in enumerate(zip(schedules, found, strict=True))
+            sampled(name, schedule.resolve(steps), steps, colour=index, base=base)
+            for index, (name, schedule) in enumerate(found.items())
         ]
     y_name = "factor" if base == 1 else "learning rate"
     if out is None:
@@ -69,22 +70,38 @@ def _end(value: float, steps: int) -> str:
     return f"{numbers.rate(value)} from step {steps:,} on"
 
 
-def _read(text: str) -> Schedule:
-    """The schedule that is written, stands in a file, or is a recipe's."""
+def _read(text: str) -> dict[str, Schedule]:
+    """By what to call it: the schedule that is written or stands in a file, or those of a recipe."""
     from stepwell.cli.arguments import InputError
     from stepwell.schedules import from_dict, from_toml, parse
 
     if text.startswith("recipe:"):
-        from stepwell.compare.recipes import choose_recipes
-        from stepwell.schedules.schedule import schedule_class
-
-        (recipe,) = choose_recipes([text.removeprefix("recipe:")])
-        return schedule_class(recipe.schedule)(warmup=recipe.warmup)
+        return _of_recipe(text)
     path = Path(text)
     if path.suffix not in (".toml", ".json"):
-        return parse(text)
+        return {text: parse(text)}
     try:
         content = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot read {text!r}: {error.strerror}") from error
-    return from_toml(content) if path.suffix == ".toml" else from_dict(json.loads(content))
+    try:
+        return {text: from_toml(content) if path.suffix == ".toml" else from_dict(json.loads(content))}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{text}: {error}") from error
+
+
+def _of_recipe(text: str) -> dict[str, Schedule]:
+    """What a recipe schedules: of each route, where routes differ; of each hyper-parameter, where there are several."""
+    from stepwell.recipes import named
+    from stepwell.schedules import Constant
+
+    recipe = named(text.removeprefix("recipe:"))
+    of_routes = {route.name: recipe.schedules_of(route) or {"lr": Constant()} for route in recipe.routes}
+    found: dict[str, Schedule] = {}
+    for name in dict.fromkeys(name for schedules in of_routes.values() for name in schedules):
+        having = {route: schedules[name] for route, schedules in of_routes.items() if name in schedules}
+        alike = len(set(map(repr, having.values()))) == 1
+        for route, schedule in having.items():
+            words = [text, *([] if alike else [route]), *([] if name == "lr" else [name])]
+            found[" ".join(words)] = schedule
+    return found

@@ -1,15 +1,78 @@
-"""The tables in the terminal: results, and the optimizers that there are."""
+"""The tables in the terminal: plans, memory, presets, results, and the optimizers that there are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from stepwell.catalogue import Entry
 from stepwell.compare.results import Comparison
+from stepwell.planning.memory import Memory
+from stepwell.planning.plans import HEADINGS, Plan
+from stepwell.recipes import Recipe
 from stepwell.report import numbers
+from stepwell.tabular import WIDTH
+
+REASONS_BESIDE = 110
+"""From this width on, the reasons of a plan stand beside its numbers; below them in a narrower terminal."""
+
+
+def console() -> Console:
+    """The terminal; where there is none, as wide as a page of text."""
+    found = Console()
+    return found if found.is_terminal else Console(width=WIDTH)
+
+
+def show_plan(plan: Plan, where: Console) -> None:
+    """The plan's table, and below it what is likely not meant."""
+    beside = where.width >= REASONS_BESIDE
+    table = _table(*HEADINGS, *(["why"] if beside else []), left=("group", "rule", "why"))
+    reasons = []
+    for (group, *cells), why, names in plan.lines():
+        reason = Text.assemble(why, ("\n" + names if names else "", "dim"))
+        reasons.append(Text.assemble("\n", (group, "bold"), ": ", reason))
+        table.add_row(Text(group, style="bold"), *cells, *([reason] if beside else []))
+    where.print(table)
+    if not beside:
+        where.print(*reasons, sep="\n")
+    for doubt in plan.warnings:
+        where.print(Text.assemble("\n", ("warning: ", "bold yellow"), str(doubt)))
+
+
+def memory_table(memory: Memory) -> Table:
+    """One line for each recipe, the plan's own first and in bold."""
+    columns = ("weights", "gradients", "state", "step", "peak")
+    table = _table("", *columns, "state by slot", left=("", "state by slot"))
+    for index, row in enumerate(memory.rows):
+        table.add_row(
+            Text(row.title, style="bold" if index == 0 else ""),
+            *(numbers.memory(getattr(row, column)) for column in columns),
+            ", ".join(f"{name} {numbers.memory(size)}" for name, size in row.slots.items()) or "none",
+        )
+    return table
+
+
+def presets_table(recipes: Sequence[Recipe]) -> Table:
+    """One line for each preset."""
+    table = _table("", "rules", "source", left=("", "rules", "source"))
+    for recipe in recipes:
+        rules = ", ".join(dict.fromkeys(route.rule for route in recipe.routes))
+        table.add_row(Text(recipe.name, style="bold"), rules, Text(recipe.source))
+    return table
+
+
+def _table(*headings: str, left: Sequence[str]) -> Table:
+    """A table whose last column takes the room that is left."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for index, heading in enumerate(headings):
+        last = index == len(headings) - 1
+        table.add_column(
+            heading, justify="left" if heading in left else "right", no_wrap=not last, ratio=1 if last else None
+        )
+    return table
 
 
 def results_table(comparison: Comparison) -> Table:

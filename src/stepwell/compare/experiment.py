@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import stepwell
-from stepwell.compare.recipes import CLIP_NORM, Recipe, Settings
+from stepwell.compare.contestants import Contestant, Settings
 from stepwell.compare.results import Comparison
 from stepwell.compare.task import Task
 from stepwell.compare.training import Run, make_model
@@ -21,7 +21,7 @@ Watch = Callable[[Run], None]
 
 def compare(
     task: Task,
-    recipes: Sequence[Recipe],
+    contestants: Sequence[Contestant],
     settings: Mapping[str, Settings],
     *,
     steps: int,
@@ -37,8 +37,8 @@ def compare(
 
     Args:
         task: what is trained.
-        recipes: the recipes, the baseline first.
-        settings: the hyper-parameters of each recipe, by its name.
+        contestants: the recipes, the baseline first.
+        settings: the hyper-parameters of each, by its name.
         steps: steps of each run, at least 1.
         seed: of the weights and the batches.
         sweep: the sweep that found the settings, kept with the results.
@@ -46,15 +46,15 @@ def compare(
 
     Raises:
         TaskError: if the task's own functions fail or return the wrong thing.
-        RecipeError: if a recipe cannot train the model.
+        ContestantError: if a recipe cannot train the model.
     """
-    comparison = conditions(task, steps=steps, seed=seed, sweep=sweep or {})
+    comparison = conditions(task, contestants, steps=steps, seed=seed, sweep=sweep or {})
     try:
         weights = {name: value.clone() for name, value in make_model(task, seed).state_dict().items()}
-        for recipe in recipes:
+        for each in contestants:
             # The first step of a recipe may compile a kernel, once per machine. That is no part of training.
-            Run(task, recipe, settings[recipe.name], steps=steps, seed=seed).advance(1)
-        runs = [Run(task, recipe, settings[recipe.name], steps=steps, seed=seed, weights=weights) for recipe in recipes]
+            Run(task, each, settings[each.name], steps=steps, seed=seed).advance(1)
+        runs = [Run(task, each, settings[each.name], steps=steps, seed=seed, weights=weights) for each in contestants]
         comparison.runs.extend(run.result for run in runs)
         for until in evaluation_steps(steps):
             for run in runs:
@@ -68,14 +68,17 @@ def compare(
     return comparison
 
 
-def conditions(task: Task, *, steps: int, seed: int, sweep: Mapping[str, Any]) -> Comparison:
+def conditions(
+    task: Task, contestants: Sequence[Contestant], *, steps: int, seed: int, sweep: Mapping[str, Any]
+) -> Comparison:
     """A comparison before its first run."""
+    clip_norms = {contestant.recipe.clip_norm for contestant in contestants}
     return Comparison(
         task=task.name,
         about=task.about,
         seed=seed,
         steps=steps,
-        clip_norm=CLIP_NORM,
+        clip_norm=clip_norms.pop() if len(clip_norms) == 1 else None,
         versions=versions(),
         threads=torch.get_num_threads(),
         sweep=dict(sweep),

@@ -101,13 +101,16 @@ class Row:
 
 @dataclass(kw_only=True)
 class Comparison:
-    """All runs of one `stepwell compare`, the baseline first, and what has to be known to repeat it."""
+    """All runs of one `stepwell compare`, the baseline first, and what has to be known to repeat it.
+
+    `clip_norm` is the global norm that gradients are clipped to; None where recipes differ in it, or none clips.
+    """
 
     task: str
     about: str
     seed: int
     steps: int
-    clip_norm: float
+    clip_norm: float | None
     versions: dict[str, str]
     threads: int
     runs: list[RunResult] = field(default_factory=list)

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch.quasirandom import SobolEngine
 
+from stepwell.compare.contestants import Axis, Contestant
 from stepwell.compare.experiment import versions
-from stepwell.compare.recipes import Axis, Recipe
 from stepwell.compare.task import Task
 from stepwell.compare.training import Run
 
@@ -78,7 +78,7 @@ def committed_sweep() -> Sweep:
 
 def sweep(
     task: Task,
-    recipes: Sequence[Recipe],
+    contestants: Sequence[Contestant],
     *,
     tries: int,
     steps: int,
@@ -93,7 +93,7 @@ def sweep(
 
     Args:
         task: what is trained.
-        recipes: the recipes.
+        contestants: the recipes.
         tries: tries of each recipe, the same for all.
         steps: steps of each try.
         seed: of the weights, the batches and the Sobol sequence.
@@ -102,39 +102,39 @@ def sweep(
     date = datetime.now(UTC).date().isoformat()
     found = Sweep(task=task.name, steps=steps, seed=seed, tries_each=tries, date=date, versions=versions())
 
-    def loss_at(recipe: Recipe, settings: dict[str, Any]) -> float | None:
-        run = Run(task, recipe, settings, steps=steps, seed=seed)
+    def loss_at(contestant: Contestant, settings: dict[str, Any]) -> float | None:
+        run = Run(task, contestant, settings, steps=steps, seed=seed)
         run.advance(steps, None if watch is None else lambda run: watch(found, run))
         run.evaluate()
         return run.result.last_loss
 
     try:
-        for recipe in recipes:
-            search(recipe, tries, seed, found.tries.setdefault(recipe.name, []), loss_at)
+        for contestant in contestants:
+            search(contestant, tries, seed, found.tries.setdefault(contestant.name, []), loss_at)
     except KeyboardInterrupt:
         found.interrupted = True
     return found
 
 
 def search(
-    recipe: Recipe,
+    contestant: Contestant,
     tries: int,
     seed: int,
     found: list[Try],
-    loss_at: Callable[[Recipe, dict[str, Any]], float | None],
+    loss_at: Callable[[Contestant, dict[str, Any]], float | None],
 ) -> None:
     """One recipe's tries, added to `found` one by one: the first half wide, the second around the best."""
-    box = [(math.log(axis.low), math.log(axis.high)) for axis in recipe.space]
+    box = [(math.log(axis.low), math.log(axis.high)) for axis in contestant.space]
     best_loss, best_point = math.inf, [(low + high) / 2 for low, high in box]
     wide = -(-tries // 2)
     for count in (wide, tries - wide):
         for point in sobol_points(box, count, seed):
-            settings = recipe.settings([math.exp(value) for value in point])
-            loss = loss_at(recipe, settings)
+            settings = contestant.settings([math.exp(value) for value in point])
+            loss = loss_at(contestant, settings)
             found.append(Try(settings=settings, loss=loss))
             if loss is not None and loss < best_loss:
                 best_loss, best_point = loss, point
-        box = narrowed(box, best_point, recipe.space)
+        box = narrowed(box, best_point, contestant.space)
 
 
 def sobol_points(box: Sequence[tuple[float, float]], count: int, seed: int) -> list[list[float]]:

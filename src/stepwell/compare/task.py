@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from stepwell.naming import nearest
+from stepwell.importing import blaming, find_function
 
 DEFAULT_TASK = "bytegpt"
 
@@ -98,7 +94,7 @@ def load_task(spec: str, seed: int) -> Task:
         from stepwell.compare import bytegpt
 
         return bytegpt.task(seed)
-    function = find_function(spec)
+    function = find_function(spec, "task", "of the seed", TaskError, (DEFAULT_TASK,))
     with blame(spec):
         found = function(seed)
     if not isinstance(found, Task):
@@ -106,53 +102,8 @@ def load_task(spec: str, seed: int) -> Task:
     return found if found.name else replace(found, name=spec)
 
 
-def find_function(spec: str) -> Callable[[int], object]:
-    """The function that `spec` ('module:function') names."""
-    module_name, colon, name = spec.partition(":")
-    if not (colon and module_name and name.isidentifier()):
-        raise TaskError(
-            f"unknown task {spec!r}; allowed are {DEFAULT_TASK!r} and module:function{nearest(spec, [DEFAULT_TASK])}"
-        )
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise TaskError(f"cannot import task module {module_name!r}: {error}") from error
-        known = (path.stem for path in Path(here).glob("*.py"))
-        raise TaskError(
-            f"unknown task module {module_name!r}: no such module in {here} or among the installed packages"
-            f"{nearest(module_name, known)}"
-        ) from error
-    except Exception as error:
-        raise TaskError(f"cannot import task module {module_name!r}: {one_line(error)}") from error
-    function = getattr(module, name, None)
-    if function is None:
-        known = (key for key, value in vars(module).items() if callable(value))
-        raise TaskError(f"task module {module_name!r} has no function {name!r}{nearest(name, known)}")
-    if not callable(function):
-        raise TaskError(f"task {spec!r} must be a function of the seed, got {type(function).__name__}")
-    return function  # type: ignore[no-any-return]
-
-
 @contextmanager
-def blame(what: str) -> Iterator[None]:
+def blame(name: str) -> Iterator[None]:
     """Turns an error in a task's own code into one line that says where in it."""
-    try:
+    with blaming(f"task {name!r}", TaskError):
         yield
-    except TaskError:
-        raise
-    except Exception as error:
-        raise TaskError(f"task {what!r} failed: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """The error's type and message on one line, with the last line of the user's own code that led to it."""
-    message = " ".join(str(error).split())
-    if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {message}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path.cwd())] or frames
-    return f"{type(error).__name__}: {message} ({Path(own[-1].filename).name}:{own[-1].lineno})"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepwell.compare.recipes import Recipe, RecipeError, Settings
+from stepwell.compare.contestants import Contestant, ContestantError, Settings
 from stepwell.compare.results import Evaluation, Group, RunResult
 from stepwell.compare.task import Task, TaskError, blame, seed_of
 from stepwell.describing import describe
@@ -26,8 +26,8 @@ class Run:
 
     Args:
         task: what is trained.
-        recipe: how.
-        settings: the recipe's hyper-parameters.
+        contestant: how.
+        settings: its hyper-parameters.
         steps: the length of the run, which the schedule spans.
         seed: of the model's weights and of every step.
         weights: the weights to start from; by default those that the model is made with.
@@ -36,7 +36,7 @@ class Run:
     def __init__(
         self,
         task: Task,
-        recipe: Recipe,
+        contestant: Contestant,
         settings: Settings,
         *,
         steps: int,
@@ -50,14 +50,14 @@ class Run:
             with blame(task.name):
                 self.model.load_state_dict(weights)
         try:
-            self.optimizer, self.scheduler = recipe.build(self.model, settings, steps)
+            self.optimizer, self.scheduler = contestant.build(self.model, settings, steps)
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"recipe {recipe.name!r} cannot train this model: {error}") from error
+            raise ContestantError(f"recipe {contestant.name!r} cannot train this model: {error}") from error
         groups = describe_groups(self.optimizer)
         self._wait = clock_barrier(self.model)
         self.result = RunResult(
-            recipe=recipe.name,
-            title=recipe.title,
+            recipe=contestant.name,
+            title=contestant.title,
             settings=dict(settings),
             planned_steps=steps,
             groups=groups,

@@ -8,10 +8,15 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.rules.rule import Rule
+
+# What can be trained. Complex numbers are worked on as pairs of reals.
+REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+COMPLEX_DTYPES = (torch.complex128, torch.complex64, torch.complex32)
 
 State = dict[str, Any]
 _step_of = itemgetter("step")
@@ -32,6 +37,10 @@ class Batch:
     Attributes:
         gradients: for each parameter its gradient, of the same shape; never changed.
         gradient_factor: what gradients are multiplied with: unscaling, clipping, the sign of `maximize`.
+        verdict: what they are multiplied with beside that, and whether this step is left out, where only the device
+            knows: see `stepwell.engines.fused.triton_memory.judge`.
+        may_skip: whether the verdict may leave this step out.
+        counted_on_device: whether the states' steps and scalar slots are tensors on the device, which counts on them.
     """
 
     def __init__(self, rule: Rule, weights: list[Tensor], states: list[State], groups: list[Group]) -> None:
@@ -40,6 +49,10 @@ class Batch:
         self.states = states
         self.gradients = weights
         self.gradient_factor = 1.0
+        self.verdict: Tensor | None = None
+        self.may_skip = False
+        self.counted_on_device = False
+        self._groups = groups
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
         self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
@@ -58,7 +71,14 @@ class Batch:
 
     def advance(self) -> None:
         """Count this update, for each parameter."""
+        if self.counted_on_device:
+            return
         steps = list(map(_step_of, self.states))
+        if isinstance(steps[0], Tensor):  # left behind by another batch, whose device counted
+            steps = _numbers(steps)
+            for name in ("step", *self.scalar_slots):
+                for state, value in zip(self.states, _numbers([state[name] for state in self.states]), strict=True):
+                    state[name] = int(value) if name == "step" else value
         if steps.count(steps[0]) == len(steps):
             step = steps[0] + 1
             for state in self.states:
@@ -76,6 +96,8 @@ class Batch:
             group = {**plain_numbers(live), **self._fitted}
             states = self.states if len(members) == len(self.states) else [self.states[index] for index in members]
             columns = [list(map(itemgetter(number), states)) for number in numbers]
+            if isinstance(columns[0][0], Tensor):
+                columns = list(map(_numbers, columns))
             if all(column.count(column[0]) == len(column) for column in columns):  # as a rule, all are in step
                 by_value = {tuple([column[0] for column in columns]): members}
             else:
@@ -87,7 +109,16 @@ class Batch:
                 found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))
         return found
 
-    def keep(self, members: list[int], new: Mapping[str, float]) -> None:
+    @property
+    def live_groups(self) -> list[Group]:
+        """The parameters' groups, each once."""
+        return [group for group, _ in self._members]
+
+    def live_group(self, index: int) -> Group:
+        """The hyper-parameters of one parameter, as they stand in its group: also tensors."""
+        return {**self._groups[index], **self._fitted}
+
+    def keep(self, members: list[int], new: Mapping[str, Any]) -> None:
         """Put the new values of scalar slots into the members' states."""
         if new:
             for index in members:
@@ -99,12 +130,21 @@ def addresses_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
     return np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
 
 
+def names_of(dtypes: Sequence[torch.dtype]) -> str:
+    """The dtypes in words: "float64, float32"."""
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
 class Engine(Protocol):
     """Runs rules."""
 
     @property
     def name(self) -> str:
         """What users call it."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether it acts on a verdict that only the device knows: `Batch.verdict`."""
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place.
@@ -114,6 +154,13 @@ class Engine(Protocol):
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Python numbers, also where these are held in tensors: each tensor is read once, however often it is there."""
+    tensors = {id(value): value for value in values if isinstance(value, Tensor)}
+    read = {key: tensor.item() for key, tensor in tensors.items()}
+    return [read.get(id(value), value) for value in values]
 
 
 def plain_numbers(group: Group) -> Group:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from stepwell.engines.batch import Engine
+from stepwell.engines.batch import REAL_DTYPES, Engine, names_of
 from stepwell.engines.foreach import Foreach
 from stepwell.engines.matrices import Matrices
 from stepwell.engines.reference import Reference
@@ -17,6 +17,9 @@ from stepwell.rules.rule import Rule
 
 if TYPE_CHECKING:
     from stepwell.engines.fused.engine import Fused
+    from stepwell.engines.fused.triton_engine import Triton
+
+    FusedEngine = Fused | Triton
 
 EngineName = Literal["auto", "reference", "foreach", "fused"]
 ENGINES = ("auto", "reference", "foreach", "fused")
@@ -39,11 +42,11 @@ def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
         return MATRICES
     if name == "foreach":
         return FOREACH
-    engine = fused()
+    engine, reason = _load(weight.device.type)
     if engine is None:
-        reason = f"it cannot be loaded ({_why_not})"
+        pass
     elif not engine.serves(weight):
-        reason = "it serves dense CPU tensors of floating point"
+        reason = f"it serves tensors of {names_of(REAL_DTYPES)} that lie in the device's memory without gaps"
     elif not engine.serves_rule(rule, weight):
         reason = f"for {type(rule).__name__} it serves contiguous matrices"
     else:
@@ -57,19 +60,27 @@ def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
     return FOREACH
 
 
-_why_not: ImportError | None = None
+def fused(device: str) -> FusedEngine | None:
+    """The fused engine for devices of this type ("cpu", "cuda"), or None where there is none or it cannot be used."""
+    return _load(device)[0]
 
 
 @functools.cache
-def fused() -> Fused | None:
-    """The fused engine, or None where what it needs cannot be imported."""
-    global _why_not
+def _load(device: str) -> tuple[FusedEngine | None, str]:
+    """The fused engine for a type of device, or why there is none. What it needs is imported now."""
     try:
-        from stepwell.engines.fused.engine import Fused
+        if device == "cpu":
+            from stepwell.engines.fused.engine import Fused
+
+            return Fused(), ""
+        if device == "cuda":
+            from stepwell.engines.fused.triton_engine import Triton, problem
+
+            why_not = problem()
+            return (None, f"it cannot be used ({why_not})") if why_not else (Triton(), "")
     except ImportError as error:
-        _why_not = error
-        return None
-    return Fused()
+        return None, f"it cannot be loaded ({error})"
+    return None, "it serves the devices 'cpu' and 'cuda'"
 
 
 @functools.cache

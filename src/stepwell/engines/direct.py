@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from stepwell.engines.batch import Batch
-from stepwell.rules.rule import Rule, namespace
+from stepwell.rules.rule import Rule, Shape, namespace
 
 
 class Direct(ABC):
     """An engine says which parameters make up a number, what the number is, and how it is stored."""
 
     name: str
+    judges = False
 
     @abstractmethod
     def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
@@ -55,12 +56,11 @@ class Direct(ABC):
         """p, g and s for these parameters."""
         weights, gradients = [batch.weights[index] for index in part], [batch.gradients[index] for index in part]
         columns = {slot: [column[index] for index in part] for slot, column in batch.columns.items()}
-        if batch.rule.acts_on == "matrices":
-            shape = batch.rule.working_shape(tuple(weights[0].shape))
-            if shape != weights[0].shape:
-                own_shape = {slot.name for slot in batch.rule.slot_list() if slot.shape is None}
-                weights, gradients = _reshaped(weights, shape), _reshaped(gradients, shape)
-                columns = {name: _reshaped(c, shape) if name in own_shape else c for name, c in columns.items()}
+        if type(batch.rule).working_shape is not Rule.working_shape:
+            shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in weights]
+            own_shape = {slot.name for slot in batch.rule.slot_list() if slot.shape is None}
+            weights, gradients = _reshaped(weights, shapes), _reshaped(gradients, shapes)
+            columns = {name: _reshaped(c, shapes) if name in own_shape else c for name, c in columns.items()}
         dtype = _computed_in(weights, gradients, *columns.values())
         g = self.number(gradients, dtype)
         if scalars["gradient_factor"] != 1.0:
@@ -82,8 +82,13 @@ class Direct(ABC):
         batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.columns})
 
 
-def _reshaped(tensors: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:
-    return [tensor.reshape(shape) for tensor in tensors]
+def _reshaped(tensors: list[Tensor], shapes: list[Shape]) -> list[Tensor]:
+    return [tensor.reshape(shape) for tensor, shape in zip(tensors, shapes, strict=True)]
+
+
+def laid_out_for(target: Tensor, value: Tensor) -> Tensor:
+    """The value in the target's shape, where the rule has seen it in another one; else as it is."""
+    return value.reshape(target.shape) if value.shape != target.shape and value.numel() == target.numel() else value
 
 
 def _computed_in(*columns: list[Tensor]) -> torch.dtype:

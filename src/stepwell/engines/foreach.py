@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra.lists import TensorList
-from stepwell.engines.direct import Direct
+from stepwell.engines.direct import Direct, laid_out_for
 from stepwell.rules.rule import Rule
 
 # Lists are worked through in parts of about this many elements, so that what lies between is not the model's size.
@@ -40,7 +40,7 @@ class Foreach(Direct):
 
     def store(self, targets: list[Tensor], value: TensorList | float) -> None:
         if isinstance(value, TensorList):
-            torch._foreach_copy_(targets, value.tensors)
+            torch._foreach_copy_(targets, list(map(laid_out_for, targets, value.tensors)))
         else:
             for target in targets:
                 target.fill_(value)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from stepwell.engines.direct import Direct
+from stepwell.engines.direct import Direct, laid_out_for
 from stepwell.rules.rule import Rule
 
 
@@ -27,6 +27,6 @@ class Reference(Direct):
 
     def store(self, targets: list[Tensor], value: Tensor | float) -> None:
         if isinstance(value, Tensor):
-            targets[0].copy_(value.reshape(targets[0].shape) if value.numel() == targets[0].numel() else value)
+            targets[0].copy_(laid_out_for(targets[0], value))
         else:
             targets[0].fill_(value)

@@ -53,7 +53,7 @@ class View:
     @cached_property
     def seen(self) -> Shape:
         """The shape in which the rule sees the parameter."""
-        return self.rule.working_shape(self._turned) if self.rule.acts_on == "matrices" else self._turned
+        return self.rule.working_shape(self._turned)
 
     def slot_shape(self, name: str) -> Shape:
         """The shape of a slot: the parameter's own, unless the rule says another."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from stepwell.planning.memory import device_of, engine_name, size, state_of, state_on_meta
+from stepwell.planning.memory import device_of, engine_name, state_of, state_on_meta
 from stepwell.planning.rehearsal import rehearse
+from stepwell.report import numbers
 from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.rule import Rule
 from stepwell.tabular import text_table
@@ -69,12 +70,12 @@ class Cost:
         headings = (("group", "moved", "flops", "least time"), "bound by")
         lines = [
             (
-                (group.group, size(group.moved), f"{group.flops:.3g}", duration(group.seconds)),
+                (group.group, numbers.memory(group.moved), f"{group.flops:.3g}", numbers.duration(group.seconds)),
                 "products" if group.flops / self.rate > group.moved / self.bandwidth else "memory",
             )
             for group in self.groups
         ]
-        total = (("total", size(self.moved), f"{self.flops:.3g}", duration(self.seconds)), "")
+        total = (("total", numbers.memory(self.moved), f"{self.flops:.3g}", numbers.duration(self.seconds)), "")
         given = f"at {self.bandwidth / 1e9:g} GB/s and {self.rate / 1e12:g} TFLOP/s"
         return f"{text_table(headings, [*lines, total])}\n{given}"
 
@@ -83,6 +84,7 @@ def cost(plan: Plan, *, bandwidth: float, rate: float) -> Cost:
     """See `Plan.cost`."""
     for name, value in (("bandwidth", bandwidth), ("rate", rate)):
         validated(name, value, Positive)
+    looks_first = plan.recipe.clip_norm is not None or plan.recipe.on_nonfinite != "ignore"
     groups = []
     for group in plan.groups:
         moved, flops = 0, 0.0
@@ -90,20 +92,21 @@ def cost(plan: Plan, *, bandwidth: float, rate: float) -> Cost:
         for member in group.members:
             weight = member.parameter
             rule = group.rule.fit(tuple(weight.shape))
-            moved += _moved(rule, weight)
-            if engine_name("auto", rule, weight) == "matrices":
-                products[rule, weight.dtype].append(weight)
-        for (rule, _), weights in products.items():
-            flops += rehearse(rule, weights, device_of(weights[0]), "matrices", state_of).flops
+            engine = engine_name("auto", rule, weight)
+            moved += _moved(rule, weight, engine) + (weight.nbytes if looks_first else 0)
+            if engine == "matrices":
+                products[rule, weight.dtype, device_of(weight)].append(weight)
+        for (rule, _, device), weights in products.items():
+            flops += rehearse(rule, weights, device, "matrices", state_of).flops
         groups.append(GroupCost(group.name, moved, flops, max(moved / bandwidth, flops / rate)))
     return Cost(tuple(groups), bandwidth, rate)
 
 
-def _moved(rule: Rule, weight: Tensor) -> int:
-    """Bytes that a step reads and writes: what the phases load and store; for rules of matrices, everything once read
-    and, but for the gradient, once written."""
+def _moved(rule: Rule, weight: Tensor, engine: str) -> int:
+    """Bytes that a step reads and writes: what the phases of the fused engine load and store; for the others, all once
+    read and, but for the gradient, once written."""
     slots = {name: tensor for name, tensor in state_on_meta(rule, weight).items() if isinstance(tensor, Tensor)}
-    if rule.acts_on == "matrices":
+    if engine != "fused":
         return 3 * weight.nbytes + 2 * sum(tensor.nbytes for tensor in slots.values())
     sizes = {name: tensor.element_size() for name, tensor in slots.items()}
     of_elements = {name: size for name, size in sizes.items() if slots[name].shape == weight.shape}
@@ -116,16 +119,9 @@ def _per_element(rule: Rule, itemsize: int, sizes: tuple[tuple[str, int], ...]) 
     from stepwell.engines.fused.traces import trace
 
     known = {"p": itemsize, "g": itemsize, **dict(sizes)}
-    program = trace(rule)
+    functions = ["update"] if type(rule).measure is Rule.measure else ["measure", "update"]
     return sum(
         sum(known.get(name, 0) for name in (*phase.loads, *(name for name, _ in phase.stores)))
-        for phase in program.phases
+        for function in functions
+        for phase in trace(rule, function).phases
     )
-
-
-def duration(seconds: float) -> str:
-    """A time as a reader wants it: 12.5 ms."""
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1 or unit == "µs":
-            return f"{seconds * factor:.3g} {unit}"
-    raise AssertionError

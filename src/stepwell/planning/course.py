@@ -39,5 +39,5 @@ def course(base: float, schedule: Schedule | None, horizon: int | None) -> Cours
         return None
     last = horizon if horizon is not None else getattr(resolved, "horizon", None) or SAMPLES
     steps = np.arange(last + 1) if last < SAMPLES else np.unique(np.linspace(0, last, SAMPLES).round().astype(int))
-    factors = np.array([float(resolved(int(step))) for step in steps])
-    return Course(base * factors[0], base * float(factors.max()), base * factors[-1])
+    factors = [float(resolved(int(step))) for step in steps]
+    return Course(base * factors[0], base * max(factors), base * factors[-1])

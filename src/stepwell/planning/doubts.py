@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from stepwell.advice_tables import LEARNING_RATES
+from stepwell.advice_tables import FROM_ADAMW, LEARNING_RATES, MUON_ORIGINAL, Range
 from stepwell.planning.course import course
-from stepwell.planning.laying import Laid, PlannedGroup
-from stepwell.recipes.recipe import UNDECAYED
+from stepwell.planning.laying import Idleness, Laid, PlannedGroup
+from stepwell.recipes import Route
 from stepwell.roles import ParameterRole
+from stepwell.rules.rule import Rule
 from stepwell.select import Everything
 from stepwell.tabular import some
 
 EXAMPLES = 3
 # A weight as large as most initialisations make it, where the plan cannot look: the standard deviation of GPT-2's.
 TYPICAL_WEIGHT = 0.02
+LOOKED_AT = 1 << 16  # numbers of a weight, enough for their size
 # Rules whose update is about as large as the rate, element by element.
 UNIT_STEP = ("Adam", "AdamW", "NAdam", "RAdam", "Lion", "SignSGD", "Tiger", "Adan", "AdaBelief", "AdEMAMix", "ADOPT")
+# Ranges of rates are rules of thumb: what lies beside one by less than an order of magnitude is nobody's mistake.
+FAR = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,8 @@ def doubts(laid: Laid, horizon: int | None, counted: int | None) -> Iterator[Dou
         horizon: total optimizer steps, if known.
         counted: the steps that the data loader gives, if it is known.
     """
-    for route, matched in laid.idle:
-        if matched and not isinstance(route.select, Everything):
-            all_of_it = f"all that {route.select!r} matches"
-            yield Doubt("unused", f"route {route.name!r} takes nothing: earlier routes take {all_of_it}")
-        elif not matched:
-            yield Doubt("unmatched", f"route {route.name!r} takes nothing: no trainable parameter is {route.select!r}")
+    yield from (_idle(route, why) for route, why in laid.idle if not isinstance(route.select, Everything))
+    yield from (Doubt("unmatched", text) for text in laid.absent)
     yield from _tied(laid)
     if laid.frozen:
         count = sum(entry.parameter.numel() for entry in laid.frozen)
@@ -71,18 +71,30 @@ def _names(entries: Iterable[ParameterRole]) -> str:
     return some([entry.name for entry in entries], EXAMPLES)
 
 
+def _idle(route: Route, why: Idleness) -> Doubt:
+    said = {
+        "shadowed": ("unused", f"earlier routes take all that {route.select!r} matches"),
+        "frozen": ("unused", f"all that {route.select!r} matches is frozen"),
+        "unmatched": ("unmatched", f"no parameter is {route.select!r}"),
+    }
+    kind, text = said[why]
+    return Doubt(kind, f"route {route.name!r} takes nothing: {text}")
+
+
 def _tied(laid: Laid) -> Iterator[Doubt]:
-    """Tied parameters that a later route asks for by name and does not get."""
-    routes = list(dict.fromkeys(group.route.name for group in laid.groups)) + [route.name for route, _ in laid.idle]
-    by_name = {group.route.name: group.route for group in laid.groups} | {route.name: route for route, _ in laid.idle}
+    """Tied parameters that a route asks for by another of their names, while they are taken not for any name."""
+    routes = {group.route.name: group.route for group in laid.groups} | {route.name: route for route, _ in laid.idle}
     for group in laid.groups:
-        for member in (each for each in group.members if each.aliases):
-            for other in (by_name[name] for name in routes if name != group.route.name):
-                if asked := other.select.by_name(member):
+        for member in group.members:
+            if not member.aliases or group.route.select.by_name(member):
+                continue
+            for route in routes.values():
+                asked = route.select.by_name(member)
+                if route is not group.route and asked and member.name not in asked and route.select(member):
                     yield Doubt(
                         "tied",
                         f"{min(asked)!r} is one tensor with {member.name!r}: route {group.route.name!r} takes it, and "
-                        f"route {other.name!r}, which asks for it by name, does not get it",
+                        f"route {route.name!r}, which asks for it by name, does not get it",
                     )
 
 
@@ -96,8 +108,16 @@ def _misplaced(group: PlannedGroup) -> Iterator[Doubt]:
                 f"{_names(tables)} under {rule}: the rows of an embedding or head are apart, and its paper leaves them "
                 "to a rule of elements; route them to AdamW",
             )
+    if "split" in group.rule.field_names():
+        side_by_side = [member for member in group.members if member.split and member.split_dim == -1]
+        if side_by_side:
+            yield Doubt(
+                "split",
+                f"{_names(side_by_side)} hold several layers side by side in their columns, and {rule} takes each as "
+                "one matrix: it can split rows only",
+            )
     if group.rule.weight_decay and group.decayed:
-        offsets = [member for member in group.members if member.role in UNDECAYED[:2]]
+        offsets = [member for member in group.members if member.role in ("norm", "bias")]
         if offsets:
             yield Doubt(
                 "decay",
@@ -115,53 +135,63 @@ def _too_small(group: PlannedGroup, horizon: int | None) -> Iterator[Doubt]:
     lost = [
         member
         for member in group.members
-        if member.parameter.dtype == torch.bfloat16
+        if member.parameter.dtype in (torch.bfloat16, torch.float16)
         and member.parameter.ndim > 1
         and peak < _least_step(member.parameter)
     ]
     if lost:
+        weight = lost[0].parameter
         yield Doubt(
             "rounding",
-            f"{_names(lost)} are bfloat16, and steps of {peak:.2g} round to nothing on weights of size "
-            f"{_size(lost[0].parameter):.2g}; keep the weights in float32",
+            f"{_names(lost)} are {str(weight.dtype).removeprefix('torch.')}, and steps of {peak:.2g} round to nothing "
+            f"on weights of size {_size(weight):.2g}; keep the weights in float32",
         )
 
 
 def _least_step(weight: Tensor) -> float:
-    """Half of the distance between neighbours around a typical weight: 8 bits of mantissa."""
-    return _size(weight) * float(torch.finfo(weight.dtype).eps) / 2
+    """Half of the distance between neighbours around a typical weight."""
+    return _size(weight) * torch.finfo(weight.dtype).eps / 2
 
 
 def _size(weight: Tensor) -> float:
-    return TYPICAL_WEIGHT if weight.is_meta else float(weight.detach().float().square().mean().sqrt())
+    """The root mean square, of the first numbers of a large weight."""
+    if weight.is_meta:
+        return TYPICAL_WEIGHT
+    return float(weight.detach().flatten()[:LOOKED_AT].float().square().mean().sqrt())
 
 
 def _rates(groups: tuple[PlannedGroup, ...]) -> Iterator[Doubt]:
     said: set[tuple[str, float]] = set()
     for group in groups:
-        kind = type(group.rule).__name__.lower()
-        name = "sgd-momentum" if kind == "sgd" and group.rule.values()["momentum"] else kind
-        advised, rate = LEARNING_RATES.get(name), group.rule.lr / group.rate_scale
-        if advised is None or (name, rate) in said:
+        kind, rate = type(group.rule).__name__, group.rule.lr / group.rate_scale
+        advised = _advised(group.rule)
+        if advised is None or (kind, rate) in said:
             continue
-        said.add((name, rate))
-        # Ranges are rules of thumb: what lies beside one by less than its own order of magnitude is nobody's mistake.
-        if not advised.low / 10 <= rate <= advised.high * 10:
-            yield Doubt(
-                "rate",
-                f"lr {rate:g} is far from what is advised for {type(group.rule).__name__}: {advised.low:g} to "
-                f"{advised.high:g} ({advised.source})",
-            )
+        said.add((kind, rate))
+        if not advised.low / FAR <= rate <= advised.high * FAR:
+            span = f"{advised.low:g} to {advised.high:g}" if advised.low != advised.high else f"{advised.low:g}"
+            yield Doubt("rate", f"lr {rate:g} is far from what is advised for {kind}: {span} ({advised.source})")
+
+
+def _advised(rule: Rule) -> Range | None:
+    """The rates that the tables of advice have for a rule."""
+    name, values = type(rule).__name__.lower(), rule.values()
+    if name == "muon":
+        adamws = replace(LEARNING_RATES["adamw"], source=FROM_ADAMW["muon"][0].source)
+        return adamws if values["adjust_lr_fn"] == "match_rms_adamw" else MUON_ORIGINAL
+    return LEARNING_RATES.get("sgd-momentum" if name == "sgd" and values["momentum"] else name)
 
 
 def _schedules(groups: tuple[PlannedGroup, ...], horizon: int | None) -> Iterator[Doubt]:
-    said: set[str] = set()
+    found: dict[tuple[str, str], str] = {}
     for group in groups:
         for name, schedule in group.schedules.items():
             try:
                 schedule.resolve(horizon)
             except ValueError as error:
-                if str(error) not in said:
-                    said.add(str(error))
-                    kind = "horizon" if horizon is None else "schedule"
-                    yield Doubt(kind, f"the schedule of {name} cannot be laid out: {error}")
+                found.setdefault((name, repr(schedule)), str(error))
+    for (name, schedule_), why in found.items():
+        if horizon is None:
+            yield Doubt("horizon", f"{schedule_} of {name} needs a horizon, the total number of optimizer steps")
+        else:
+            yield Doubt("schedule", f"{schedule_} of {name} cannot be laid over {horizon:,} steps: {why}")

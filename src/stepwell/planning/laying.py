@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import nn
 
 from stepwell.naming import nearest
+from stepwell.optimizer import check_fit
 from stepwell.recipes.mistakes import Mistakes
-from stepwell.recipes.recipe import Recipe, Route
-from stepwell.roles import ROLES, ParameterRole, Role, parameter_roles
+from stepwell.recipes.recipe import Recipe
+from stepwell.recipes.route import Route
+from stepwell.roles import ROLES, ParameterRole, Role, deepest, parameter_roles
 from stepwell.rules.rule import Rule
 from stepwell.schedules import Schedule
-from stepwell.select import Everything
+from stepwell.select import Everything, Selector
 from stepwell.tabular import some
 
 EXAMPLES = 3
+
+Idleness = Literal["shadowed", "frozen", "unmatched"]
+"""Why a route took nothing: earlier routes have all it matches, all of that is frozen, or it matches nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +63,8 @@ class PlannedGroup:
     def why(self) -> str:
         """Which selector matched, why the route is there, and why the group is apart."""
         selected = "all the rest" if isinstance(self.route.select, Everything) else repr(self.route.select)
-        return "; ".join(
-            part
-            for part in (selected, self.route.why, "" if self.decayed else "decay would only pull these to 0")
-            if part
-        )
+        undecayed = "" if self.decayed else "decay would only pull these to 0"
+        return "; ".join(part for part in (selected, self.route.why, undecayed) if part)
 
     def as_param_group(self) -> dict[str, Any]:
         """The group as an optimizer takes it."""
@@ -77,12 +79,21 @@ class PlannedGroup:
 
 @dataclass(frozen=True)
 class Laid:
-    """What came of laying a recipe over a model."""
+    """What came of laying a recipe over a model.
+
+    Attributes:
+        groups: the parameter groups to be.
+        frozen: the parameters that are not trained.
+        deepest: the depth that layer-wise rates are counted from.
+        idle: the routes that took nothing, and why.
+        absent: what parts of selectors name and the model has not, a line for each.
+    """
 
     groups: tuple[PlannedGroup, ...]
     frozen: tuple[ParameterRole, ...]
-    idle: tuple[tuple[Route, bool], ...] = field(default=())
-    """Routes that took nothing, and whether their selector matched something that an earlier route had taken."""
+    deepest: int
+    idle: tuple[tuple[Route, Idleness], ...]
+    absent: tuple[str, ...]
 
 
 def lay(model: nn.Module, recipe: Recipe) -> Laid:
@@ -96,14 +107,12 @@ def lay(model: nn.Module, recipe: Recipe) -> Laid:
     if not isinstance(model, nn.Module):
         raise TypeError(f"a recipe is laid over a torch.nn.Module, got {type(model).__name__}")
     found = Mistakes()
-    subject = (
-        f"recipe {recipe.name!r} on {type(model).__name__}" if recipe.name else f"this recipe on {type(model).__name__}"
-    )
+    subject = f"{f'recipe {recipe.name!r}' if recipe.name else 'this recipe'} on {type(model).__name__}"
     entries: list[ParameterRole] = []
     with found.at():
-        entries = parameter_roles(model, recipe.roles, *((recipe.depths,) if recipe.depths else ()))
-    trainable = [entry for entry in entries if entry.parameter.requires_grad]
+        entries = parameter_roles(model, recipe.roles, recipe.depths)
     found.raise_if_any(subject)
+    trainable = [entry for entry in entries if entry.parameter.requires_grad]
     if not trainable:
         reason = f"all {len(entries)} are frozen (requires_grad=False)" if entries else "it has none at all"
         raise ValueError(f"{type(model).__name__} has no parameters to train: {reason}")
@@ -117,12 +126,33 @@ def lay_over(entries: Sequence[ParameterRole], recipe: Recipe, subject: str) -> 
     """
     found = Mistakes()
     trainable = [entry for entry in entries if entry.parameter.requires_grad]
+    taken = _taken(recipe, trainable, found)
+    absent = _absent(recipe, entries, found)
+    last = deepest(entries)
+    groups: list[PlannedGroup] = []
+    for route in recipe.routes:
+        with found.at(f"route {route.name!r}"):
+            groups += _groups(recipe, route, taken[route.name], last)
+        _check_fit([group for group in groups if group.route is route], found)
+    names = [group.name for group in groups]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        found.found.append(f"{names.count(name)} groups would be called {name!r}; give their routes other names")
+    found.raise_if_any(subject)
+    return Laid(
+        groups=tuple(groups),
+        frozen=tuple(entry for entry in entries if not entry.parameter.requires_grad),
+        deepest=last,
+        idle=tuple((route, _idleness(route, entries)) for route in recipe.routes if not taken[route.name]),
+        absent=absent,
+    )
+
+
+def _taken(recipe: Recipe, trainable: Sequence[ParameterRole], found: Mistakes) -> dict[str, list[ParameterRole]]:
+    """What each route takes, by its name: the first that matches a parameter has it."""
     taken: dict[str, list[ParameterRole]] = {route.name: [] for route in recipe.routes}
-    matched: set[str] = set()
     homeless: list[str] = []
     for entry in trainable:
         routes = [route for route in recipe.routes if route.select(entry)]
-        matched |= {route.name for route in routes}
         if routes:
             taken[routes[0].name].append(entry)
             _check_tied(entry, routes, found)
@@ -131,20 +161,7 @@ def lay_over(entries: Sequence[ParameterRole], recipe: Recipe, subject: str) -> 
     if homeless:
         way_out = "add a last route without `select`, or freeze what is not to be trained"
         found.found.append(f"no route takes {some(homeless, EXAMPLES)}; {way_out}")
-    idle = []
-    for route in recipe.routes:
-        if not taken[route.name]:
-            idle.append((route, route.name in matched))
-            if route.name not in matched and route.select.speaks_of:
-                found.found.append(_nothing(route, entries))
-    groups: list[PlannedGroup] = []
-    deepest = max(entry.depth for entry in trainable)
-    for route in recipe.routes:
-        with found.at(f"route {route.name!r}"):
-            groups += _groups(recipe, route, taken[route.name], deepest)
-    found.raise_if_any(subject)
-    frozen = tuple(entry for entry in entries if not entry.parameter.requires_grad)
-    return Laid(tuple(groups), frozen, tuple(idle))
+    return taken
 
 
 def _check_tied(entry: ParameterRole, routes: Sequence[Route], found: Mistakes) -> None:
@@ -161,41 +178,77 @@ def _check_tied(entry: ParameterRole, routes: Sequence[Route], found: Mistakes) 
             )
 
 
-def _nothing(route: Route, entries: Sequence[ParameterRole]) -> str:
-    known = {name for entry in entries for name in entry.names}
-    known |= {name.rpartition(".")[0] for name in known} | {kind for entry in entries for kind in entry.module_classes}
-    hint = next((hint for word in route.select.speaks_of if (hint := nearest(word, sorted(known - {""})))), "")
-    return f"route {route.name!r}: {route.select!r} matches no parameter{hint}"
+def _absent(recipe: Recipe, entries: Sequence[ParameterRole], found: Mistakes) -> tuple[str, ...]:
+    """What parts of selectors name and the model has not; a selector that takes nothing because of it is a mistake."""
+    names = {name for entry in entries for name in entry.names}
+    modules = {name[:end] for name in names for end, letter in enumerate(name) if letter == "."}
+    known = sorted(names | modules | {kind for entry in entries for kind in entry.module_classes})
+
+    def said(place: str, select: Selector, lost: Selector) -> str:
+        hint = next((hint for word in lost.speaks_of if (hint := nearest(word, known))), "")
+        return f"{place}: {select!r} matches no parameter{hint}"
+
+    absent: list[str] = []
+    places = {f"route {route.name!r}": route.select for route in recipe.routes} | {"undecayed": recipe.undecayed}
+    for place, select in places.items():
+        lost = [part for part in select.parts if part.speaks_of and not any(map(part, entries))]
+        asked = [part for part in lost if set(part.speaks_of) <= set(select.speaks_of)]  # and not excluded
+        if asked and not any(map(select, entries)):
+            found.found.append(said(place, select, asked[0]))
+        else:
+            absent += [said(place, part, part) for part in lost]
+    return tuple(absent)
 
 
-def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], deepest: int) -> list[PlannedGroup]:
-    """The groups of one route: one for each depth and each way to decay."""
+def _idleness(route: Route, entries: Sequence[ParameterRole]) -> Idleness:
+    matched = [entry for entry in entries if route.select(entry)]
+    if not matched:
+        return "unmatched"
+    return "shadowed" if any(entry.parameter.requires_grad for entry in matched) else "frozen"
+
+
+def _check_fit(groups: Sequence[PlannedGroup], found: Mistakes) -> None:
+    """The rule of a route's groups can update each parameter; the first that it cannot is named, others are counted."""
+    wrong = Mistakes()
+    for group in groups:
+        for member in group.members:
+            with wrong.at():
+                check_fit(group.rule, member.parameter, repr(member.name))
+    if wrong.found:
+        more = f" (and {len(wrong.found) - 1} more)" if len(wrong.found) > 1 else ""
+        found.found.append(f"route {groups[0].route.name!r}: {wrong.found[0]}{more}")
+
+
+def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last: int) -> list[PlannedGroup]:
+    """The groups of one route: one for each depth, each way to decay and each way to split matrices."""
     rule = recipe.rule_of(route)
-    apart: defaultdict[tuple[int, int, tuple[int, ...]], list[ParameterRole]] = defaultdict(list)
+    if rule.values()["lr"] is None:
+        raise ValueError(f"{type(rule).__name__} finds its rate itself with lr=None, which a plan cannot show; set lr")
     splits = "split" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
+    apart: defaultdict[tuple[bool, int, tuple[int, ...]], list[ParameterRole]] = defaultdict(list)
     for member in members:
-        undecayed = int(recipe.undecayed(member))
-        depth = member.depth if recipe.layer_decay is not None else -1
-        apart[undecayed, depth, tuple(getattr(member, "split", ())) if splits else ()].append(member)
+        depth = -1 if recipe.layer_decay is None else member.depth
+        blocks = member.split if splits and member.split_dim == -2 else ()
+        apart[recipe.undecayed(member), depth, blocks].append(member)
     groups = []
-    for (undecayed, depth, split), those in sorted(apart.items(), key=lambda item: item[0]):
-        scale = 1.0 if recipe.layer_decay is None else recipe.layer_decay ** (deepest - depth)
-        values: dict[str, Any] = {"lr": rule.lr * scale} if recipe.layer_decay is not None else {}
-        values |= {"weight_decay": 0.0} if undecayed else {}
-        values |= {"split": split} if split else {}
-        name = " ".join(
-            (
-                route.name,
-                *(("undecayed",) if undecayed else ()),
-                *((f"depth {depth}",) if depth >= 0 else ()),
-                *((f"split {'+'.join(map(str, split))}",) if split else ()),
-            )
-        )
+    for (undecayed, depth, blocks), those in sorted(apart.items(), key=lambda item: item[0]):
+        scale = 1.0 if recipe.layer_decay is None else recipe.layer_decay ** (last - depth)
+        values: dict[str, Any] = {}
+        words = [route.name]
+        if undecayed:
+            values["weight_decay"] = 0.0
+            words.append("undecayed")
+        if recipe.layer_decay is not None:
+            values["lr"] = rule.lr * scale
+            words.append(f"depth {depth}")
+        if blocks:
+            values["split"] = len(blocks) if len(set(blocks)) == 1 else blocks
+            words.append(f"split {'+'.join(map(str, blocks))}")
         groups.append(
             PlannedGroup(
-                name=name,
+                name=" ".join(words),
                 route=route,
-                rule=rule.but(**values) if values else rule,
+                rule=rule.but(**values),
                 members=tuple(those),
                 schedules=recipe.schedules_of(route),
                 decayed=not undecayed,

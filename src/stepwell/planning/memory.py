@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,14 @@ from stepwell.batching import prepare
 from stepwell.engines.choice import engine_for
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
-from stepwell.recipes import Recipe, preset
+from stepwell.recipes import Recipe, RecipeError, preset
+from stepwell.report import numbers
 from stepwell.rules.hyper import Count, validated
 from stepwell.rules.rule import Rule
 from stepwell.tabular import text_table
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
-
-BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
-"""The presets that a plan's memory is compared with."""
 
 
 @dataclass(frozen=True)
@@ -70,23 +68,27 @@ class Memory:
     world_size: int
     sharded: bool
 
-    def __getattr__(self, name: str) -> Any:
-        """What the plan's own recipe needs: `plan.memory().state`."""
-        if name.startswith("__") or "rows" not in vars(self):
-            raise AttributeError(name)
-        return getattr(self.rows[0], name)
+    @property
+    def own(self) -> Bytes:
+        """What the plan's own recipe needs."""
+        return self.rows[0]
 
     def __str__(self) -> str:
         headings = (("recipe", "weights", "gradients", "state", "step", "peak"), "state by slot")
         lines = [
             (
-                (row.title, *map(size, (row.weights, row.gradients, row.state, row.step, row.peak))),
-                ", ".join(f"{name} {size(value)}" for name, value in row.slots.items()) or "none",
+                (row.title, *map(numbers.memory, (row.weights, row.gradients, row.state, row.step, row.peak))),
+                ", ".join(f"{name} {numbers.memory(value)}" for name, value in row.slots.items()) or "none",
             )
             for row in self.rows
         ]
-        ranks = f"per rank, {self.world_size} ranks, {'sharded' if self.sharded else 'each with everything'}"
-        return text_table(headings, lines) + (f"\n{ranks}" if self.world_size > 1 else "")
+        return "\n".join(filter(None, (text_table(headings, lines), self.ranks)))
+
+    @property
+    def ranks(self) -> str:
+        """What the figures are of, in words; nothing for a single rank."""
+        how = "sharded" if self.sharded else "each with everything"
+        return f"per rank, {self.world_size} ranks, {how}" if self.world_size > 1 else ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, in bytes."""
@@ -94,40 +96,43 @@ class Memory:
         return {"world_size": self.world_size, "sharded": self.sharded, "recipes": rows}
 
 
-def memory(plan: Plan, *, world_size: int, sharded: bool) -> Memory:
+def memory(plan: Plan, *, world_size: int, sharded: bool, beside: Sequence[str | Recipe]) -> Memory:
     """See `Plan.memory`."""
-    ranks = validated("world_size", world_size, Count) if sharded else 1
     validated("world_size", world_size, Count)
-    own = plan.recipe.name or "this recipe"
-    rows = [_bytes(own, plan, plan.recipe, plan.groups, ranks)]
-    for name in BESIDE:
-        if preset(name).hash == plan.recipe.hash or name == own:
+    ranks = world_size if sharded else 1
+    own = plan.recipe
+    rows = [_bytes(own.name or "this recipe", plan, own, plan.groups, ranks)]
+    for given in beside:
+        chosen = preset(given) if isinstance(given, str) else given
+        other = chosen.replace(roles=own.roles, depths=own.depths, engine=own.engine)
+        try:
+            groups = lay(plan.model, other).groups
+        except RecipeError:  # as where weights are complex numbers: it is no alternative then
             continue
-        other = preset(name).replace(roles=plan.recipe.roles, depths=plan.recipe.depths)
-        rows.append(_bytes(name, plan, other, lay(plan.model, other).groups, ranks))
+        row = _bytes(other.name or other.hash, plan, other, groups, ranks)
+        if all(dataclasses.replace(row, title=known.title) != known for known in rows):
+            rows.append(row)
     return Memory(tuple(rows), world_size, sharded)
 
 
 def _bytes(title: str, plan: Plan, recipe: Recipe, groups: tuple[PlannedGroup, ...], ranks: int) -> Bytes:
     slots: Counter[str] = Counter()
-    gradients = 0
+    trained = 0
     for group in groups:
         for member in group.members:
             weight = member.parameter
-            rule = group.rule.fit(tuple(weight.shape))
-            gradients += _shard(weight, ranks)
-            for name, tensor in state_on_meta(rule, weight).items():
+            trained += _shard(weight, ranks)
+            for name, tensor in state_on_meta(group.rule.fit(tuple(weight.shape)), weight).items():
                 if isinstance(tensor, Tensor):
                     slots[name] += _shard(tensor, ranks)
-    trained = sum(_shard(member.parameter, ranks) for group in groups for member in group.members)
     frozen = sum(_shard(entry.parameter, ranks) for entry in plan.frozen)
-    return Bytes(title, trained + frozen, gradients, dict(slots), _step_peak(groups, recipe))
+    return Bytes(title, trained + frozen, trained, dict(slots), _step_peak(groups, recipe, ranks))
 
 
 def state_of(rule: Rule, weight: Tensor) -> dict[str, Any]:
     """The state that the rule keeps for a parameter."""
     state: dict[str, Any] = {}
-    prepare(rule, weight, state)
+    prepare(rule, weight, state, {})
     return state
 
 
@@ -138,24 +143,30 @@ def state_on_meta(rule: Rule, weight: Tensor) -> dict[str, Any]:
 
 def _shard(tensor: Tensor, ranks: int) -> int:
     """The bytes that the first rank holds: FSDP cuts along the first dimension, and the first parts are the largest."""
-    if tensor.ndim == 0 or ranks == 1:
-        return tensor.nbytes
-    return math.ceil(tensor.shape[0] / ranks) * (tensor.nbytes // max(tensor.shape[0], 1))
+    return math.prod(_shard_shape(tensor, ranks)) * tensor.element_size()
 
 
-def _step_peak(groups: tuple[PlannedGroup, ...], recipe: Recipe) -> int:
-    """Temporaries at the fullest moment: batches run one after the other, so the largest counts."""
-    members: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+def _shard_shape(tensor: Tensor, ranks: int) -> tuple[int, ...]:
+    return (math.ceil(tensor.shape[0] / ranks), *tensor.shape[1:]) if tensor.ndim else ()
+
+
+def _step_peak(groups: tuple[PlannedGroup, ...], recipe: Recipe, ranks: int) -> int:
+    """Temporaries at the fullest moment: batches run one after the other, so the largest counts. A rule of matrices
+    needs them whole, also where each rank holds a part."""
+    alike: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
     for group in groups:
         for member in group.members:
-            fitted = group.rule.fit(tuple(member.parameter.shape))
-            engine = engine_name(recipe.engine, fitted, member.parameter)
+            weight = member.parameter
+            fitted = group.rule.fit(tuple(weight.shape))
+            engine = engine_name(recipe.engine, fitted, weight)
             if engine != "fused":
-                members[engine, fitted, member.parameter.dtype].append(member.parameter)
+                whole = ranks == 1 or fitted.acts_on == "matrices"
+                held = weight if whole else weight.new_empty(_shard_shape(weight, ranks), device="meta")
+                alike[engine, fitted, weight.dtype, device_of(weight)].append(held)
     return max(
         (
-            rehearse(rule, weights, device_of(weights[0]), engine, state_of).peak
-            for (engine, rule, _), weights in members.items()
+            rehearse(rule, weights, device, engine, state_of).peak
+            for (engine, rule, _, device), weights in alike.items()
         ),
         default=0,
     )
@@ -171,18 +182,3 @@ def engine_name(asked: str, rule: Rule, weight: Tensor) -> str:
     if asked == "auto" and weight.is_meta:
         return "matrices" if rule.acts_on == "matrices" else "fused"
     return engine_for(asked, rule, weight).name
-
-
-def size(count: float) -> str:
-    """Bytes as a reader wants them: 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
-            return (
-                f"{count:.0f} {unit}"
-                if unit == "B"
-                else f"{count:.3g} {unit}"
-                if count < 1000
-                else f"{count:,.0f} {unit}"
-            )
-        count /= 1024
-    raise AssertionError

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
-from stepwell.planning.memory import Memory, size
-from stepwell.report import plots
+from stepwell.naming import nearest
+from stepwell.planning.laying import PlannedGroup
+from stepwell.planning.memory import Memory
+from stepwell.report import numbers, plots
 from stepwell.report.charts import Series
 from stepwell.report.markup import Markup, joined, tag
 from stepwell.report.sampled import sampled
 from stepwell.report.tables import table
 from stepwell.schedules import Constant
 from stepwell.tabular import some
+from stepwell.tracks import entry_called
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
 
 DEFAULT_STEPS = 1000  # what is drawn of a schedule that needs no horizon, where none is known
 EXAMPLES = 3
+HEADINGS = ("group", "rule", "tensors", "parameters", "lr: start → peak → end", "decay", "why")
 
 
 class Picture(str):
@@ -29,86 +34,88 @@ class Picture(str):
         return str(self)
 
 
-def drawing(plan: Plan) -> Picture:
-    """The scheduled hyper-parameters over the steps, a line for each that differs: the learning rates in a picture."""
-    return Picture(_drawn(plan, "lr"))
+def drawing(plan: Plan, name: str) -> Picture:
+    """See `Plan.plot`."""
+    if not any(_has(group, name) for group in plan.groups):
+        known = [each for group in plan.groups for each in group.rule.field_names()]
+        raise ValueError(f"no group of the plan has a number {name!r}{nearest(name, known)}")
+    drawn = _drawn(plan, name)
+    if drawn is None:
+        raise ValueError(f"the schedule of {name} needs a horizon: give plan(…, horizon=…)")
+    return Picture(drawn)
 
 
 def page(plan: Plan) -> str:
     """The plan as one HTML document."""
-    return plots.page(_title(plan), *_parts(plan))
+    title = f"{plan.recipe.name or 'Plan'} for {type(plan.model).__name__}"
+    pictures = [tag("figure", drawn) for drawn in _pictures(plan)]
+    return plots.page(title, *_parts(plan, pictures))
 
 
 def fragment(plan: Plan) -> str:
-    """The plan as HTML to be put into another page."""
-    return str(tag("div", *_parts(plan), class_="stepwell-plan"))
+    """The plan as HTML to be put into another page, whose style it leaves alone: pictures are images."""
+    encoded = [base64.b64encode(drawn.encode()).decode() for drawn in _pictures(plan)]
+    pictures = [tag("img", src=f"data:image/svg+xml;base64,{each}", alt="schedules") for each in encoded]
+    return str(tag("div", *_parts(plan, pictures), class_="stepwell-plan"))
 
 
-def _title(plan: Plan) -> str:
-    return f"{plan.recipe.name or 'Plan'} for {type(plan.model).__name__}"
-
-
-def _parts(plan: Plan) -> list[Markup]:
-    headings = ("group", "rule", "tensors", "parameters", "lr: start → peak → end", "decay", "why")
-    rows = []
-    for group in plan.groups:
-        way = plan.course(group, "lr")
-        rows.append(
-            (
-                group.name,
-                type(group.rule).__name__,
-                f"{len(group.members):,}",
-                f"{group.parameters:,}",
-                f"{group.rule.lr:g}, scheduled" if way is None else str(way),
-                f"{group.rule.weight_decay:g}",
-                joined(
-                    f"{', '.join(group.roles)}: {group.why}",
-                    tag("br"),
-                    tag("small", some([member.name for member in group.members], EXAMPLES)),
-                ),
-            )
-        )
-    names = list(dict.fromkeys(name for group in plan.groups for name in group.schedules)) or ["lr"]
-    return [
+def _parts(plan: Plan, pictures: list[Markup]) -> list[Markup]:
+    rows = [(*cells, joined(why, tag("br") if names else "", tag("span", names))) for cells, why, names in plan.lines()]
+    warnings = [tag("p", f"Warning: {doubt}", class_="caution") for doubt in plan.warnings]
+    parts = [
         tag("p", plan.headline, class_="lead"),
-        table(headings, rows, caption="Parameter groups", class_="groups"),
-        *(tag("p", f"Warning: {doubt}", class_="note") for doubt in plan.warnings),
-        *(_drawn(plan, name) for name in names),
-        _memory(plan.memory()),
+        *warnings,
+        _section("Parameter groups", table(HEADINGS, rows, caption="Parameter groups", class_="plan rules")),
     ]
+    if pictures:
+        parts.append(_section("Schedules", *pictures))
+    return [*parts, _section("Memory", _memory(plan.memory()))]
 
 
-def _drawn(plan: Plan, name: str) -> Markup:
+def _section(title: str, *content: Markup) -> Markup:
+    return tag("section", tag("h2", title), *content)
+
+
+def _pictures(plan: Plan) -> list[Markup]:
+    """A picture of each hyper-parameter that is scheduled, of the learning rate where none is."""
+    names = list(dict.fromkeys(name for group in plan.groups for name in group.schedules)) or ["lr"]
+    return [drawn for name in names if (drawn := _drawn(plan, name)) is not None]
+
+
+def _has(group: PlannedGroup, name: str) -> bool:
+    return entry_called(name).stands_in(group.rule.values())
+
+
+def _drawn(plan: Plan, name: str) -> Markup | None:
+    """A line for each course that the hyper-parameter takes; None where it has none without a horizon."""
     steps = plan.horizon or DEFAULT_STEPS
-    lines: dict[tuple[str, float], list[str]] = {}
-    series: list[Series] = []
+    groups: dict[tuple[str, float], list[str]] = {}
+    lines: dict[tuple[str, float], Series] = {}
     for group in plan.groups:
-        if plan.course(group, name) is None or name.partition("[")[0] not in group.rule.field_names():
+        if not _has(group, name) or plan.course(group, name) is None:
             continue
-        schedule = group.schedules.get(name, Constant())
-        base = plan.base(group, name)
-        if (repr(schedule), base) in lines:
-            lines[repr(schedule), base].append(group.name)
-            continue
-        lines[repr(schedule), base] = [group.name]
-        series.append(sampled("", schedule.resolve(steps), steps, colour=len(series), base=base))
-    named = [
-        Series(name=f"{some(groups, EXAMPLES)}: {schedule}", colour=one.colour, points=one.points)
-        for one, ((schedule, _), groups) in zip(series, lines.items(), strict=True)
+        schedule, base = group.schedules.get(name, Constant()), plan.base(group, name)
+        key = (repr(schedule), base)
+        if key not in lines:
+            lines[key] = sampled("", schedule.resolve(steps), steps, colour=len(lines), base=base)
+        groups.setdefault(key, []).append(group.name)
+    if not lines:
+        return None
+    series = [
+        Series(name=f"{some(groups[key], EXAMPLES)}: {key[0]}", colour=line.colour, points=line.points)
+        for key, line in lines.items()
     ]
-    if not named:
-        return tag("p", f"The schedule of {name} needs a horizon: give plan(…, horizon=…).")
-    return plots.drawing(named, x_name="step", y_name="learning rate" if name == "lr" else name, low=0.0)
+    return plots.drawing(series, x_name="step", y_name="learning rate" if name == "lr" else name, low=0.0)
 
 
 def _memory(memory: Memory) -> Markup:
     rows = [
         (
             row.title,
-            *(size(value) for value in (row.weights, row.gradients, row.state, row.step, row.peak)),
-            ", ".join(f"{name} {size(value)}" for name, value in row.slots.items()) or "none",
+            *(numbers.memory(value) for value in (row.weights, row.gradients, row.state, row.step, row.peak)),
+            ", ".join(f"{name} {numbers.memory(value)}" for name, value in row.slots.items()) or "none",
         )
         for row in memory.rows
     ]
     headings = ("recipe", "weights", "gradients", "state", "step", "peak", "state by slot")
-    return table(headings, rows, caption="Memory of one rank", class_="groups")
+    return table(headings, rows, caption="Memory of one rank", class_="plan")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -20,16 +21,19 @@ from stepwell.scheduler import Scheduler
 from stepwell.schedules import Constant, Schedule
 from stepwell.schedules.fields import check_horizon
 from stepwell.tabular import WIDTH, some, text_table
+from stepwell.tracks import entry_called
 
 if TYPE_CHECKING:
     from stepwell.planning.cost import Cost
     from stepwell.planning.memory import Memory
 
+BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
+"""The presets that a plan's memory is compared with."""
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 EXAMPLES = 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """What a recipe will do to a model, known before step 0. `print(plan)` shows the table.
 
@@ -40,6 +44,7 @@ class Plan:
         groups: the parameter groups to be, in the order in which the optimizer will have them.
         frozen: parameters that are not trained.
         warnings: what is likely not meant, each in one line.
+        deepest: the depth that layer-wise rates are counted from.
     """
 
     model: nn.Module
@@ -48,23 +53,41 @@ class Plan:
     groups: tuple[PlannedGroup, ...]
     frozen: tuple[ParameterRole, ...]
     warnings: tuple[Doubt, ...]
+    deepest: int
 
     # What it says.
+
+    def __repr__(self) -> str:
+        model = type(self.model).__name__
+        return f"<Plan for {model}: {self.headline}, {len(self.groups)} groups, {self.parameters:,} parameters>"
 
     def __str__(self) -> str:
         return self.to_text()
 
     def to_text(self, width: int = WIDTH) -> str:
         """The table as plain text, lines of at most `width` characters, and the warnings below it."""
-        lines = [((*cells[:-1],), cells[-1]) for cells in (self._cells(group) for group in self.groups)]
-        tensors, parameters = sum(len(group.members) for group in self.groups), self.parameters
-        lines.append((("total", "", f"{tensors:,}", f"{parameters:,}", "", ""), self.headline))
+        lines = [(cells, "\n".join(filter(None, (why, names)))) for cells, why, names in self.lines()]
+        text = text_table((HEADINGS, "why"), lines, width, left_aligned=2)
+        return "\n".join((text, *("\nwarning: " + str(doubt) for doubt in self.warnings)))
+
+    def lines(self) -> list[tuple[tuple[str, ...], str, str]]:
+        """The table line by line: cells under `HEADINGS`, the reason, and the first names. Groups, then what they come
+        to, then what is frozen."""
+        lines = [self._line(group) for group in self.groups]
+        tensors = sum(len(group.members) for group in self.groups)
+        lines.append((("total", "", f"{tensors:,}", f"{self.parameters:,}", "", ""), self.headline, ""))
         if self.frozen:
             count = sum(entry.parameter.numel() for entry in self.frozen)
             cells = ("frozen", "", f"{len(self.frozen):,}", f"{count:,}", "", "")
-            lines.append((cells, "requires_grad=False: in no group, never changed"))
-        text = text_table((HEADINGS, "why"), lines, width, left_aligned=2)
-        return "\n".join((text, *("\nwarning: " + str(doubt) for doubt in self.warnings)))
+            lines.append((cells, "requires_grad=False: in no group, never changed", ""))
+        return lines
+
+    def _line(self, group: PlannedGroup) -> tuple[tuple[str, ...], str, str]:
+        way = self.course(group, "lr")
+        counts = (f"{len(group.members):,}", f"{group.parameters:,}")
+        rate = f"{group.rule.lr:g}, scheduled" if way is None else str(way)
+        cells = (group.name, type(group.rule).__name__, *counts, rate, f"{group.rule.weight_decay:g}")
+        return cells, f"{', '.join(group.roles)}: {group.why}", some([each.name for each in group.members], EXAMPLES)
 
     @property
     def headline(self) -> str:
@@ -72,14 +95,6 @@ class Plan:
         name = f"recipe {self.recipe.name} " if self.recipe.name else ""
         steps = "no horizon" if self.horizon is None else f"{self.horizon:,} steps"
         return f"{name}{self.recipe.hash}, {steps}"
-
-    def _cells(self, group: PlannedGroup) -> tuple[str, ...]:
-        course = self.course(group, "lr")
-        counts = (f"{len(group.members):,}", f"{group.parameters:,}")
-        examples = some([member.name for member in group.members], EXAMPLES)
-        why = f"{', '.join(group.roles)}: {group.why}\n{examples}"
-        rate = f"{group.rule.lr:g}, scheduled" if course is None else str(course)
-        return (group.name, type(group.rule).__name__, *counts, rate, f"{group.rule.weight_decay:g}", why)
 
     @property
     def parameters(self) -> int:
@@ -93,9 +108,7 @@ class Plan:
 
     def base(self, group: PlannedGroup, name: str) -> float:
         """The value of a hyper-parameter (`lr`, `betas[0]`) that a group's schedule multiplies."""
-        base, _, index = name.partition("[")
-        value = group.rule.values()[base]
-        return float(value[int(index.rstrip("]"))] if index else value)
+        return float(entry_called(name).read(group.rule.values()))
 
     def explain(self, name: str) -> str:
         """One parameter's whole story, in lines: what it is, which route takes it and why, and its values.
@@ -110,8 +123,11 @@ class Plan:
             if name in entry.names:
                 reason = "frozen: requires_grad=False, so it is in no group and never changed"
                 return "\n".join((*_identity(entry), reason))
-        known = [name for group in self.groups for member in group.members for name in member.names]
-        raise ValueError(f"the model has no parameter {name!r}{nearest(name, known)}")
+        entries = [*(member for group in self.groups for member in group.members), *self.frozen]
+        known = [each for entry in entries for each in entry.names]
+        inside = [each for each in known if each.startswith(f"{name}.")]
+        hint = f"; in that module there are {some(inside, EXAMPLES)}" if inside else nearest(name, known)
+        raise ValueError(f"the model has no parameter {name!r}{hint}")
 
     def _story(self, group: PlannedGroup, member: ParameterRole) -> list[str]:
         lines = _identity(member)
@@ -125,10 +141,10 @@ class Plan:
         if not group.decayed:
             lines.append(f"undecayed: {self.recipe.undecayed!r} takes it")
         if self.recipe.layer_decay is not None:
-            deepest = max(each.depth for one in self.groups for each in one.members)
+            above = self.deepest - member.depth
             lines.append(
-                f"layer-wise rate: depth {member.depth} of {deepest}, {self.recipe.layer_decay:g}"
-                f"^{deepest - member.depth} = {group.rate_scale:.4g} of the rate"
+                f"layer-wise rate: depth {member.depth} of {self.deepest}, "
+                f"{self.recipe.layer_decay:g}^{above} = {group.rate_scale:.4g} of the rate"
             )
         values = ", ".join(f"{name}={value!r}" for name, value in group.rule.values().items())
         lines.append(f"group {group.name!r}: {type(group.rule).__name__}({values})")
@@ -141,17 +157,22 @@ class Plan:
 
     # What it costs.
 
-    def memory(self, *, world_size: int = 1, sharded: bool = False) -> Memory:
+    def memory(self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe] = BESIDE) -> Memory:
         """Bytes of weights, gradients and state, and the peak of a step, for this recipe and others beside it.
 
         Args:
             world_size: on how many ranks, at least 1.
             sharded: whether the ranks share weights, gradients and state among them, as FSDP does: each tensor cut
                 along its first dimension. The figures are those of the first rank, which holds the most.
+            beside: recipes, or names of presets, that could be taken in its place. One that does not fit the model, or
+                needs the same as another, is left out.
+
+        Raises:
+            TypeError, ValueError: a number of ranks that is none, an unknown preset.
         """
         from stepwell.planning.memory import memory
 
-        return memory(self, world_size=world_size, sharded=sharded)
+        return memory(self, world_size=world_size, sharded=sharded, beside=beside)
 
     def cost(self, *, bandwidth: float = 20e9, rate: float = 1e12) -> Cost:
         """Bytes moved and operations done by one step of the optimizer, and the time that these take at least.
@@ -166,11 +187,15 @@ class Plan:
 
     # What it shows.
 
-    def plot(self) -> str:
-        """The schedules drawn, as an SVG picture; notebooks show it, `print` gives its source."""
+    def plot(self, name: str = "lr") -> str:
+        """A hyper-parameter over the steps, a line for each course that it takes, as an SVG picture. Notebooks show it;
+        `pathlib.Path("lr.svg").write_text(plan.plot())` keeps it.
+
+        Raises ValueError for a hyper-parameter that no group has, or whose schedule needs a horizon.
+        """
         from stepwell.planning.page import drawing
 
-        return drawing(self)
+        return drawing(self, name)
 
     def to_html(self) -> str:
         """The plan as one HTML page that needs nothing else."""
@@ -184,7 +209,7 @@ class Plan:
         return fragment(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data, for `json.dumps`."""
+        """The plan as plain data, for `json.dumps`; rates as [start, peak, end]."""
         return {
             "recipe": self.recipe.to_dict(),
             "hash": self.recipe.hash,
@@ -200,12 +225,13 @@ class Plan:
         return {
             "name": group.name,
             "rule": type(group.rule).__name__,
+            "values": group.rule.values(),
+            "schedules": {name: repr(schedule) for name, schedule in group.schedules.items()},
             "why": group.why,
             "roles": list(group.roles),
             "tensors": len(group.members),
             "parameters": group.parameters,
             "lr": None if rate is None else [rate.start, rate.peak, rate.end],
-            "weight_decay": group.rule.weight_decay,
             "names": [member.name for member in group.members],
         }
 
@@ -235,9 +261,9 @@ class Plan:
         by_name: dict[str, dict[str, Schedule]] = {}
         for group in self.groups:
             for name, schedule in group.schedules.items():
-                by_name.setdefault(name, {})[group.name] = schedule
+                by_name.setdefault(name, {})[escape(group.name)] = schedule  # a name, and no pattern
         if "lr" not in by_name:
-            by_name["lr"] = {group.name: Constant() for group in self.groups}
+            by_name["lr"] = {escape(group.name): Constant() for group in self.groups}
         alike = {
             name: len(set(map(repr, chosen.values()))) == 1 and len(chosen) == self._having(name)
             for name, chosen in by_name.items()
@@ -245,11 +271,13 @@ class Plan:
         return {name: next(iter(chosen.values())) if alike[name] else chosen for name, chosen in by_name.items()}
 
     def _having(self, name: str) -> int:
-        """How many groups have a hyper-parameter."""
-        return sum(name.partition("[")[0] in group.rule.field_names() for group in self.groups)
+        """How many groups have a hyper-parameter as a number."""
+        return sum(entry_called(name).stands_in(group.rule.values()) for group in self.groups)
 
     def diff(self, other: Plan) -> str:
         """What differs between this plan and another of the same model, a line for each; an empty text for nothing."""
+        if not isinstance(other, Plan):
+            raise TypeError(f"a plan is compared with another stepwell.Plan, got {type(other).__name__}")
         return "\n".join(_differences(self, other))
 
 
@@ -287,7 +315,8 @@ def plan(
         raise TypeError(f"{', '.join(counting)} count the steps of a loader: give loader=… too")
     steps = check_horizon("horizon", counted if horizon is None else horizon)
     laid: Laid = lay(model, chosen)
-    return Plan(model, chosen, steps, laid.groups, laid.frozen, tuple(doubts(laid, steps, counted)))
+    warnings = tuple(doubts(laid, steps, counted))
+    return Plan(model, chosen, steps, laid.groups, laid.frozen, warnings, laid.deepest)
 
 
 def _identity(entry: ParameterRole) -> list[str]:

@@ -117,14 +117,33 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def _flops(function: Any, args: Any, result: Any) -> float:
-    """Operations of a product, as torch counts them; of a factorisation of n × n matrices, by Golub & Van Loan 2013,
-    sec. 5.2 and 8.3: 8/3·n³ for Q and R, 9·n³ for eigenvalues and vectors."""
+    """Operations of a product, as torch counts them, of a factorisation or of a triangular system."""
     packet = getattr(function, "overloadpacket", None)
     if packet in flop_registry:
         return float(flop_registry[packet](*args, out_val=result))
-    factor = {"linalg_qr": 8 / 3, "_linalg_eigh": 9.0}.get(getattr(packet, "__name__", ""))
-    if factor is None:
-        return 0.0
-    *stack, rows, _ = args[0].shape
-    matrices = math.prod(stack)
-    return matrices * factor * float(rows) ** 3
+    count = FACTORISATIONS.get(packet)
+    return 0.0 if count is None else float(math.prod(args[0].shape[:-2])) * count(*args[:2])
+
+
+def _qr(matrix: Tensor, *_: Any) -> float:
+    """Householder's R of a matrix, and the columns of Q that belong to it (Golub & Van Loan 2013, sec. 5.2)."""
+    rows, cols = map(float, matrix.shape[-2:])
+    least, most = min(rows, cols), max(rows, cols)
+    return 2 * least**2 * (most - least / 3) + 2 * least**2 * (rows - least / 3)
+
+
+def _eigh(matrix: Tensor, *_: Any) -> float:
+    """Eigenvalues and eigenvectors of a symmetric matrix, by QR steps (Golub & Van Loan 2013, sec. 8.3)."""
+    return 9.0 * float(matrix.shape[-1]) ** 3
+
+
+def _solve(triangle: Tensor, right: Tensor) -> float:
+    """A triangular system for each column on the right (Golub & Van Loan 2013, sec. 3.1)."""
+    return float(triangle.shape[-1]) ** 2 * float(right.shape[-1])
+
+
+FACTORISATIONS: Mapping[Any, Callable[..., float]] = {
+    torch.ops.aten.linalg_qr: _qr,
+    torch.ops.aten._linalg_eigh: _eigh,
+    torch.ops.aten.linalg_solve_triangular: _solve,
+}

@@ -5,25 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from stepwell import toml
 from stepwell.naming import nearest
+from stepwell.recipes.fields import as_selector
 from stepwell.recipes.mistakes import Mistakes, RecipeError
-from stepwell.recipes.recipe import NOT_KNOWN, Recipe, Route, as_selector
+from stepwell.recipes.recipe import NOT_KNOWN, Recipe
+from stepwell.recipes.route import Route, changed_values
 from stepwell.schedules import Schedule, parse
 from stepwell.schedules import from_dict as schedule_from_dict
 from stepwell.select import Predicates, Selector
 from stepwell.select import parse as parse_selector
 
 VERSION = 1
+NONE = "none"
 STAGES = ("clip_norm", "on_nonfinite", "cautious")
 KEYS = (
     *("version", "name", "source", "engine", "layer_decay", "undecayed"),
     *("defaults", "schedules", "stages", "roles", "depths", "routes"),
 )
+OF_RULES = ("defaults", "schedules", "cautious")
 # What a key of a file is called in `Route`.
 ROUTE_KEYS = {
     "name": "name",
@@ -37,7 +41,7 @@ ROUTE_KEYS = {
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain dicts, lists, strings and numbers, in the order in which a reader wants them."""
-    plain = Recipe(routes=recipe.routes)
+    plain = recipe.plain()
     data: dict[str, Any] = {"version": VERSION}
     data |= {
         name: _plain(getattr(recipe, name))
@@ -57,7 +61,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def _route_to_dict(route: Route) -> dict[str, Any]:
-    plain = Route(rule=route.rule)
+    plain = route.plain()
     data = {key: _plain(getattr(route, name)) for key, name in ROUTE_KEYS.items() if name != "rule"}
     kept = {key: value for key, value in data.items() if value != _plain(getattr(plain, ROUTE_KEYS[key]))}
     return {key: (route.rule if key == "rule" else kept[key]) for key in ROUTE_KEYS if key == "rule" or key in kept}
@@ -77,45 +81,59 @@ def from_dict(data: Mapping[str, Any], *, functions: Predicates | None = None, s
         raise RecipeError([f"a recipe must be a table with routes, got {data!r}"], subject or "this recipe")
     found = Mistakes()
     subject = subject or (f"recipe {data['name']!r}" if data.get("name") else "this recipe")
-    version = data.get("version", VERSION)
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        found.found.append(f"version must be a whole number from 1 to {VERSION}, got {version!r}")
-    elif version > VERSION:
-        raise RecipeError(
-            [f"it is written in format {version}, and this stepwell reads up to {VERSION}; a newer stepwell reads it"],
-            subject,
-        )
+    _check_version(data.get("version", VERSION), found, subject)
     _check_keys(data, KEYS, found)
-    arguments = {
-        name: data[name] for name in KEYS if name in data and name not in ("version", "stages", "routes", "undecayed")
-    }
+    arguments = {name: data[name] for name in KEYS if name in data and name not in ("version", "stages", "routes")}
+    arguments |= _stages(data.get("stages", {}), found)
+    arguments["schedules"] = _schedules(data.get("schedules", {}), functions, found)
     if "undecayed" in data:
+        del arguments["undecayed"]
         with found.at("undecayed"):
             arguments["undecayed"] = _selector(data["undecayed"], functions)
-    stages = data.get("stages", {})
-    if isinstance(stages, Mapping):
-        _check_keys(stages, STAGES, found, "stages")
-        arguments |= {name: stages[name] for name in STAGES if name in stages}
-    else:
-        found.found.append(f"stages must be a table of {', '.join(STAGES)}, got {stages!r}")
-    arguments["schedules"] = _schedules(data.get("schedules", {}), functions, found)
     routes = data.get("routes", [])
     if not isinstance(routes, (list, tuple)):
         found.found.append(f"routes must be a list of tables, got {routes!r}")
         routes = []
-    made: list[Route] = []
-    for index, route in enumerate(routes):
-        with found.at(f"routes[{index}]"):
-            made.append(_route_from_dict(route, functions))
-    complete = len(made) == len(routes)
-    if made or complete:
-        try:
-            recipe = Recipe(routes=tuple(made), **arguments)
-        except RecipeError as error:
-            # A hyper-parameter that no readable route has may belong to the rule that is misspelt.
-            found.found += [mistake for mistake in error.mistakes if complete or NOT_KNOWN not in mistake]
+    found_routes = [_tried(route, functions, found, f"routes[{index}]") for index, route in enumerate(routes)]
+    made = [route for route in found_routes if route is not None]
+    complete = len(made) == len(found_routes)
+    if not complete and not made:
+        made = [Route(rule="AdamW")]
+        arguments = {name: value for name, value in arguments.items() if name not in OF_RULES}
+    of_all = Mistakes()
+    with of_all.at():
+        recipe = Recipe(routes=tuple(made), **arguments)
+    # A hyper-parameter that no rule here has may be one of the rule that could not be read.
+    found.found += [mistake for mistake in of_all.found if complete or NOT_KNOWN not in mistake]
     found.raise_if_any(subject)
     return recipe
+
+
+def _tried(data: Any, functions: Predicates | None, found: Mistakes, place: str) -> Route | None:
+    """The route; where it has mistakes, one with its rule alone, so that the rest of the recipe can be checked; None
+    where not even that can be read."""
+    with found.at(place):
+        return _route_from_dict(data, functions)
+    if isinstance(data, Mapping) and "rule" in data:
+        with Mistakes().at():
+            return Route(rule=data["rule"], name=place)
+    return None
+
+
+def _check_version(version: Any, found: Mistakes, subject: str) -> None:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        found.found.append(f"version must be a whole number from 1 to {VERSION}, got {version!r}")
+    elif version > VERSION:  # nothing else in it can be judged
+        mistake = f"it is written in format {version}, this stepwell reads up to {VERSION}; a newer stepwell reads it"
+        raise RecipeError([mistake], subject)
+
+
+def _stages(stages: Any, found: Mistakes) -> dict[str, Any]:
+    if not isinstance(stages, Mapping):
+        found.found.append(f"stages must be a table of {', '.join(STAGES)}, got {stages!r}")
+        return {}
+    _check_keys(stages, STAGES, found, "stages")
+    return {name: stages[name] for name in STAGES if name in stages}
 
 
 def _route_from_dict(data: Any, functions: Predicates | None) -> Route:
@@ -123,17 +141,16 @@ def _route_from_dict(data: Any, functions: Predicates | None) -> Route:
         raise TypeError(f"a route must be a table with a rule, got {data!r}")
     found = Mistakes()
     _check_keys(data, ROUTE_KEYS, found)
-    if "rule" not in data:
-        found.found.append("it has no rule, such as rule = 'AdamW'")
-    arguments = {argument: data[key] for key, argument in ROUTE_KEYS.items() if key in data}
+    arguments = {argument: data[key] for key, argument in ROUTE_KEYS.items() if key in data and key != "select"}
     arguments["schedules"] = _schedules(data.get("schedules", {}), functions, found)
     if "select" in data:
         with found.at("select"):
             arguments["select"] = _selector(data["select"], functions)
-        if "select" not in arguments or isinstance(arguments["select"], str):
-            arguments.pop("select", None)
-    with found.at():
-        route = Route(**{"rule": "AdamW", **arguments})
+    if "rule" in data:
+        with found.at():
+            route = Route(**arguments)
+    else:
+        found.found.append("it has no rule, such as rule = 'AdamW'")
     found.raise_if_any("route")
     return route
 
@@ -166,8 +183,8 @@ def _check_keys(data: Mapping[str, Any], known: Any, found: Mistakes, place: str
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as a TOML document."""
-    return toml.document(to_dict(recipe))
+    """The recipe as a TOML document. TOML has no word for None, so hyper-parameters say "none"."""
+    return toml.document(_with_values(to_dict(recipe), {None: NONE}))
 
 
 def from_toml(text: str, *, functions: Predicates | None = None, subject: str = "") -> Recipe:
@@ -175,8 +192,31 @@ def from_toml(text: str, *, functions: Predicates | None = None, subject: str = 
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError([f"no TOML: {error}"], subject or "this recipe") from None
-    return from_dict(data, functions=functions, subject=subject)
+        *before, last = text.split("\n")
+        end = f"line {len(before) + 1}, column {len(last) + 1}"
+        mistake = f"no TOML: {error}".replace("(at end of document)", f"(at {end})")
+        raise RecipeError([mistake], subject or "this recipe") from None
+    return from_dict(_with_values(data, {NONE: None}), functions=functions, subject=subject)
+
+
+def _with_values(data: Mapping[str, Any], others: Mapping[Any, Any]) -> dict[str, Any]:
+    """The data with other words for some values of hyper-parameters."""
+
+    def value(one: Any) -> Any:
+        if isinstance(one, list):
+            return [value(each) for each in one]
+        return others.get(one, one) if isinstance(one, Hashable) else one
+
+    def changed(owner: Any, key: str) -> Any:
+        table = owner.get(key) if isinstance(owner, Mapping) else None
+        return (
+            {**owner, key: {name: value(one) for name, one in table.items()}} if isinstance(table, Mapping) else owner
+        )
+
+    routes = data.get("routes")
+    made = {**data, "routes": [changed(route, "set") for route in routes]} if isinstance(routes, list) else data
+    found: dict[str, Any] = dict(changed(made, "defaults"))
+    return found
 
 
 def to_json(recipe: Recipe) -> str:
@@ -208,6 +248,15 @@ def load(path: Path, *, functions: Predicates | None = None) -> Recipe:
     return read(text, functions=functions, subject=str(path))
 
 
+def named(text: str) -> Recipe:
+    """The recipe that a user names: a preset, or a file. Raises ValueError, RecipeError among them, for neither."""
+    from stepwell.recipes.presets import preset
+
+    path = Path(text)
+    is_file = path.suffix in (".toml", ".json") or (path.suffix != "" and path.is_file())
+    return load(path) if is_file else preset(text)
+
+
 def save(recipe: Recipe, path: Path) -> None:
     """Write the recipe to a file that ends in .toml or .json."""
     write = {".toml": to_toml, ".json": to_json}.get(path.suffix)
@@ -217,16 +266,22 @@ def save(recipe: Recipe, path: Path) -> None:
 
 
 def digest(recipe: Recipe) -> str:
-    """Twelve hexadecimal digits of what decides how a model is trained."""
-    data = {name: value for name, value in to_dict(recipe).items() if name not in ("version", "name", "source")}
-    data["routes"] = [{name: value for name, value in route.items() if name != "why"} for route in data["routes"]]
-    return hashlib.sha256(json.dumps(_exact(data), sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits of what decides how a model is trained: not of names, reasons and the engine, nor of
+    where a value stands or whether it is written out."""
+    routes = []
+    for route in recipe.routes:
+        rule = recipe.rule_of(route)
+        schedules = sorted(recipe.schedules_of(route).items())
+        routes.append((route.select, type(rule).__name__, sorted(changed_values(rule).items()), schedules))
+    decisive = (
+        *(routes, recipe.undecayed, recipe.layer_decay, recipe.clip_norm, recipe.on_nonfinite),
+        *(list(recipe.roles.items()), list(recipe.depths.items())),  # of these, the first that matches wins
+    )
+    return hashlib.sha256(json.dumps(_exact(decisive)).encode()).hexdigest()[:12]
 
 
 def _exact(value: Any) -> Any:
-    """Equal numbers alike: 1 as 1.0."""
-    if isinstance(value, dict):
-        return {name: _exact(one) for name, one in value.items()}
-    if isinstance(value, list):
+    """Plain data for a value, equal numbers alike: 1 as 1.0."""
+    if isinstance(value, (tuple, list)):
         return [_exact(one) for one in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else _plain(value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 from stepwell.rules.hyper import validated
@@ -41,21 +41,34 @@ class Mistakes:
     def __init__(self) -> None:
         self.found: list[str] = []
 
-    @contextlib.contextmanager
-    def at(self, place: str = "") -> Iterator[None]:
-        """Keeps what is wrong inside this context and goes on after it."""
-        prefix = f"{place}: " if place else ""
-        try:
-            yield
-        except RecipeError as error:
-            self.found += [f"{prefix}{mistake}" for mistake in error.mistakes]
-        except (TypeError, ValueError) as error:
-            self.found.append(f"{prefix}{error}")
+    def at(self, place: str = "") -> Keeping:
+        """A context that keeps what is wrong inside it, and goes on after it."""
+        return Keeping(self.found, place)
 
     def raise_if_any(self, subject: str) -> None:
         """Raises RecipeError if there was any mistake."""
         if self.found:
             raise RecipeError(self.found, subject)
+
+
+class Keeping:
+    """Within this context a TypeError or ValueError ends the context alone, and is put among the mistakes."""
+
+    def __init__(self, found: list[str], place: str) -> None:
+        self._found = found
+        self._prefix = f"{place}: " if place else ""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, (TypeError, ValueError)):
+            return False
+        mistakes = error.mistakes if isinstance(error, RecipeError) else (str(error),)
+        self._found += [f"{self._prefix}{mistake}" for mistake in mistakes]
+        return True
 
 
 def check_values(rule: type[Rule], values: Mapping[str, Any], found: Mistakes, place: str = "") -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stepwell.naming import nearest
-from stepwell.recipes.recipe import Recipe, Route
+from stepwell.recipes.recipe import Recipe
+from stepwell.recipes.route import Route
 from stepwell.schedules import Constant, Cosine, Linear, MultiStep
 from stepwell.select import role
 
@@ -89,7 +90,8 @@ _ALL = (
     ),
     Recipe(
         name="soap",
-        source="Vyas et al. 2024 (arXiv:2409.11321), sec. 5: rate 3e-3, betas 0.95, the basis renewed every 10 steps",
+        source="Vyas et al. 2024 (arXiv:2409.11321) and the example in the SOAP repository: rate 3e-3, betas 0.95, "
+        "decay 0.01, the basis renewed every 10 steps",
         routes=(
             Route(
                 rule="SOAP", name="hidden", select=_HIDDEN,
@@ -103,7 +105,7 @@ _ALL = (
     Recipe(
         name="gpt",
         source="Brown et al. 2020 (arXiv:2005.14165), app. B and table 2.1: the rate of the 125 M model at batches of "
-        "0.5 M tokens; warm-up 375 M of 300 B tokens",
+        "0.5 M tokens; warm-up 375 M of 300 B tokens (the paper's cosine ends at 260 B, this one with the run)",
         routes=(Route(rule="AdamW"),),
         defaults={"lr": 6e-4, "betas": (0.9, 0.95), "weight_decay": 0.1},
         schedules={"lr": Cosine(warmup=0.00125, end=0.1)},
@@ -128,8 +130,8 @@ _ALL = (
     ),
     Recipe(
         name="llrd",
-        source="Clark et al. 2020 (arXiv:2003.10555), app. B, table 7: fine-tuning ELECTRA-Base, batch 32; "
-        "clipping as in its code",
+        source="Clark et al. 2020 (arXiv:2003.10555), app. B, table 7: fine-tuning ELECTRA-Base, batch 32; the head "
+        "counts as a layer (their code counts one more than there are); clipping as in that code",
         routes=(Route(rule="AdamW"),),
         defaults={"lr": 1e-4, "eps": 1e-6, "weight_decay": 0.0},
         schedules={"lr": Linear(warmup=0.1)},

@@ -6,86 +6,30 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self
 
 from stepwell.engines.choice import EngineName, check_engine
 from stepwell.naming import nearest
 from stepwell.optimizer import OnNonfinite
+from stepwell.recipes.fields import as_schedules, as_selector, as_table, as_text, check_scheduled
+from stepwell.recipes.frozen import Frozen
 from stepwell.recipes.mistakes import Mistakes, check_values
+from stepwell.recipes.route import Route
 from stepwell.roles import ROLES, Role
 from stepwell.rules.hyper import OpenFraction, Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.schedules import Schedule
-from stepwell.schedules import parse as parse_schedule
-from stepwell.select import Predicates, Selector, everything, role
-from stepwell.select import parse as parse_selector
+from stepwell.select import Predicates, Selector, role
+from stepwell.tracks import Entry, entry_called
 
 NOT_KNOWN = "has no hyper-parameter"
 UNDECAYED: tuple[Role, ...] = ("norm", "bias", "scalar", "other")
 """Gains, offsets and numbers: zero is no neutral value for them, and decay would only pull them there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """Where the parameters that a selector takes go.
-
-    Args:
-        rule: the rule that updates them: its name (`"AdamW"`, `"cautious(Lion)"`), or a `Rule`, whose hyper-parameters
-            that are not the defaults are then this route's.
-        select: which parameters: a `Selector`, or the text that one prints as. By default all that no earlier route
-            takes.
-        name: of its parameter groups; by default the rule's name in small letters.
-        hyper_parameters: values for this route alone; they win over the recipe's.
-        schedules: schedule by hyper-parameter, for this route alone; they win over the recipe's.
-        why: the reason, in a few words.
-
-    Raises:
-        RecipeError: naming every mistake.
-    """
-
-    rule: str
-    select: Selector = field(default_factory=everything)
-    name: str = ""
-    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
-    schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    why: str = ""
-
-    def __post_init__(self) -> None:
-        found = Mistakes()
-        given: Any = self.rule
-        own: dict[str, Any] = {}
-        if isinstance(given, Rule):
-            plain = type(given)().values()
-            own = {name: value for name, value in given.values().items() if value != plain[name]}
-            given = type(given).__name__
-        elif isinstance(given, type) and issubclass(given, Rule):
-            given = given.__name__
-        with found.at("select"):
-            _set(self, "select", as_selector(self.select))
-        values = own | table("hyper_parameters", self.hyper_parameters, found)
-        schedules = as_schedules(self.schedules, found)
-        with found.at("rule"):
-            kind = rule_class(given)
-            _set(self, "rule", kind.__name__)
-            values = check_values(kind, {name: _listless(value) for name, value in values.items()}, found)
-            with found.at("schedules"):
-                kind.check_names(name.partition("[")[0] for name in schedules)
-        _set(self, "hyper_parameters", MappingProxyType(values))
-        _set(self, "schedules", MappingProxyType(schedules))
-        _set(self, "name", str(self.name) or str(given).lower())
-        found.raise_if_any(f"route {self.name!r}")
-
-    def __reduce__(self) -> Any:
-        return _made, (type(self), _arguments(self))
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.rule, self.select))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Recipe(Frozen):
     """The whole choice of how a model is trained, as data: frozen, checked as a whole, equal by value.
 
     `Recipe.preset(name)` gives a well-known one; `to_toml`, `to_json` and `to_dict` write one down, and their
@@ -129,20 +73,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         found = Mistakes()
-        routes = self._routes(found)
-        _set(self, "routes", routes)
-        defaults = {name: _listless(value) for name, value in table("defaults", self.defaults, found).items()}
-        _set(self, "defaults", MappingProxyType(defaults))
-        _set(self, "schedules", MappingProxyType(as_schedules(self.schedules, found)))
+        self._settle(
+            routes=self._routes(found),
+            schedules=as_schedules(self.schedules, found),
+            **{name: as_table(name, getattr(self, name), found) for name in ("defaults", "roles", "depths")},
+            **{name: as_text(name, getattr(self, name), found) for name in ("name", "source")},
+        )
         with found.at("undecayed"):
-            _set(self, "undecayed", as_selector(self.undecayed))
+            self._settle(undecayed=as_selector(self.undecayed))
         for name, annotation in _SINGLE.items():
             with found.at():
-                _set(self, name, validated(name, getattr(self, name), annotation))
+                self._settle(**{name: validated(name, getattr(self, name), annotation)})
         with found.at():
             check_engine(self.engine)
-        _set(self, "roles", MappingProxyType(table("roles", self.roles, found)))
-        _set(self, "depths", MappingProxyType(table("depths", self.depths, found)))
         self._check_overrides(found)
         self._check_routes(found)
         found.raise_if_any(f"recipe {self.name!r}" if self.name else "this recipe")
@@ -172,21 +115,31 @@ class Recipe:
             found.found.append(f"routes: {names.count(name)} routes are called {name!r}; give each a name of its own")
         if not self.routes:
             return
-        known = {name for route in self.routes for name in hyper_parameters(rule_class(route.rule))}
-        rules = " nor ".join(dict.fromkeys(route.rule for route in self.routes))
+        kinds = list(dict.fromkeys(rule_class(route.rule) for route in self.routes))
+        rules = " nor ".join(kind.__name__ for kind in kinds)
+        known = {name for kind in kinds for name in hyper_parameters(kind)}
         for place, given in (("defaults", self.defaults), ("schedules", self.schedules)):
             for name in given:
-                if name.partition("[")[0] not in known:
+                if entry_called(name).name not in known:
                     found.found.append(f"{place}: {rules} {NOT_KNOWN} {name!r}{nearest(name, known)}")
+        right: dict[type[Rule], dict[str, Any]] = {}
+        wrong: dict[str, list[type[Rule]]] = {}
+        for kind in kinds:
+            own = Mistakes()
+            right[kind] = check_values(kind, self._inherited(kind), own)
+            for mistake in own.found:
+                wrong.setdefault(mistake, []).append(kind)
+        for mistake, those in wrong.items():
+            found.found.append(f"defaults, for {' and '.join(kind.__name__ for kind in those)}: {mistake}")
+        unfit = {kind for those in wrong.values() for kind in those}
+        made: list[Rule] = []
         for route in self.routes:
-            before = len(found.found)
             kind = rule_class(route.rule)
-            inherited = {name: value for name, value in self.defaults.items() if name in hyper_parameters(kind)}
-            place = f"defaults, for {route.rule}"
-            check_values(kind, inherited, found, place)
-            if len(found.found) == before:
-                with found.at(f"route {route.name!r}"):
-                    self.rule_of(route)
+            # What is wrong between the values that are left tells nothing where one of them is wrong by itself.
+            with (Mistakes() if kind in unfit else found).at(f"route {route.name!r}"):
+                made.append(kind(**(right[kind] | dict(route.hyper_parameters))))
+                check_scheduled(route.schedules, made[-1:], found, f"route {route.name!r}: schedules")
+        check_scheduled(self.schedules, made, found, "schedules")
         if self.cautious and not any(_takes_caution(route.rule) for route in self.routes):
             found.found.append(f"cautious fits no rule of this recipe: {rules}")
 
@@ -194,15 +147,21 @@ class Recipe:
         """The rule of a route, with the hyper-parameters of the recipe and of the route."""
         name = f"cautious({route.rule})" if self.cautious and _takes_caution(route.rule) else route.rule
         kind = rule_class(name)
+        return kind(**(self._inherited(kind) | dict(route.hyper_parameters)))
+
+    def _inherited(self, kind: type[Rule]) -> dict[str, Any]:
+        """The defaults of the recipe that a rule has."""
         own = hyper_parameters(kind)
-        inherited = {name: value for name, value in self.defaults.items() if name in own}
-        return kind(**(inherited | dict(route.hyper_parameters)))
+        return {name: value for name, value in self.defaults.items() if name in own}
 
     def schedules_of(self, route: Route) -> dict[str, Schedule]:
         """The schedules that a route follows, by hyper-parameter."""
-        own = hyper_parameters(rule_class(route.rule))
-        inherited = {name: one for name, one in self.schedules.items() if name.partition("[")[0] in own}
-        return inherited | dict(route.schedules)
+        values = self.rule_of(route).values()
+        return {
+            name: schedule
+            for name, schedule in {**self.schedules, **route.schedules}.items()
+            if entry_called(name).stands_in(values)
+        }
 
     def replace(self, **changes: Any) -> Self:
         """The recipe with other fields: `recipe.replace(clip_norm=1.0)`. Raises as the class does."""
@@ -212,7 +171,7 @@ class Recipe:
                 raise TypeError(
                     f"unknown field {name!r} of a Recipe{nearest(name, known)}; recipe.set(…) changes hyper-parameters"
                 )
-        return type(self)(**(_arguments(self) | changes))
+        return type(self)(**(self.arguments() | changes))
 
     def set(self, **hyper_parameters_: Any) -> Self:
         """The recipe with other hyper-parameters: `recipe.set(lr=3e-4, betas=(0.9, 0.95), adamw_lr=1e-4)`.
@@ -252,6 +211,24 @@ class Recipe:
         found.raise_if_any("this recipe")
         return self.replace(routes=tuple(routes), defaults={**self.defaults, **to_all})
 
+    def scaled(self, **factors: float) -> Self:
+        """The recipe with hyper-parameters multiplied, so that routes keep their ratios: `recipe.scaled(lr=0.5)`.
+
+        Raises:
+            TypeError: for a hyper-parameter that no rule of the recipe has as a number.
+            RecipeError: for a value that is then out of range.
+        """
+        rules = {route.name: self.rule_of(route).values() for route in self.routes}
+        for name in factors:
+            if not any(Entry(name).stands_in(values) for values in rules.values()):
+                known = {each for values in rules.values() for each in values}
+                raise TypeError(f"no rule of the recipe has a number {name!r}{nearest(name, known)}")
+        routes = []
+        for route in self.routes:
+            own = {name: rules[route.name][name] * by for name, by in factors.items() if name in rules[route.name]}
+            routes.append(dataclasses.replace(route, hyper_parameters={**route.hyper_parameters, **own}))
+        return self.replace(routes=tuple(routes))
+
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that are the same for recipes that train alike, in every process and version:
@@ -260,11 +237,19 @@ class Recipe:
 
         return digest(self)
 
+    def plain(self) -> Recipe:
+        return Recipe(routes=(Route(rule="AdamW"),))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Recipe):
+            return NotImplemented
+        return self.arguments() == other.arguments() and all(
+            list(getattr(self, name)) == list(getattr(other, name))  # the first that matches wins
+            for name in ("roles", "depths")
+        )
+
     def __hash__(self) -> int:
         return hash((self.routes, self.layer_decay, self.clip_norm, self.engine))
-
-    def __reduce__(self) -> Any:
-        return _made, (type(self), _arguments(self))
 
     # As data; see `stepwell.recipes.data`, which is imported when it is needed.
 
@@ -337,36 +322,6 @@ _SINGLE: Mapping[str, Any] = {
 }
 
 
-def as_selector(given: Any) -> Selector:
-    """A selector, also from the text that it prints as."""
-    if isinstance(given, str):
-        return parse_selector(given)
-    if not isinstance(given, Selector):
-        raise TypeError(f"select must be a selector such as stepwell.select.role('norm'), or its text, got {given!r}")
-    return given
-
-
-def as_schedules(given: Any, found: Mistakes) -> dict[str, Schedule]:
-    """Schedules by hyper-parameter, also from the texts that they print as."""
-    schedules: dict[str, Schedule] = {}
-    for name, one in table("schedules", given, found).items():
-        with found.at(f"schedules.{name}"):
-            if isinstance(one, str):
-                one = parse_schedule(one)
-            if not isinstance(one, Schedule):
-                raise TypeError(f"must be a schedule such as Cosine(warmup=0.1), or its text, got {one!r}")
-            schedules[name] = one
-    return schedules
-
-
-def table(name: str, given: Any, found: Mistakes) -> dict[str, Any]:
-    """A mapping with texts for keys."""
-    if isinstance(given, Mapping) and all(isinstance(key, str) for key in given):
-        return dict(given)
-    found.found.append(f"{name} must map names to values, got {given!r}")
-    return {}
-
-
 def _takes_caution(rule: str) -> bool:
     if rule.startswith("cautious("):
         return False
@@ -375,20 +330,3 @@ def _takes_caution(rule: str) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _listless(value: Any) -> Any:
-    return tuple(_listless(one) for one in value) if isinstance(value, list) else value
-
-
-def _set(thing: Any, name: str, value: Any) -> None:
-    object.__setattr__(thing, name, value)
-
-
-def _arguments(thing: Any) -> dict[str, Any]:
-    values = {each.name: getattr(thing, each.name) for each in dataclasses.fields(thing)}
-    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-
-
-def _made(kind: type, arguments: dict[str, Any]) -> Any:
-    return kind(**arguments)

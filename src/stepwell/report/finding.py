@@ -51,6 +51,9 @@ def caution(comparison: Comparison) -> str:
         )
         total = numbers.count(comparison.steps)
         parts.append(f"Interrupted after {reach} of {total} steps: schedules had not ended{compared}.")
+    tuned, own = by_tuning(comparison)
+    if tuned and own:
+        parts += [f"{title} ran as written, while others were tuned." for title in own]
     strain = max((slowdown(run.step_seconds) for run in comparison.runs), default=1.0)
     if strain > BUSY:
         parts.append(
@@ -58,6 +61,15 @@ def caution(comparison: Comparison) -> str:
             "seconds with care."
         )
     return " ".join(parts)
+
+
+def by_tuning(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """The titles of the recipes that were tuned by a sweep, and of those that ran as they are written."""
+    tried = {name for name, tries in comparison.sweep.get("tries", {}).items() if tries}
+    titles: tuple[list[str], list[str]] = ([], [])
+    for run in comparison.runs:
+        titles[run.recipe not in tried].append(run.title)
+    return titles
 
 
 def part(value: float | None, whole: float | None) -> float | None:

@@ -32,7 +32,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
-    if name in ("meta", "link", "br", "hr", "input"):
+    if name in ("meta", "link", "br", "hr", "img", "input"):
         return Markup(f"<{name}{written}>")
     return Markup(f"<{name}{written}>{joined(*children)}</{name}>")
 

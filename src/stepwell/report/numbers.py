@@ -44,6 +44,23 @@ def data(bytes_: int | None) -> str:
     return f"{size:.3g} {units[-1]}"
 
 
+def memory(bytes_: float) -> str:
+    """Bytes in binary units, as memory is sold: 1 GiB is 2³⁰ bytes."""
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if bytes_ >= factor:
+            size = bytes_ / factor
+            return f"{size:,.0f} {unit}" if size >= 1000 else f"{size:.3g} {unit}"
+    return f"{bytes_:.0f} B"
+
+
+def duration(value: float) -> str:
+    """Seconds in the largest unit that leaves at least 1."""
+    for unit, factor in (("h", 1 / 3600), ("min", 1 / 60), ("s", 1.0), ("ms", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"
+
+
 def rate(value: float) -> str:
     """A learning rate or decay: plain where that is short, otherwise with a power of ten.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 from stepwell.compare.results import Comparison, RunResult
 from stepwell.report import charts, numbers, tables
 from stepwell.report.charts import Series
-from stepwell.report.finding import caution, finding
+from stepwell.report.finding import by_tuning, caution, finding
 from stepwell.report.markup import Markup, joined, tag
 
 # The share of the steps after which the first, steep fall of a loss is over.
@@ -203,20 +203,33 @@ def protocol(comparison: Comparison) -> list[str]:
         "included, over that of a step.",
         "Steps and seconds to the baseline’s final loss are read off the validation curve at its first crossing, on "
         "the straight line between two evaluations.",
-        f"Gradients are clipped to a global norm of {comparison.clip_norm:g} in every recipe. Optimizer state counts "
-        "the tensors that the optimizer keeps between steps.",
+        f"{_clipping(comparison.clip_norm)} Optimizer state counts the tensors that the optimizer keeps between steps.",
     ]
     sweep = comparison.sweep
-    if sweep:
+    tuned, own = by_tuning(comparison)
+    if tuned:
         elsewhere = "" if sweep["task"] == comparison.task else f" on another task ({sweep['task']}), not on this one"
         lines.append(
-            f"Settings are the best of {sweep['tries_each']} tries for each recipe, the baseline’s betas and decay "
-            f"included, found{elsewhere} by a sweep with seed {sweep['seed']} on {sweep['date']} (torch "
+            f"Settings{f' of {_list(tuned)}' if own else ''} are the best of {sweep['tries_each']} tries for each "
+            f"recipe, the baseline’s betas and decay included, found{elsewhere} by a sweep with seed {sweep['seed']} "
+            f"on {sweep['date']} (torch "
             f"{sweep['versions']['torch']}). Half of the tries are spread over the ranges, half around the best of the "
             "first half. stepwell compare --sweep searches again."
         )
+    if own:
+        lines.append(f"{_list(own)} ran as written, without a search for better settings.")
     lines.append("One run for each recipe: differences of a few hundredths may change with --seed.")
     return lines
+
+
+def _clipping(norm: float | None) -> str:
+    if norm is None:
+        return "Gradients are clipped where a recipe says so."
+    return f"Gradients are clipped to a global norm of {norm:g} in every recipe."
+
+
+def _list(titles: Sequence[str]) -> str:
+    return " and ".join((", ".join(titles[:-1]), titles[-1])) if len(titles) > 1 else titles[0]
 
 
 def _script(comparison: Comparison) -> Markup:

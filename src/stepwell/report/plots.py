@@ -10,7 +10,7 @@ from stepwell.report import numbers
 from stepwell.report.charts import Frame, Series, axes, path, svg
 from stepwell.report.markup import Markup, joined, tag
 
-_FRAME = Frame(width=760, height=320, left=60)
+_FRAME = Frame(width=760, height=320, left=60, right=24)
 _LEGEND_ROW = 20.0
 _FONT = "system-ui, sans-serif"
 

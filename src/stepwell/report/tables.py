@@ -118,7 +118,7 @@ def settings(comparison: Comparison) -> Markup:
         body.append(
             (
                 name_of(run.title, colour),
-                tag("code", written),
+                tag("code", written) if written else "as the recipe is written",
                 numbers.count(len(tries)),
                 numbers.count(len(tries) - len(losses)),
                 numbers.loss(min(losses, default=None)),

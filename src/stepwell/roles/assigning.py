@@ -1,53 +1,71 @@
-"""The role of every parameter of a model."""
+"""The role and the depth of every parameter of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stepwell.naming import nearest
+from stepwell.roles.depths import read_depths
+from stepwell.roles.fused import WHOLE, Split, read_split
 from stepwell.roles.heads import heads
 from stepwell.roles.layers import Reading, read_layer
 from stepwell.roles.names import MATRIX_ROLES, ROLES, STRONGEST_FIRST, ParameterRole, Role
+from stepwell.roles.overrides import taken_keys
 
 
-def parameter_roles(model: nn.Module, overrides: Mapping[str, Role] | None = None) -> list[ParameterRole]:
-    """What each parameter of a model is for, in the order of registration.
+@dataclass
+class _Uses:
+    """All that the modules that own a parameter say about it."""
+
+    readings: dict[str, Reading] = field(default_factory=dict)
+    classes: set[str] = field(default_factory=set)
+    depths: list[int] = field(default_factory=list)
+    split: Split = WHOLE
+
+
+def parameter_roles(
+    model: nn.Module, overrides: Mapping[str, Role] | None = None, depths: Mapping[str, int] | None = None
+) -> list[ParameterRole]:
+    """What each parameter of a model is for, and how deep it stands, in the order of registration.
 
     A role is read from what the modules are and how they are joined, never from a parameter's name
-    (`stepwell.roles.layers`, `stepwell.roles.heads`). A tied parameter is listed once, under its first name, with the
-    strongest of its roles (`STRONGEST_FIRST`): an embedding that is also the head is an embedding. Frozen parameters
-    are listed too.
+    (`stepwell.roles.layers`, `stepwell.roles.heads`); a depth, from the lists of blocks (`stepwell.roles.depths`). A
+    tied parameter is listed once, under its first name, with the strongest of its roles (`STRONGEST_FIRST`) and the
+    least of its depths: an embedding that is also the head is an embedding. Frozen parameters are listed too.
 
     Args:
         model: any module; nothing in it is run or changed.
         overrides: role by parameter name, module name, or shell-style pattern over parameter names
             (`"*.experts.*"`). The first that matches a parameter wins. A module name or pattern gives a matrix role
             only to what has two or more dimensions, so that `{"lm_head": "head"}` leaves the bias a bias.
+        depths: depth by the same keys, at least 0. The first that matches wins, and changes no other depth.
 
     Raises:
-        ValueError: for a lazy parameter that has no shape yet, an unknown role, an override that no parameter takes, or
-            a matrix role for what is no matrix.
+        ValueError: for a lazy parameter that has no shape yet, an unknown role, a depth that is none, an override that
+            no parameter takes, or a matrix role for what is no matrix.
     """
-    readings: dict[nn.Module, dict[str, Reading]] = {
-        module: read_layer(module, is_model=module is model) for module in _modules(model)
-    }
+    readings = {module: read_layer(module, is_model=module is model) for module in _modules(model)}
     head_modules = heads(model, readings)
-    named: dict[nn.Parameter, dict[str, Reading]] = {}
-    owners: dict[nn.Parameter, set[str]] = {}
+    deep = read_depths(model, readings)
+    uses: dict[nn.Parameter, _Uses] = {}
+    owners = {child: (name, owner) for owner in reversed(readings) for name, child in owner.named_children()}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             role, why = readings[module][attribute]
+            use = uses.setdefault(parameter, _Uses())
+            if role == "hidden matrix" and not use.split[0]:
+                use.split = read_split(module, attribute, *owners.get(module, ("", None)))
             if role == "hidden matrix" and module in head_modules:
                 role, why = "head", f"{why}, {head_modules[module]}"
-            named.setdefault(parameter, {})[f"{prefix}.{attribute}" if prefix else attribute] = (role, why)
-            owners.setdefault(parameter, set()).update(_classes(module))
-    found = [_tied(parameter, uses, frozenset(owners[parameter])) for parameter, uses in named.items()]
-    return _overridden(found, overrides or {})
+            use.readings[f"{prefix}.{attribute}" if prefix else attribute] = (role, why)
+            use.classes.update(_classes(module))
+            use.depths.append(deep[module][attribute])
+    found = [_joined(parameter, use) for parameter, use in uses.items()]
+    return _with_depths(_with_roles(found, overrides or {}), depths or {})
 
 
 def _modules(model: nn.Module) -> list[nn.Module]:
@@ -63,47 +81,40 @@ def _classes(module: nn.Module) -> set[str]:
     return {kind.__name__ for kind in type(module).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module}
 
 
-def _tied(parameter: nn.Parameter, uses: dict[str, Reading], module_classes: frozenset[str]) -> ParameterRole:
-    name, *aliases = uses
-    role, why = min(uses.values(), key=lambda reading: STRONGEST_FIRST.index(reading[0]))
+def _joined(parameter: nn.Parameter, uses: _Uses) -> ParameterRole:
+    name, *aliases = uses.readings
+    role, why = min(uses.readings.values(), key=lambda reading: STRONGEST_FIRST.index(reading[0]))
     if aliases:
         why = f"{why}, tied with {', '.join(aliases)}"
-    return ParameterRole(name, parameter, role, why, tuple(aliases), module_classes)
+    return ParameterRole(
+        name=name,
+        parameter=parameter,
+        role=role,
+        why=why,
+        aliases=tuple(aliases),
+        module_classes=frozenset(uses.classes),
+        depth=min(uses.depths),
+        split=uses.split[0],
+        split_dim=uses.split[1],
+    )
 
 
-def _overridden(found: list[ParameterRole], overrides: Mapping[str, Role]) -> list[ParameterRole]:
-    names = [name for entry in found for name in entry.names]
-    modules = {name.rpartition(".")[0] for name in names} - {""}
-    for key, role in overrides.items():
-        if not any(_matches(name, key) for name in names):
-            raise ValueError(f"roles[{key!r}] matches no parameter{nearest(key, [*names, *modules])}")
+def _with_roles(found: list[ParameterRole], roles: Mapping[str, Role]) -> list[ParameterRole]:
+    for key, role in roles.items():
         if role not in ROLES:
             raise ValueError(f"unknown role {role!r} for {key!r}{nearest(role, ROLES)}; roles are {', '.join(ROLES)}")
-    unused = dict.fromkeys(overrides)
-    roles = []
-    for entry in found:
-        taken = next((key for key, role in overrides.items() if _takes(entry, key, role)), None)
-        if taken is None:
-            roles.append(entry)
-        else:
-            unused.pop(taken, None)
-            roles.append(replace(entry, role=overrides[taken], why=f"set by roles[{taken!r}]"))
-    for key in unused:
-        raise ValueError(
-            f"roles[{key!r}] gives no parameter its role: all it matches are vectors or have an earlier key"
-        )
-    return roles
+    unused = "gives no parameter its role: all it matches are vectors or have an earlier key"
+    taken = taken_keys(found, roles, "roles", unused, lambda entry, key: _can_be(entry, key, roles[key]))
+    return [
+        replace(entry, role=roles[taken[entry.name]], why=f"set by roles[{taken[entry.name]!r}]")
+        if entry.name in taken
+        else entry
+        for entry in found
+    ]
 
 
-def _matches(name: str, key: str) -> bool:
-    """Whether a key of `roles=` is a parameter's name, that of a module around it, or a pattern."""
-    return name == key or name.startswith(f"{key}.") or fnmatchcase(name, key)
-
-
-def _takes(entry: ParameterRole, key: str, role: Role) -> bool:
-    """Whether an override applies to a parameter."""
-    if not any(_matches(name, key) for name in entry.names):
-        return False
+def _can_be(entry: ParameterRole, key: str, role: Role) -> bool:
+    """Whether a parameter that a key matches can have a role."""
     shape = tuple(entry.parameter.shape)
     if role in MATRIX_ROLES and len(shape) < 2:
         if key in entry.names:
@@ -114,3 +125,12 @@ def _takes(entry: ParameterRole, key: str, role: Role) -> bool:
             f"role {role!r} needs shape (…, rows, cols), but {entry.name!r} {shape} ends in the shape of a kernel"
         )
     return True
+
+
+def _with_depths(found: list[ParameterRole], depths: Mapping[str, int]) -> list[ParameterRole]:
+    for key, depth in depths.items():
+        if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
+            raise ValueError(f"depths[{key!r}] must be a whole number of at least 0, got {depth!r}")
+    unused = "gives no parameter its depth: all it matches have an earlier key"
+    taken = taken_keys(found, depths, "depths", unused)
+    return [replace(entry, depth=depths[taken[entry.name]]) if entry.name in taken else entry for entry in found]

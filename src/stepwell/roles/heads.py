@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from stepwell.roles.layers import Reading, is_affine, own_parameters
+from stepwell.roles.layers import Reading, expert_count, is_affine, output_size, own_parameters
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 BLOCKS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -36,7 +36,7 @@ def heads(model: nn.Module, readings: dict[nn.Module, dict[str, Reading]]) -> di
     """
     declared = {
         module: f"{type(owner).__name__}.get_output_embeddings()"
-        for owner, output in _declared(model)
+        for owner, output in declared_outputs(model)
         for module in output.modules()
     }
     if declared:
@@ -53,7 +53,7 @@ def heads(model: nn.Module, readings: dict[nn.Module, dict[str, Reading]]) -> di
     return found
 
 
-def _declared(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+def declared_outputs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Modules that name their output layer, with that layer."""
     for module in model.modules():
         try:
@@ -82,14 +82,11 @@ def _is_composite(module: nn.Module) -> bool:
 
 
 def _features_out(module: nn.Module, roles: dict[str, Reading]) -> int | None:
-    """How many features a linear layer puts out; None for every other module."""
+    """How many features a linear layer puts out; None for every other module, and for a router's scores."""
     own = own_parameters(module)
-    if roles.get("weight", ("other", ""))[0] != "hidden matrix" or own["weight"].ndim != 2:
+    if roles.get("weight", ("other", ""))[0] != "hidden matrix" or own["weight"].ndim != 2 or expert_count(module):
         return None
-    declared = getattr(module, "out_features", None)
-    if isinstance(declared, int):
-        return declared
-    return own["bias"].numel() if "bias" in own else None
+    return output_size(module, own)
 
 
 def _features_in(module: nn.Module) -> set[int]:

@@ -5,12 +5,16 @@ Three kinds of evidence, the strongest first:
 1. The class. A torch layer, or a subclass of one, documents where it keeps its weights and biases. Whatever else
    a subclass adds is judged as in 3.
 2. What a foreign class declares. Layers that imitate torch's (sharded, quantised, fused ones) carry its sizes, such as
-   `in_features` and `out_features`, beside a `weight` and perhaps a `bias`.
+   `in_features` and `out_features`, beside a `weight` and perhaps a `bias`; layers of experts carry their number. A
+   stack (experts, rows, cols) is hidden, and so is a router, (experts, cols): it maps activations to scores, as the
+   `Linear` does that other models have in its place. GLM-4.5 (arXiv:2508.06471) gives Muon all but embeddings, biases
+   and norms, routers among it.
 3. What a foreign layer is made of. A layer is a module below the model whose children hold no parameters.
    A 2-D `weight` with a `bias` as long as one of its sides maps activations (Hugging Face's `Conv1D`). One vector, or
-   two of the same length, scale and shift (a hand-written RMSNorm; a layer-scale module looks the same and is treated
-   the same). Nothing but matrices, or stacks of them (experts, rows, cols), is a "custom matrix": surely weights, but
-   nothing shows whether they multiply activations or are looked up in.
+   two of the same length, scale and shift; they are a norm where the layer keeps an epsilon or calls itself one, and
+   else (a layer scale, DoRA's magnitudes) "scalar". A table beside integers that pick its rows (a relative bias) is
+   "other". Other matrices, or stacks of them, are "custom matrix" where the layer holds nothing else: surely weights,
+   but nothing shows whether they multiply activations or are looked up in.
 
 What stands beside child modules (position embeddings, class tokens, `A_log`, layer scales) enters the activations in a
 way that no structure shows: vectors and numbers are "scalar", the rest is "other".
@@ -21,6 +25,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -64,6 +69,12 @@ DECLARATIONS: tuple[tuple[tuple[str, str], Role], ...] = (
     (("in_channels", "out_channels"), "convolution"),
 )
 
+EPSILON = re.compile(r"(^|_)eps(ilon)?(_|$)")
+"""How norms call what they add to a variance."""
+
+EXPERTS = ("num_experts", "num_local_experts", "n_experts", "n_routed_experts")
+"""How layers call the number of experts that they hold, or choose from."""
+
 
 def read_layer(module: nn.Module, *, is_model: bool = False) -> dict[str, Reading]:
     """The role of each parameter that the module itself owns, by attribute.
@@ -82,7 +93,11 @@ def read_layer(module: nn.Module, *, is_model: bool = False) -> dict[str, Readin
                 for attribute, role in known.items()
             }
     readings = {attribute: _read_stray(tensor, attribute, kind) for attribute, tensor in own.items()}
-    return readings | (_read_declaration(module, own, kind) or _read_structure(module, own, kind, is_model))
+    return readings | (
+        _read_declaration(module, own, kind)
+        or _read_experts(module, own, kind)
+        or _read_structure(module, own, kind, is_model)
+    )
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -104,6 +119,25 @@ def _read_declaration(module: nn.Module, own: dict[str, nn.Parameter], kind: str
     return {}
 
 
+def _read_experts(module: nn.Module, own: dict[str, nn.Parameter], kind: str) -> dict[str, Reading]:
+    count = expert_count(module)
+    if count < 2:
+        return {}
+    stacks = {attribute: tensor for attribute, tensor in own.items() if tensor.ndim == 3 and tensor.shape[0] == count}
+    readings: dict[str, Reading] = {
+        attribute: ("hidden matrix", f"{attribute} of {kind}, a matrix for each of {count} experts")
+        for attribute in stacks
+    }
+    for attribute, tensor in own.items():
+        if _is_bias_of(tensor, list(stacks.values())):
+            readings[attribute] = "bias", f"{attribute} of {kind}, a row for each of {count} experts"
+        elif attribute == "weight" and tensor.ndim == 2 and tensor.shape[0] == count:
+            readings[attribute] = "hidden matrix", f"weight of {kind}, a score for each of {count} experts"
+            if "bias" in own:
+                readings["bias"] = "bias", f"bias of {kind}"
+    return readings
+
+
 def _read_structure(module: nn.Module, own: dict[str, nn.Parameter], kind: str, is_model: bool) -> dict[str, Reading]:
     if is_model or isinstance(module, (nn.ParameterList, nn.ParameterDict)):
         return {}
@@ -113,8 +147,12 @@ def _read_structure(module: nn.Module, own: dict[str, nn.Parameter], kind: str, 
         return {"weight": ("hidden matrix", f"2-D weight with a bias in {kind}"), "bias": ("bias", f"bias of {kind}")}
     tensors = list(own.values())
     if len(own) <= 2 and all(_is_vector(tensor) and tensor.numel() == tensors[0].numel() for tensor in tensors):
-        return dict.fromkeys(own, ("norm", f"{kind} scales or shifts and does nothing else"))
+        if _is_norm(module):
+            return dict.fromkeys(own, ("norm", f"{kind} scales or shifts what it has normalised"))
+        return dict.fromkeys(own, ("scalar", f"{kind} scales or shifts and does nothing else"))
     if all(min(tensor.shape, default=0) > 1 and tensor.ndim > 1 for tensor in tensors):
+        if len(own) == 1 and any(_is_index(buffer) for buffer in module.buffers(recurse=False)):
+            return dict.fromkeys(own, ("other", f"the table of {kind}, whose integers pick its rows"))
         stacks = [tensor for tensor in tensors if tensor.ndim == 3]
         return {
             attribute: ("bias", f"{attribute} of {kind}, a row for each matrix of a stack")
@@ -123,6 +161,30 @@ def _read_structure(module: nn.Module, own: dict[str, nn.Parameter], kind: str, 
             for attribute, tensor in own.items()
         }
     return {}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a layer, or what it is made of, keeps an epsilon or is called a norm."""
+    return any("norm" in kind.__name__.casefold() for part in module.modules() for kind in type(part).__mro__) or any(
+        EPSILON.search(attribute) for part in module.modules() for attribute in vars(part)
+    )
+
+
+def _is_index(buffer: Tensor) -> bool:
+    return not buffer.is_floating_point() and not buffer.is_complex() and buffer.dtype != torch.bool
+
+
+def expert_count(module: nn.Module) -> int:
+    """How many experts a layer declares that it holds, or chooses from. 0 where it declares none."""
+    return next((size for name in EXPERTS if isinstance(size := getattr(module, name, None), int)), 0)
+
+
+def output_size(module: nn.Module, own: dict[str, nn.Parameter]) -> int | None:
+    """How many features a layer declares, or shows by its bias, that it puts out. None where it does neither."""
+    declared = getattr(module, "out_features", None)
+    if isinstance(declared, int):
+        return declared
+    return own["bias"].numel() if "bias" in own else None
 
 
 def is_affine(own: dict[str, nn.Parameter]) -> bool:

@@ -53,7 +53,11 @@ class ParameterRole:
         why: what the role was read from, such as "weight of Linear".
         aliases: its other names, where it is tied.
         module_classes: the names of the classes, and of their bases, of the modules that own it.
-        depth: how many blocks the activations have passed when they meet it.
+        depth: 0 before the first block, 1 to n for the n blocks, n + 1 after the last (`stepwell.roles.depths`).
+        split: the sizes of the layers that are stored in it as one, such as query, key and value, where it is known
+            (`stepwell.roles.fused`). They add up to its size along `split_dim`.
+        split_dim: the dimension along which they lie side by side: -2 for the rows of (out, in), -1 for the columns
+            of (in, out).
     """
 
     name: str
@@ -63,6 +67,8 @@ class ParameterRole:
     aliases: tuple[str, ...] = ()
     module_classes: frozenset[str] = frozenset()
     depth: int = 0
+    split: tuple[int, ...] = ()
+    split_dim: Literal[-2, -1] = -2
 
     @property
     def names(self) -> tuple[str, ...]:

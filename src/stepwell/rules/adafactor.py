@@ -22,13 +22,13 @@ class Adafactor(Rule):
 
     Parameters of less than two dimensions keep the whole second moment.
 
-    The defaults are those of both implementations in use. Arguments of `transformers` (4.34) have their names here:
-    its `lr=None` with `relative_step=True` is lr = 0.01 here, the cap of the relative step. `torch.optim.Adafactor` has
-    `clip_threshold` as `d`, `decay_rate` as `beta2_decay`, and differs where the paper is silent: it is
-    `eps_as_floor=True, decay="decoupled", eps=(2**-23, 1e-3)`; its state dict is read as that.
+    The defaults are those of both implementations in use. Arguments of `transformers` (4.34) have their names and their
+    order here; its `lr=None` with `relative_step=True` is lr = 0.01, the cap of the relative step.
+    `torch.optim.Adafactor` has `clip_threshold` as `d`, `decay_rate` as `beta2_decay`, and differs where the paper is
+    silent: it is `eps_as_floor=True, decay="decoupled", eps=(2**-23, 1e-3)`; its state dict is read as that.
 
     Args:
-        lr: η, at least 0: the cap of ρ; without `relative_step` it is ρ.
+        lr: η, at least 0: the cap of ρ; without `relative_step` it is ρ. None is 0.01, where there is a relative step.
         eps: (ε₁, ε₂), each at least 0.
         clip_threshold: d, above 0.
         decay_rate: τ, at most 0.
@@ -39,7 +39,8 @@ class Adafactor(Rule):
         warmup_init: cap ρ by 10⁻⁶·t in place of η.
         eps_as_floor: hold mean(R) at ε₁ and the estimate of G² at ε₁² or above, rather than add ε₁ to G².
         factored: False keeps the whole second moment for every parameter.
-        decay: "inside" shrinks the weights by α·λ, "decoupled" by η·λ.
+        decay: "inside" shrinks the weights by α·λ, "decoupled" by η·λ, "independent" by λ; "coupled" adds λθ to the
+            gradient.
     """
 
     lr: NonNegative = 1e-2
@@ -53,11 +54,14 @@ class Adafactor(Rule):
     warmup_init: bool = False
     eps_as_floor: bool = False
     factored: bool = True
-    decay: Literal["inside", "decoupled"] = "inside"
+    decay: Literal["inside", "coupled", "decoupled", "independent"] = "inside"
 
     acts_on = "tensors"
 
     def __post_init__(self) -> None:
+        given: Any = self.lr
+        if given is None and self.relative_step:
+            object.__setattr__(self, "lr", 1e-2)
         super().__post_init__()
         if self.warmup_init and not self.relative_step:
             raise ValueError("warmup_init=True needs relative_step=True")
@@ -72,6 +76,8 @@ class Adafactor(Rule):
         return self.but(factored=False) if self.factored and len(shape) < 2 else self
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        if h.decay == "coupled":
+            g = g + h.weight_decay * p
         step, slots = self.unit_step(g, s, h)
         alpha = self.relative_rate(s, h)
         if h.scale_parameter:
@@ -79,8 +85,8 @@ class Adafactor(Rule):
         step = alpha * step
         if h.beta1 is not None:
             step = slots["exp_avg"] = lerp(step, s.exp_avg, h.beta1)
-        shrink = alpha * h.weight_decay if h.decay == "inside" else h.lr * h.weight_decay
-        return p * (1 - shrink) - step, slots
+        rates = {"inside": alpha, "decoupled": h.lr, "independent": 1.0, "coupled": 0.0}
+        return p * (1 - rates[h.decay] * h.weight_decay) - step, slots
 
     def relative_rate(self, s: Any, h: Any) -> Any:
         """ρ."""

@@ -1,4 +1,4 @@
-"""Adam-mini: one second moment for a whole row."""
+"""Adam-mini: one second moment for a whole row, or a whole head."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stepwell.algebra import lerp, mean, row_mean, sqrt, square
-from stepwell.rules.hyper import Fraction, NonNegative
+from stepwell.rules.hyper import Count, Fraction, NonNegative
+from stepwell.rules.matrix_rule import check_split
 from stepwell.rules.rule import Decay, Rule, Shape, Slot, row_wise, tensor_wise
 
 
@@ -19,8 +20,9 @@ class AdamMini(Rule):
         θ = θ − η·m̂ / (√v̂ + ε)
 
     A block is a row of a matrix or of a stack of them (an output neuron, a token), and any other parameter as a whole.
-    So it keeps one number an element and little more. The authors' code has Adam's v for every bias, and one block for
-    each head of queries and keys.
+    So it keeps one number an element and little more. The paper's partition for transformers has one block for each
+    head of queries and keys: put these into a group of their own with `heads`. The authors' code has Adam's v for every
+    bias.
 
     Args:
         lr: learning rate η per step, at least 0.
@@ -28,6 +30,9 @@ class AdamMini(Rule):
         eps: ε, at least 0.
         weight_decay: λ, at least 0, decoupled.
         blocks: "rows", or "tensor" for one block a parameter.
+        heads: cut the rows of a matrix into so many equal blocks, one for each head of its queries or keys; None makes
+            each row a block. Where one matrix makes queries, keys and values it is 3·heads, and values go by heads,
+            too.
     """
 
     lr: NonNegative = 1e-3
@@ -35,16 +40,30 @@ class AdamMini(Rule):
     eps: NonNegative = 1e-8
     weight_decay: NonNegative = 0.0
     blocks: Literal["rows", "tensor"] = "rows"
+    heads: Count | None = None
     decay: Decay = "decoupled"
 
     acts_on = "tensors"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.heads is not None and self.blocks == "tensor":
+            raise ValueError(f"heads={self.heads} needs blocks='rows': 'tensor' makes one block of a parameter")
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         return ("exp_avg", Slot("exp_avg_sq", shape=row_wise if self.blocks == "rows" else tensor_wise))
 
     def fit(self, shape: Shape) -> Rule:
-        return self.but(blocks="tensor") if self.blocks == "rows" and len(shape) not in (2, 3) else self
+        if self.blocks == "rows" and len(shape) not in (2, 3):
+            return self.but(blocks="tensor", heads=None)
+        if self.heads is not None:
+            check_split(self.heads, shape, "heads")
+        return self
+
+    def working_shape(self, shape: Shape) -> Shape:
+        # The rows of a head lie one behind the other: they are one long row.
+        return shape if self.heads is None else (*shape[:-2], self.heads, shape[-2] // self.heads * shape[-1])
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

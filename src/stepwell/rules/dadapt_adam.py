@@ -21,8 +21,10 @@ class DAdaptAdam(Rule):
         m = β₁·m + (1 − β₁)·γₖdₖ·gₖ,   v = β₂·v + (1 − β₂)·gₖ²
         θₖ₊₁ = θₖ − m / (√v + ε)
 
-    r and ‖s‖₁ are sums over all parameters that it updates; γ is the learning rate, with Adam's bias correction where
-    that is on. As in the authors' `dadaptation`, whose names the arguments have; a growth that is not limited is None.
+    r and ‖s‖₁ are sums over all parameters that it updates, and d is one number for all of them, also for a group that
+    is added later; γ is the learning rate, with Adam's bias correction where that is on. As in the authors'
+    `dadaptation`, whose names the arguments have; each parameter counts its own steps for the bias correction, and a
+    growth that is not limited is None.
 
     Args:
         lr: γ, at least 0. Leave it at 1, or let a schedule run from 1 to 0.
@@ -32,7 +34,8 @@ class DAdaptAdam(Rule):
         use_bias_correction: Adam's bias correction.
         d0: d₀, above 0, the first estimate, far below the right one.
         growth_rate: the largest dₖ₊₁/dₖ, above 0, or None.
-        decay: "coupled" adds λθ to the gradient; "inside" shrinks the weights by γₖdₖ·λ (the authors' decouple=True).
+        decay: "coupled" adds λθ to the gradient; "inside" shrinks the weights by γₖdₖ·λ (the authors' decouple=True),
+            "independent" by λ.
     """
 
     lr: NonNegative = 1.0
@@ -42,15 +45,15 @@ class DAdaptAdam(Rule):
     use_bias_correction: bool = False
     d0: Positive = 1e-6
     growth_rate: Positive | None = None
-    decay: Literal["coupled", "inside"] = "coupled"
+    decay: Literal["coupled", "inside", "independent"] = "coupled"
 
     slots = (
         "exp_avg",
         "exp_avg_sq",
         "s",
-        Slot("d", scalar=True),
-        Slot("next_d", scalar=True),
-        Slot("numerator_weighted", scalar=True),
+        Slot("d", scalar=True, shared=True),
+        Slot("next_d", scalar=True, shared=True),
+        Slot("numerator_weighted", scalar=True, shared=True),
     )
 
     def measure(self, p: Any, g: Any, s: Any, h: Any) -> Mapping[str, Any]:
@@ -81,5 +84,7 @@ class DAdaptAdam(Rule):
         exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(g)
         if h.decay == "inside":
             p = p * (1 - rate * h.weight_decay)
+        elif h.decay == "independent":
+            p = p * (1 - h.weight_decay)
         slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "s": lerp(rate * g, s.s, sqrt(beta2))}
         return p - exp_avg / (sqrt(exp_avg_sq) + h.eps), slots

@@ -110,7 +110,8 @@ def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
         if value not in choices:
             known = ", ".join(map(repr, choices))
             hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
-            raise ValueError(f"{name} must be one of {known}, got {value!r}{hint}{where}")
+            one_of = "one of " if len(choices) > 1 else ""
+            raise ValueError(f"{name} must be {one_of}{known}, got {value!r}{hint}{where}")
         return value
     if origin in (Union, types.UnionType):
         options = get_args(annotation)

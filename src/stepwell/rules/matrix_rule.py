@@ -30,9 +30,12 @@ class MatrixRule(Rule, abstract=True):
 
     acts_on = "matrices"
 
+    def is_kernel(self, shape: Shape) -> bool:
+        """Whether a parameter of this shape is the kernel of a convolution."""
+        return len(shape) > 3 or (len(shape) == 3 and self.conv1d)
+
     def working_shape(self, shape: Shape) -> Shape:
-        is_kernel = len(shape) > 3 or (len(shape) == 3 and self.conv1d)
-        return (shape[0], math.prod(shape[1:])) if is_kernel else shape
+        return (shape[0], math.prod(shape[1:])) if self.is_kernel(shape) else shape
 
 
 def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Any], *matrices: Any) -> Any:
@@ -52,11 +55,11 @@ def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Any], *m
     return join_rows([function(*(x[..., start:end, :] for x in matrices)) for start, end in bounds])
 
 
-def check_split(split: int | tuple[int, ...], shape: Shape) -> None:
-    """Raise ValueError where the rows of a matrix of this shape cannot be split so."""
+def check_split(split: int | tuple[int, ...], shape: Shape, name: str = "split") -> None:
+    """Raise ValueError where the rows of a matrix of this shape cannot be split as the hyper-parameter `name` says."""
     if isinstance(split, int) and shape[-2] % split:
-        raise ValueError(f"split={split} does not divide the {shape[-2]} rows of a matrix of shape {shape}")
+        raise ValueError(f"{name}={split} does not divide the {shape[-2]} rows of a matrix of shape {shape}")
     if not isinstance(split, int) and sum(split) != shape[-2]:
         raise ValueError(
-            f"split={split} adds up to {sum(split)} rows, not the {shape[-2]} of a matrix of shape {shape}"
+            f"{name}={split} adds up to {sum(split)} rows, not the {shape[-2]} of a matrix of shape {shape}"
         )

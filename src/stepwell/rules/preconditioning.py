@@ -1,4 +1,4 @@
-"""What rules with a matrix for each side of a parameter share: the size of those matrices, and products with them."""
+"""What rules with a matrix, or its diagonal, for each side of a parameter share: its size, and products with it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,6 @@ from stepwell.algebra.matrices import row_total
 from stepwell.rules.rule import Shape
 
 Side = Literal["rows", "columns"]
-
-
-def square_factor(shape: Shape, *, side: Side, limit: int, one_sided: bool = False) -> Shape:
-    """The shape (…, n, n) of the matrix for one side of (…, rows, cols), n = rows or cols.
-
-    It is (…, 0, 0), and that side is left as it is, where n is 1 or above the limit. `one_sided` leaves the larger
-    side.
-    """
-    *stack, rows, cols = shape
-    size, other = (rows, cols) if side == "rows" else (cols, rows)
-    larger = size > other or (size == other and side == "columns")
-    used = 1 < size <= limit and not (one_sided and larger)
-    return (*stack, size, size) if used else (*stack, 0, 0)
 
 
 def square_or_diagonal(shape: Shape, *, side: Side, limit: int) -> Shape:

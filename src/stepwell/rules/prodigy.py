@@ -20,9 +20,11 @@ class Prodigy(Rule):
         m = β₁·m + (1 − β₁)·dₖgₖ,   v = β₂·v + (1 − β₂)·dₖ²gₖ²
         θₖ₊₁ = θₖ − γₖdₖ·m / (√v + dₖε)
 
-    r and ‖s‖₁ are sums over all parameters that Prodigy updates; γ is the learning rate, with Adam's bias correction
-    where that is on. As in the authors' `prodigyopt`, whose names the arguments have, except that dₖ multiplies ε, as
-    in the paper, where theirs takes dₖ₊₁; and a growth that is not limited is None.
+    r and ‖s‖₁ are sums over all parameters that Prodigy updates, and d is one number for all of them, also for a group
+    that is added later; γ is the learning rate, with Adam's bias
+    correction where that is on. As in the authors' `prodigyopt`, whose names the arguments have, except that dₖ
+    multiplies ε, as in the paper, where theirs takes dₖ₊₁; that each parameter counts its own steps for the bias
+    correction; and that a growth that is not limited is None.
 
     Args:
         lr: γ, at least 0. Leave it at 1, or let a schedule run from 1 to 0.
@@ -35,7 +37,8 @@ class Prodigy(Rule):
         d0: d₀, above 0, the first estimate, far below the right one.
         d_coef: c, above 0; smaller or larger steps.
         growth_rate: the largest dₖ₊₁/dₖ once the estimate has left d₀, above 0, or None.
-        decay: "inside" shrinks the weights by γₖdₖ·λ (the authors' decouple=True); "coupled" adds λθ to the gradient.
+        decay: "inside" shrinks the weights by γₖdₖ·λ (the authors' decouple=True), "independent" by λ; "coupled" adds
+            λθ to the gradient.
     """
 
     lr: NonNegative = 1.0
@@ -48,17 +51,17 @@ class Prodigy(Rule):
     d0: Positive = 1e-6
     d_coef: Positive = 1.0
     growth_rate: Positive | None = None
-    decay: Literal["inside", "coupled"] = "inside"
+    decay: Literal["inside", "coupled", "independent"] = "inside"
 
     slots = (
         "exp_avg",
         "exp_avg_sq",
         "s",
         Slot("p0", start="weights"),
-        Slot("d", scalar=True),
-        Slot("next_d", scalar=True),
-        Slot("d_max", scalar=True),
-        Slot("d_numerator", scalar=True),
+        Slot("d", scalar=True, shared=True),
+        Slot("next_d", scalar=True, shared=True),
+        Slot("d_max", scalar=True, shared=True),
+        Slot("d_numerator", scalar=True, shared=True),
     )
 
     def measure(self, p: Any, g: Any, s: Any, h: Any) -> Mapping[str, Any]:
@@ -101,7 +104,7 @@ class Prodigy(Rule):
 
 def current_d(s: Any, h: Any) -> Any:
     """dₖ, before this step's numbers are settled."""
-    return where(s.step > 1, s.next_d, h.d0)
+    return where(s.next_d > 0, s.next_d, h.d0)
 
 
 def larger(known: Any, estimate: Any) -> Any:

@@ -39,13 +39,16 @@ class Slot:
 
     `start` says what stands in it before the first update: zeros, or a copy of the weights. `shape` gives the slot's
     shape from the parameter's, which it has itself by default. A `scalar` slot is made of hyper-parameters and the
-    step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`. A `wide` slot
-    has at least 32 bits, also where the parameter has 16: an orthogonal basis does not survive being rounded.
+    step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`. A `shared` scalar
+    is one number for all parameters of the rule: `settle` gives it, and a parameter that joins later finds it as it is.
+    A `wide` slot has at least 32 bits, also where the parameter has 16: an orthogonal basis does not survive being
+    rounded.
     """
 
     name: str
     start: Literal["zeros", "weights"] = "zeros"
     scalar: bool = False
+    shared: bool = False
     shape: Callable[[Shape], Shape] | None = None
     wide: bool = False
 
@@ -139,7 +142,10 @@ class Rule:
         return {}
 
     def settle(self, totals: Mapping[str, Any], s: Any, h: Any) -> Mapping[str, Any]:
-        """The new values of scalar slots, from the totals of what `measure` gave; the update then sees them."""
+        """The new values of shared slots, from the totals of what `measure` gave; the update then sees them.
+
+        It is asked once for all parameters, with `s` and `h` of the group that has the largest learning rate.
+        """
         return {}
 
     def fit(self, shape: Shape) -> Rule:
@@ -148,8 +154,8 @@ class Rule:
         return self
 
     def working_shape(self, shape: Shape) -> Shape:
-        """The shape in which a rule of matrices sees a parameter of this shape, and its slots of the same shape. Slots
-        of another shape are made for this one."""
+        """The shape in which the rule sees a parameter of this shape, and its slots of the same shape. Slots of another
+        shape are made for this one. It keeps the order of the elements."""
         return shape
 
     def slot_shape(self, slot: Slot, shape: Shape) -> Shape:

@@ -55,8 +55,7 @@ class Scion(MatrixRule):
     def fit(self, shape: Shape) -> Rule:
         if len(shape) < 2:
             return ScionOfVectors(**{name: self.values()[name] for name in ScionOfVectors.field_names()})
-        is_kernel = self.working_shape(shape) != shape
-        return self.but(positions=math.prod(shape[2:])) if is_kernel and 0 not in shape else self
+        return self.but(positions=math.prod(shape[2:])) if self.is_kernel(shape) and 0 not in shape else self
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         buffer = lerp(s.momentum_buffer, g, h.momentum)

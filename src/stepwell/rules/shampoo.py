@@ -29,7 +29,7 @@ class Shampoo(MatrixRule):
         beta2: 1 adds up, as in the paper; below 1, L and R are averages with this memory.
         precondition_frequency: steps from one working out of the roots to the next.
         max_precond_dim: a side that is longer has the diagonal of its matrix alone (the paper's sec. 5).
-        decay: "coupled", or "decoupled".
+        decay: "coupled", or another kind.
         conv1d: take a 3-D parameter as the kernel (out, in, width) of a 1-d convolution, not as a stack.
     """
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from stepwell.algebra import lerp, sqrt, square
 from stepwell.algebra.matrices import (
@@ -16,14 +16,14 @@ from stepwell.algebra.matrices import (
     either,
     filled_like,
     frobenius,
+    move_axis,
     orthonormal_columns,
+    take_along,
     take_columns,
-    take_rows,
 )
 from stepwell.rules.adam import Adam
-from stepwell.rules.hyper import Count, Fraction, NonNegative
+from stepwell.rules.hyper import Count, Fraction, NonNegative, Range
 from stepwell.rules.matrix_rule import MatrixRule
-from stepwell.rules.preconditioning import square_factor
 from stepwell.rules.rule import Rule, Shape, Slot
 
 
@@ -36,9 +36,12 @@ class SOAP(MatrixRule):
         θ = θ − η·Q_L·(M̂′ / (√V̂ + ε))·Q_Rᵀ
 
     Every `precondition_frequency` steps one power iteration and a QR decomposition turn the bases, M′ turns with them,
-    and V is sorted as the eigenvalues are. The first gradient only makes the bases: its step is left out, and Adam's
-    count begins with the second. Vectors and numbers are updated by Adam with the same hyper-parameters, from the first
-    gradient on.
+    and V is sorted as the eigenvalues are. The first gradient only makes the bases: its step is left out (its decay is
+    not), and Adam's count begins with the second. Vectors and numbers are updated by Adam with the same
+    hyper-parameters, from the first gradient on.
+
+    Weight decay comes before the step, as for every rule here; the authors' code decays what the step has left. Their
+    code also has a basis for each dimension of a kernel unless told to merge them: `merge_dims=False`.
 
     Args:
         lr: learning rate η per step, at least 0.
@@ -48,11 +51,13 @@ class SOAP(MatrixRule):
         weight_decay: λ, at least 0, decoupled.
         precondition_frequency: steps from one turn of the bases to the next.
         max_precond_dim: a side that is longer keeps its own basis (the identity).
-        one_sided: turn only the shorter side, at half the cost or less (sec. 6.2.1 of the paper).
+        one_sided: leave the longest side as it is, at half the cost or less (sec. 6.2.1 of the paper).
         normalize_grads: divide each step by its root mean square.
         correct_bias: Adam's bias correction.
         conv1d: take a 3-D parameter as the kernel (out, in, width) of a 1-d convolution, not as a stack. Kernels are
             merged to (out, in·positions).
+        merge_dims: False keeps a kernel as it is, with a basis for each of its dimensions; `conv1d` says what is one.
+        dims: how many dimensions have a basis: 2, or all of such a kernel, which is read from its shape.
     """
 
     lr: NonNegative = 3e-3
@@ -65,84 +70,132 @@ class SOAP(MatrixRule):
     one_sided: bool = False
     normalize_grads: bool = False
     correct_bias: bool = True
+    merge_dims: bool = True
+    dims: Annotated[int, Range(low=2, whole=True)] = 2
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
-        shape = functools.partial(square_factor, limit=self.max_precond_dim, one_sided=self.one_sided)
-        rows, columns = functools.partial(shape, side="rows"), functools.partial(shape, side="columns")
-        return (
-            "exp_avg",
-            "exp_avg_sq",
-            Slot("row_factor", shape=rows, wide=True),
-            Slot("column_factor", shape=columns, wide=True),
-            Slot("row_basis", shape=rows, wide=True),
-            Slot("column_basis", shape=columns, wide=True),
-        )
+        shape = functools.partial(factor_shape, dims=self.dims, limit=self.max_precond_dim, one_sided=self.one_sided)
+        sides = [(name, functools.partial(shape, side=side)) for side, name in enumerate(side_names(self.dims))]
+        factors = [Slot(f"{name}_factor", shape=shape, wide=True) for name, shape in sides]
+        bases = [Slot(f"{name}_basis", shape=shape, wide=True) for name, shape in sides]
+        return ("exp_avg", "exp_avg_sq", *factors, *bases)
 
     def fit(self, shape: Shape) -> Rule:
-        if len(shape) > 1:
-            return self
-        shared = {name: value for name, value in self.values().items() if name in Adam.field_names()}
-        return Adam(**shared)
+        if len(shape) < 2:
+            shared = {name: value for name, value in self.values().items() if name in Adam.field_names()}
+            return Adam(**shared)
+        dims = len(shape) if self.is_kernel(shape) and not self.merge_dims else 2
+        return self if self.dims == dims else self.but(dims=dims)
+
+    def working_shape(self, shape: Shape) -> Shape:
+        return super().working_shape(shape) if self.merge_dims else shape
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta = h.betas[1] if h.shampoo_beta is None else h.shampoo_beta
-        row_factor = lerp(s.row_factor, g @ g.mT, 1 - beta) if s.row_factor.shape[-1] else s.row_factor
-        column_factor = lerp(s.column_factor, g.mT @ g, 1 - beta) if s.column_factor.shape[-1] else s.column_factor
-        factors = {"row_factor": row_factor, "column_factor": column_factor}
+        names = side_names(h.dims)
+        factors = [
+            lerp(factor, outer_product(g, side, h.dims), 1 - beta) if factor.shape[-1] else factor
+            for side, factor in enumerate(getattr(s, f"{name}_factor") for name in names)
+        ]
+        bases = [getattr(s, f"{name}_basis") for name in names]
 
-        def first() -> tuple[Any, dict[str, Any]]:
-            moments = {"exp_avg": s.exp_avg, "exp_avg_sq": s.exp_avg_sq}
-            bases = {"row_basis": eigenbasis(row_factor), "column_basis": eigenbasis(column_factor)}
-            return filled_like(g, 0.0), {**moments, **bases}
+        def first() -> tuple[Any, tuple[Any, ...]]:
+            return filled_like(g, 0.0), (s.exp_avg, s.exp_avg_sq, [eigenbasis(factor) for factor in factors])
 
-        def later() -> tuple[Any, dict[str, Any]]:
+        def later() -> tuple[Any, tuple[Any, ...]]:
             step = s.step - 1
-            direction, moments = self.turned_adam(p, g, step, s, h)
-            bases = {"row_basis": s.row_basis, "column_basis": s.column_basis}
+            direction, exp_avg, exp_avg_sq = self.turned_adam(g, step, bases, s, h)
             return direction, either(
                 step % h.precondition_frequency == 0,
-                lambda: next_bases(row_factor, column_factor, **moments, **bases),
-                lambda: {**moments, **bases},
+                lambda: next_bases(factors, bases, exp_avg, exp_avg_sq),
+                lambda: (exp_avg, exp_avg_sq, bases),
             )
 
-        direction, slots = either(s.step == 1, first, later)
-        return direction, {**slots, **factors}
+        direction, (exp_avg, exp_avg_sq, turns) = either(s.step == 1, first, later)
+        slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        for name, factor, basis in zip(names, factors, turns, strict=True):
+            slots |= {f"{name}_factor": factor, f"{name}_basis": basis}
+        return direction, slots
 
-    def turned_adam(self, p: Any, g: Any, step: Any, s: Any, h: Any) -> tuple[Any, dict[str, Any]]:
+    def turned_adam(self, g: Any, step: Any, bases: Sequence[Any], s: Any, h: Any) -> tuple[Any, Any, Any]:
         """Adam's direction, worked out in the bases and turned back, and the moments in the bases."""
         beta1, beta2 = h.betas
-        projected = turned(g, s.row_basis, s.column_basis)
+        projected = turned(g, bases)
         exp_avg = lerp(s.exp_avg, projected, 1 - beta1)
         exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(projected)
-        direction = turned(exp_avg / (sqrt(exp_avg_sq) + h.eps), s.row_basis.mT, s.column_basis.mT)
+        direction = turned(exp_avg / (sqrt(exp_avg_sq) + h.eps), [basis.mT for basis in bases])
         if h.correct_bias:
             direction = direction * (sqrt(1 - beta2**step) / (1 - beta1**step))
         if h.normalize_grads:
-            rows, cols = p.shape[-2:]
-            direction = direction / (frobenius(direction) / math.sqrt(max(rows * cols, 1)) + h.eps)
-        return direction, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+            direction = direction / (root_mean_square(direction, h.dims) + h.eps)
+        return direction, exp_avg, exp_avg_sq
 
 
-def turned(x: Any, row_basis: Any, column_basis: Any) -> Any:
-    """Q_Lᵀ·x·Q_R; a basis of size 0 stands for the identity."""
-    if row_basis.shape[-1]:
-        x = row_basis.mT @ x
-    return x @ column_basis if column_basis.shape[-1] else x
+def side_names(dims: int) -> tuple[str, ...]:
+    """What the sides are called in the names of slots."""
+    return ("row", "column") if dims == 2 else tuple(f"dim{side}" for side in range(dims))
 
 
-def next_bases(
-    row_factor: Any, column_factor: Any, exp_avg: Any, exp_avg_sq: Any, row_basis: Any, column_basis: Any
-) -> dict[str, Any]:
-    """The bases after a step of power iteration, and the moments in them."""
-    rows, row_order = next_basis(row_factor, row_basis)
-    columns, column_order = next_basis(column_factor, column_basis)
-    if row_order is not None:
-        exp_avg_sq = take_rows(exp_avg_sq, row_order)
-    if column_order is not None:
-        exp_avg_sq = take_columns(exp_avg_sq, column_order)
-    exp_avg = turned(exp_avg, row_basis.mT @ rows, column_basis.mT @ columns)
-    return {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "row_basis": rows, "column_basis": columns}
+def factor_shape(shape: Shape, *, side: int, dims: int, limit: int, one_sided: bool) -> Shape:
+    """The shape (…, n, n) of the factor of a side of length n, `side` counted from the first of the last `dims`.
+
+    It is (…, 0, 0), and that side is left as it is, where n is 1 or above the limit. `one_sided` leaves the longest
+    side, the last of those.
+    """
+    stack, sides = shape[:-dims], shape[-dims:]
+    size = sides[side]
+    left = one_sided and side == max(range(dims), key=lambda other: (sides[other], other))
+    return (*stack, size, size) if 1 < size <= limit and not left else (*stack, 0, 0)
+
+
+def by_side(x: Any, side: int, dims: int) -> Any:
+    """x with one of its last `dims` dimensions before the others of them: (…, n, all others)."""
+    moved = move_axis(x, side - dims, -dims)
+    return moved.reshape(*moved.shape[: 1 - dims], math.prod(moved.shape[1 - dims :]))
+
+
+def outer_product(x: Any, side: int, dims: int) -> Any:
+    """The products of one side with itself, summed over all others: G·Gᵀ of rows, Gᵀ·G of columns."""
+    matrix = by_side(x, side, dims)
+    return matrix @ matrix.mT
+
+
+def turned(x: Any, bases: Sequence[Any]) -> Any:
+    """Q_Lᵀ·x·Q_R, or so for every side; a basis of size 0 stands for the identity."""
+    dims = len(bases)
+    for side, basis in enumerate(bases):
+        if not basis.shape[-1]:
+            continue
+        if side == dims - 1:  # from the right, so that the result lies in memory as x does
+            rows = x.reshape(*x.shape[:-dims], math.prod(x.shape[-dims:-1]), x.shape[-1])
+            x = (rows @ basis).reshape(x.shape)
+        else:
+            moved = move_axis(x, side - dims, -dims).shape
+            x = move_axis((basis.mT @ by_side(x, side, dims)).reshape(moved), -dims, side - dims)
+    return x
+
+
+def next_bases(factors: Sequence[Any], bases: Sequence[Any], exp_avg: Any, exp_avg_sq: Any) -> tuple[Any, ...]:
+    """The moments in the bases after a step of power iteration, and these bases."""
+    turns = [next_basis(factor, basis) for factor, basis in zip(factors, bases, strict=True)]
+    for side, (_, order) in enumerate(turns):
+        if order is not None:
+            exp_avg_sq = reordered(exp_avg_sq, order, side, len(bases))
+    exp_avg = turned(exp_avg, [basis.mT @ new for basis, (new, _) in zip(bases, turns, strict=True)])
+    return exp_avg, exp_avg_sq, [new for new, _ in turns]
+
+
+def reordered(x: Any, order: Any, side: int, dims: int) -> Any:
+    """x with one of its sides in another order, for each of a stack its own."""
+    index = order.reshape(*order.shape[:-1], *(order.shape[-1] if other == side else 1 for other in range(dims)))
+    return take_along(x, index, side - dims)
+
+
+def root_mean_square(x: Any, dims: int) -> Any:
+    """The root of the mean square over the last `dims` dimensions, which stay with length 1."""
+    norm = frobenius(by_side(x, 0, dims))
+    return norm.reshape(*norm.shape[:-2], *(1,) * dims) / math.sqrt(max(math.prod(x.shape[-dims:]), 1))
 
 
 def next_basis(factor: Any, basis: Any) -> tuple[Any, Any | None]:

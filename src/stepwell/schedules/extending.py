@@ -1,11 +1,45 @@
-"""A schedule for the steps that were not planned."""
+"""Schedules for the steps that were not planned."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from stepwell.schedules.composition import Warmup
-from stepwell.schedules.fields import Length
+from stepwell.schedules.fields import Length, check_length
 from stepwell.schedules.schedule import Schedule, in_steps
 from stepwell.schedules.sequence import sequence
+
+Chosen = dict[str, dict[Any, Schedule]]
+"""For each hyper-parameter the schedules of the groups, by what selects them."""
+
+
+def extended(
+    given: Chosen, resolved: Chosen, *, how: str, done: int, horizon: int, warmup: Length
+) -> tuple[Chosen, Chosen]:
+    """What is given and what is resolved from now on, by one of the ways of `Scheduler.extend`.
+
+    Args:
+        given: the schedules as they were given.
+        resolved: the same with every length in steps.
+        how: "stretch", "hold" or "rewarm".
+        done: the present step.
+        horizon: the new horizon, more than `done`.
+        warmup: of "rewarm": steps to the peak, or a share of those that are left.
+
+    Raises ValueError for another way, and for a length that does not fit.
+    """
+    if how == "stretch":
+        given = {name: {key: one.stretched(horizon) for key, one in those.items()} for name, those in given.items()}
+        return given, {name: {key: one.resolve(horizon) for key, one in those.items()} for name, those in given.items()}
+    if how == "hold":
+        return given, resolved
+    if how != "rewarm":
+        raise ValueError(f"how must be 'stretch', 'hold' or 'rewarm', got {how!r}")
+    length = check_length("warmup", warmup)
+    return given, {
+        name: {key: rewarmed(one, resolved[name][key], max(done, 0), horizon, length) for key, one in those.items()}
+        for name, those in given.items()
+    }
 
 
 def rewarmed(schedule: Schedule, so_far: Schedule, done: int, horizon: int, warmup: Length) -> Schedule:

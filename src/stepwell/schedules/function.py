@@ -37,9 +37,14 @@ class Function(Schedule):
         if isinstance(step, Expression):
             raise TypeError("a Python function is called, not traced")
         value = self.function(step if self.horizon is None else minimum(step, self.horizon))
-        if isinstance(value, (int, float)) and (not math.isfinite(value) or value < 0):
-            raise ValueError(f"{self!r} gave {value} at step {step}; a factor must be a finite number of at least 0")
-        return float(value) if isinstance(value, int) else value
+        if not isinstance(step, int):
+            return value
+        if isinstance(value, str) or not hasattr(value, "__float__"):
+            raise TypeError(f"{self!r} gave {value!r} at step {step}; a factor must be a number")
+        factor = float(value)
+        if not math.isfinite(factor) or factor < 0:
+            raise ValueError(f"{self!r} gave {factor} at step {step}; a factor must be a finite number of at least 0")
+        return factor
 
     def __repr__(self) -> str:
         horizon = "" if self.horizon is None else f", horizon={self.horizon}"

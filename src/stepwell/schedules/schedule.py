@@ -58,7 +58,7 @@ class Schedule:
         """The factor at `step`. Raises ValueError where the horizon is needed and not known."""
         if step.__class__ is int:
             return self._at(step)
-        return self._resolved.factor(maximum(step, 0))
+        return self._resolved.factor(maximum(_wide(step), 0))
 
     def factor(self, step: Any) -> Any:
         """The factor at a step that is at least 0, given that all lengths are steps. Call the schedule instead."""
@@ -159,6 +159,12 @@ def required(horizon: int | None, schedule: Schedule) -> int:
 def in_steps(length: Length, horizon: int | None, schedule: Schedule) -> int:
     """A length of `schedule` in steps. Raises ValueError where it is a share of a horizon that is not known."""
     return length if isinstance(length, int) else round(length * required(horizon, schedule))
+
+
+def _wide(step: Any) -> Any:
+    """Whole numbers of 8 or 16 bits with more of them: a sum of steps and a length must fit."""
+    dtype: Any = getattr(step, "dtype", None)
+    return step.astype("int32") if getattr(dtype, "kind", None) in ("i", "u") and dtype.itemsize < 4 else step
 
 
 def _in_steps(value: Any, horizon: int | None, schedule: Schedule) -> Any:

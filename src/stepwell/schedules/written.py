@@ -45,6 +45,10 @@ def _source(result: Any) -> str:
     depths: dict[int, int] = {}
     lines = []
     for node in needed:
+        same = _same_number(node)
+        if same is not None:
+            texts[node.index], depths[node.index] = texts[same.index], depths[same.index]
+            continue
         texts[node.index] = text = _text(node, texts)
         depths[node.index] = 1 + max((depths[argument.index] for argument in node.arguments), default=0)
         if node.arguments and node.level > Level.CONSTANT and (uses[node.index] > 1 or depths[node.index] > _DEEPEST):
@@ -63,6 +67,30 @@ def _needed(result: Expression) -> list[Expression]:
             found[node.index] = node
             open_ += node.arguments
     return [found[index] for index in sorted(found)]
+
+
+def _same_number(node: Expression) -> Expression | None:
+    """The argument that the node is equal to, bit for bit and in type: x·1, x/1, x − 0, and 1 for 1**x."""
+    if node.operation not in ("mul", "div", "sub", "pow"):
+        return None
+    first, second = node.arguments
+    if node.operation == "pow":
+        return first if _is(first, 1.0) else None
+    neutral = 0.0 if node.operation == "sub" else 1.0
+    if _is(second, neutral) and _is_float(first):
+        return first
+    return second if node.operation == "mul" and _is(first, 1.0) and _is_float(second) else None
+
+
+def _is(node: Expression, value: float) -> bool:
+    return node.operation == "constant" and node.value == value
+
+
+def _is_float(node: Expression) -> bool:
+    """Whether the number is surely a float, where a step is an int."""
+    if node.operation in ("add", "sub", "mul", "pow"):
+        return any(map(_is_float, node.arguments))
+    return node.operation in ("constant", "div", "sqrt", "exp", "log", "cos")
 
 
 def _mentions(node: Expression) -> tuple[Expression, ...]:

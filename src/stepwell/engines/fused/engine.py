@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,15 @@ from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
 from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
+from stepwell.engines.fused.programs import DTYPES, ROUNDING, Programs
 from stepwell.engines.fused.threads import run_in_threads
-from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
-from stepwell.rules.rule import Rule, flags
+from stepwell.rules.rule import Rule, Shape
 
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
 # columns of each are summed there are fewer, so that the sums stay small beside the tensors.
 CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65_536, 262_144
 # What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
 GRAIN = 32_768
-
-DTYPES = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-# Stored in fewer bits than they are computed with.
-_ROUNDING = (torch.bfloat16, torch.float16)
 
 
 # Tensors, or where their addresses are known already, these.
@@ -132,9 +128,8 @@ _COUNTER, _STEP, _ITEMS, _ROWS_OF_SCALARS, _SCALARS_AT = (
 )
 
 
-def _layout(program: Program, tensors: Sequence[Tensor]) -> Layout:
-    shapes = tuple(tensor.shape for tensor in tensors)
-    return layout_of(shapes, in_rows=program.has_rows, in_columns=program.has_columns)
+def _layout(program: Program, shapes: Iterable[Shape]) -> Layout:
+    return layout_of(tuple(map(torch.Size, shapes)), in_rows=program.has_rows, in_columns=program.has_columns)
 
 
 def _address_of(array: NDArray[Any]) -> int:
@@ -142,26 +137,20 @@ def _address_of(array: NDArray[Any]) -> int:
     return address
 
 
-class Fused:
+class Fused(Programs):
     """Traces a rule once for its flags, and runs the kernels written from the trace for the dtypes at hand."""
 
     name = "fused"
+    judges = False
 
     def __init__(self) -> None:
-        self._programs: dict[Any, Program] = {}
+        super().__init__()
         self._kernels: dict[tuple[Any, ...], Kernel] = {}
 
     @staticmethod
     def serves(tensor: Tensor) -> bool:
         """Whether a tensor like this can be worked on: its numbers lie in the CPU's memory without gaps."""
         return tensor.device.type == "cpu" and tensor.dtype in DTYPES and is_dense(tensor)
-
-    def serves_rule(self, rule: Rule, weight: Tensor) -> bool:
-        """Whether the rule can run on a weight like this: rows and columns are those of a contiguous matrix."""
-        if any(slot.shape not in SLOT_LEVELS for slot in rule.slot_list()):
-            return False
-        program = self.program(rule)
-        return not program.has_rows or (weight.is_contiguous() and (weight.ndim == 2 or not program.has_columns))
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
@@ -196,28 +185,20 @@ class Fused:
     def _prepare(self, batch: Batch, function: str) -> Launch:
         columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
         stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
-        program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(_ROUNDING))
+        program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(ROUNDING))
         kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
-        return Launch(kernel, _layout(program, batch.weights), len(batch.weights))
+        shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+        return Launch(kernel, _layout(program, shapes), len(batch.weights))
 
     def totals(self, name: str, function: Callable[[Any], Any], tensors: list[Tensor]) -> NDArray[np.float64]:
         """Σ function(x) over the elements of each tensor: one read of the tensors, and nothing written.
 
         The tensors share a dtype and are dense. `function` is written in the algebra; `name` stands for it.
         """
-        if name not in self._programs:
-            self._programs[name] = trace_total(name, function)
-        kernel = self.kernel(self._programs[name], (tensors[0].dtype,))
-        launch = Launch(kernel, _layout(kernel.program, tensors), len(tensors))
+        kernel = self.kernel(self.total(name, function), (tensors[0].dtype,))
+        launch = Launch(kernel, _layout(kernel.program, [tensor.shape for tensor in tensors]), len(tensors))
         launch.run([tensors], np.zeros((1, 0)))
         return launch.kept[:, 0]
-
-    def program(self, rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
-        """The trace of one function of a rule with these flags."""
-        key = (type(rule), flags(type(rule), rule.values()), function, stores_round)
-        if key not in self._programs:
-            self._programs[key] = trace(rule, function, stores_round=stores_round)
-        return self._programs[key]
 
     def kernel(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> Kernel:
         """The kernel for a program on arrays of these dtypes, in the program's order."""
@@ -229,5 +210,5 @@ class Fused:
 
     def source(self, rule: Rule, dtype: torch.dtype) -> str:
         """The source of the kernel for a rule's update on weights, gradients and slots of this dtype."""
-        program = self.program(rule, stores_round=dtype in _ROUNDING)
+        program = self.program(rule, stores_round=dtype in ROUNDING)
         return numba_writer.write(program, dict.fromkeys(program.arrays, DTYPES[dtype]))

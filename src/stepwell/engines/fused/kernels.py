@@ -7,13 +7,9 @@ process loads the machine code alone, in some milliseconds, without Numba.
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import importlib.util
-import logging
-import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +18,10 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from stepwell.engines.fused import numba_writer
+from stepwell.engines.fused.cache import cache_folder, kernel_folder, write_whole
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.source import HostScalars, host_function
 
-_LOG = logging.getLogger("stepwell")
 # What calls a kernel: void run(int64 *frame). ctypes lets other Python threads go on meanwhile.
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -42,49 +38,18 @@ class Kernel:
         self.run = RUN(address)
 
 
-def cache_folder() -> Path:
-    """Where kernels are kept: `$STEPWELL_CACHE_DIR`, or the place that the system has for such files."""
-    if chosen := os.environ.get("STEPWELL_CACHE_DIR"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "stepwell"
-
-
-@functools.cache
-def _kernel_folder(cache: Path) -> Path:
-    """A folder that can be written to; a temporary one, said once, where the cache folder cannot."""
-    folder = cache / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        _LOG.warning(
-            "kernels are compiled anew in each process, for %s cannot be written (%s); set STEPWELL_CACHE_DIR",
-            folder,
-            error,
-        )
-        return Path(tempfile.mkdtemp(prefix="stepwell-kernels-"))
-    return folder
-
-
 def _machine_code(name: str, source: str) -> tuple[Any, int]:
     """The execution engine that holds the code, and the address of `run` in it."""
     memory = Path(__file__).with_name("memory.py").read_text(encoding="utf-8")
     machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
     digest = hashlib.sha256("\0".join((source, memory, machine, llvmlite.__version__)).encode()).hexdigest()[:16]
-    path = _kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}.py"
+    path = kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}.py"
     kept = path.with_suffix(".bin")
     code = _read(kept)
     if code is None:
-        _write_whole(path, source.encode())
+        write_whole(path, source.encode())
         code = _compile(path)
-        _write_whole(kept, hashlib.sha256(code).digest() + code)
+        write_whole(kept, hashlib.sha256(code).digest() + code)
     symbol, _, binary = code.partition(b"\n")
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
@@ -124,11 +89,3 @@ def _read(path: Path) -> bytes | None:
         return None
     checksum, code = whole[:32], whole[32:]
     return code if hashlib.sha256(code).digest() == checksum else None
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write the file so that another process sees it whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    Path(temporary).replace(path)

@@ -88,6 +88,11 @@ class Program:
         return [reduction for reduction in self.reductions if reduction.level is Level.TENSOR]
 
     @property
+    def row_sums(self) -> list[Expression]:
+        """What is added up over each row."""
+        return [reduction for reduction in self.reductions if reduction.level is Level.ROW]
+
+    @property
     def column_sums(self) -> list[Expression]:
         """What is added up over the chunks of each tensor, column by column."""
         return [reduction for reduction in self.reductions if reduction.level is Level.COLUMN]
@@ -101,8 +106,9 @@ class Program:
         return _position(self.kept[e.level], e)
 
     def sum_position(self, e: Expression) -> int:
-        """Which of the sums, or of the column sums, this is."""
-        return _position(self.sums if e.level is Level.TENSOR else self.column_sums, e)
+        """Which of the sums, of the row sums, or of the column sums, this is."""
+        of_level = {Level.TENSOR: self.sums, Level.ROW: self.row_sums, Level.COLUMN: self.column_sums}
+        return _position(of_level[e.level], e)
 
     @property
     def steps(self) -> list[tuple[int, Phase | Finish]]:

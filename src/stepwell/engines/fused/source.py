@@ -10,7 +10,7 @@ from stepwell.algebra import plain
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.engines.fused.program import Program
 
-_INFIX = {
+INFIX = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**",
     "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 }  # fmt: skip
@@ -73,11 +73,11 @@ class Writer:
 
     def _expression(self, node: Expression) -> str:
         arguments = [self.text(argument) for argument in node.arguments]
-        if node.operation in _INFIX:
+        if node.operation in INFIX:
             if node.operation == "pow" and node.arguments[1].value == 2.0:
                 node_text = self.text(node.arguments[0])
                 return f"({node_text} * {node_text})"
-            return f"({arguments[0]} {_INFIX[node.operation]} {arguments[1]})"
+            return f"({arguments[0]} {INFIX[node.operation]} {arguments[1]})"
         one, zero = self._constant(1.0), self._constant(0.0)
         match node.operation:
             case "neg":
@@ -117,7 +117,7 @@ def host_source(program: Program) -> str:
     `h` holds the hyper-parameters by name, `s` the step, the gradient factor and the scalar slots.
     """
     wanted = [*program.scalars, *(e for _, e in program.scalar_slots)]
-    nodes = _scalar_nodes(wanted)
+    nodes = scalar_nodes(wanted)
     functions = {name: f"plain.{name}" for name in ("sqrt", "absolute", "exp", "log", "cos", "floor")}
     writer = Writer(functions, _host_constant, _host_leaf, "c")
     writer.write(nodes, wanted)
@@ -151,7 +151,8 @@ def _host_leaf(node: Expression) -> str | None:
     return f'{kind}["{name}"]{bracket}{index}'
 
 
-def _scalar_nodes(roots: Iterable[Expression]) -> list[Expression]:
+def scalar_nodes(roots: Iterable[Expression]) -> list[Expression]:
+    """All that the roots are made of, arguments before what is made of them."""
     seen: dict[int, Expression] = {}
     pending = list(roots)
     while pending:

@@ -1,15 +1,16 @@
-"""The schedules of `transformers.optimization` under its names, without transformers.
+"""The schedules and optimizers of `transformers.optimization` under its names, without transformers.
 
-    from stepwell.integrations.huggingface import get_scheduler
+    from stepwell.integrations.huggingface import AdamW, get_scheduler
 
 Every function takes transformers' arguments and gives a `torch.optim.lr_scheduler.LambdaLR` (also a
 `stepwell.Scheduler`) with transformers' values at every step up to the horizon. Where they differ, and why, stands in
-docs/schedules.md.
+docs/schedules.md. The optimizers, `AdamW` and `Adafactor`, have the signatures and the values of transformers 4.34.
 """
 
-from stepwell.integrations.huggingface.adafactor import AdafactorSchedule
+from stepwell.integrations.huggingface.adafactor import AdafactorSchedule, get_adafactor_schedule
 from stepwell.integrations.huggingface.factory import SchedulerType, get_scheduler
 from stepwell.integrations.huggingface.metric import get_greedy_schedule, get_reduce_on_plateau_schedule
+from stepwell.integrations.huggingface.optimizers import Adafactor, AdamW
 from stepwell.integrations.huggingface.schedules import (
     get_constant_schedule,
     get_constant_schedule_with_warmup,
@@ -24,8 +25,11 @@ from stepwell.integrations.huggingface.schedules import (
 )
 
 __all__ = [
+    "Adafactor",
     "AdafactorSchedule",
+    "AdamW",
     "SchedulerType",
+    "get_adafactor_schedule",
     "get_constant_schedule",
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",

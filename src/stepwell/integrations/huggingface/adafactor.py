@@ -22,19 +22,31 @@ class _Always:
 class AdafactorSchedule(LambdaLR):
     """Tells the rates that an Adafactor with relative steps has worked out; `initial_lr` before its first step.
 
+    `step()` writes them into the groups, for loggers that look there; the optimizer overlooks them.
+
     Args:
-        optimizer: one that has `_get_lr(group, state)`, as transformers' Adafactor does.
+        optimizer: `stepwell.integrations.huggingface.Adafactor` or transformers' own: one that has
+            `_get_lr(group, state)`.
         initial_lr: what to tell before there is a rate.
 
-    Raises TypeError for an optimizer that finds no rates of its own.
+    Raises:
+        TypeError: an optimizer that finds no rates of its own.
+        ValueError: a group with `relative_step=False`, whose rate this would set to `initial_lr` for good.
     """
 
     def __init__(self, optimizer: Optimizer, initial_lr: float = 0.0) -> None:
         if not hasattr(optimizer, "_get_lr"):
             raise TypeError(
-                f"AdafactorSchedule tells the rates of an Adafactor with relative steps; {type(optimizer).__name__} "
-                "finds none, so schedule its rate with get_scheduler"
+                f"AdafactorSchedule tells the rates that transformers' Adafactor finds; {type(optimizer).__name__} "
+                "does not say what it finds, so schedule its rate with get_scheduler"
             )
+        self.initial_lr = initial_lr
+        for index, group in enumerate(optimizer.param_groups):
+            if group.get("relative_step") is False:
+                raise ValueError(
+                    f"AdafactorSchedule needs relative_step=True, got False in group {group.get('name', index)!r}; "
+                    "schedule its rate with get_scheduler"
+                )
         for group in optimizer.param_groups:
             group["initial_lr"] = initial_lr
         super().__init__(optimizer, _Always(initial_lr))
@@ -42,10 +54,16 @@ class AdafactorSchedule(LambdaLR):
             del group["initial_lr"]
 
     def get_lr(self) -> list[Any]:
-        """The rate of each group: of its first parameter that has been updated, else the initial one."""
+        """The rate of each group: that of its first parameter that has been updated, else the initial one."""
         optimizer: Any = self.optimizer
-        rates = []
-        for base, group in zip(self.base_lrs, optimizer.param_groups, strict=False):
-            moved = next((p for p in group["params"] if p.grad is not None and optimizer.state[p]), None)
-            rates.append(base if moved is None else optimizer._get_lr(group, optimizer.state[moved]))
-        return rates
+        return [self._rate(optimizer, group) for group in optimizer.param_groups]
+
+    def _rate(self, optimizer: Any, group: dict[str, Any]) -> Any:
+        states = (optimizer.state.get(parameter) for parameter in group["params"])
+        moved = next((state for state in states if state), None)
+        return self.initial_lr if moved is None else optimizer._get_lr(group, moved)
+
+
+def get_adafactor_schedule(optimizer: Optimizer, initial_lr: float = 0.0) -> AdafactorSchedule:
+    """A schedule that tells the rates of an Adafactor with relative steps: `AdafactorSchedule`."""
+    return AdafactorSchedule(optimizer, initial_lr)

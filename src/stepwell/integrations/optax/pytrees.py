@@ -6,7 +6,7 @@ them (`Recipe(roles={"*.kernel": "hidden matrix"})`); what has fewer than two di
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from stepwell.naming import nearest
 from stepwell.recipes import Recipe
 from stepwell.roles import ROLES, ParameterRole, Role
 from stepwell.roles.names import MATRIX_ROLES
-from stepwell.select import Between, Both, ByModule, Either, Not, Selector, Where
+from stepwell.select import Selector
 from stepwell.select import name as by_name
+from stepwell.select.selectors import Between, ByModule, Where
 from stepwell.tabular import some
 
 EXAMPLES = 3
@@ -82,7 +83,7 @@ def check_readable(recipe: Recipe, parameters: list[PytreeParameter]) -> None:
         raise ValueError(f"layer_decay and depths need the order of the layers, and {NO_MODULES}")
     selectors = [recipe.undecayed, *(route.select for route in recipe.routes)]
     for selector in selectors:
-        for part in _parts(selector):
+        for part in selector.parts:
             if isinstance(part, (ByModule, Where)) or (isinstance(part, Between) and part.quantity == "depth"):
                 raise ValueError(
                     f"the selector {part!r} cannot be answered: {NO_MODULES}; name, regex, ndim, size and role can"
@@ -94,16 +95,6 @@ def check_readable(recipe: Recipe, parameters: list[PytreeParameter]) -> None:
             f"{' and '.join(asked)} cannot be answered for {some(unknown, EXAMPLES)}: {NO_MODULES}, from which a role "
             f"could be read; say it by name, as in Recipe(roles={{{unknown[0]!r}: 'hidden matrix'}}), or select by name"
         )
-
-
-def _parts(selector: Selector) -> Iterator[Selector]:
-    if isinstance(selector, (Both, Either)):
-        yield from _parts(selector.first)
-        yield from _parts(selector.second)
-    elif isinstance(selector, Not):
-        yield from _parts(selector.inner)
-    else:
-        yield selector
 
 
 def _answers(selector: Selector, parameter: PytreeParameter) -> bool:

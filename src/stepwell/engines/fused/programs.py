@@ -1,0 +1,48 @@
+"""The programs that an engine has traced, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepwell.engines.batch import REAL_DTYPES, names_of
+from stepwell.engines.fused.program import Program
+from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
+from stepwell.rules.rule import Rule, flags
+
+DTYPES = {dtype: names_of([dtype]) for dtype in REAL_DTYPES}
+# Stored in fewer bits than they are computed with.
+ROUNDING = (torch.bfloat16, torch.float16)
+
+
+class Programs:
+    """What a fused engine knows of rules before it writes a kernel in whatever language."""
+
+    def __init__(self) -> None:
+        self._programs: dict[Any, Program] = {}
+
+    def program(self, rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
+        """The trace of one function of a rule with these flags."""
+        key = (type(rule), flags(type(rule), rule.values()), function, stores_round)
+        if key not in self._programs:
+            self._programs[key] = trace(rule, function, stores_round=stores_round)
+        return self._programs[key]
+
+    def total(self, name: str, function: Callable[[Any], Any]) -> Program:
+        """The program of Σ function(x) over the elements of each tensor; `name` stands for the function."""
+        if name not in self._programs:
+            self._programs[name] = trace_total(name, function)
+        return self._programs[name]
+
+    def serves_rule(self, rule: Rule, weight: Tensor) -> bool:
+        """Whether the rule can run on a weight like this: rows and columns are those of a contiguous matrix."""
+        if any(slot.shape not in SLOT_LEVELS for slot in rule.slot_list()):
+            return False
+        program = self.program(rule)
+        if not program.has_rows:
+            return True
+        seen_as = rule.working_shape(tuple(weight.shape))
+        return weight.is_contiguous() and (len(seen_as) == 2 or not program.has_columns)

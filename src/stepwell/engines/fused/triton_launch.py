@@ -1,0 +1,196 @@
+"""The memory that a Triton kernel is told of, and its launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stepwell.algebra.tracing import Level
+from stepwell.engines.batch import Batch, addresses_of
+from stepwell.engines.fused.triton_kernels import Kernel
+from stepwell.engines.fused.triton_layout import Layout
+from stepwell.engines.fused.triton_tables import Table, capturing, neutral, same_device
+from stepwell.engines.fused.triton_words import WORD
+
+# Tensors, or where their addresses are known already, these.
+Column = Sequence[Tensor] | NDArray[np.int64]
+
+
+class Launch:
+    """One program over some tensors on one device: the table of addresses, and what each step keeps for the next.
+
+    A batch keeps its own from step to step.
+    """
+
+    def __init__(self, kernel: Kernel, layout: Layout, tensors: int, device: torch.device) -> None:
+        self.kernel = kernel
+        self.device = device
+        self._layout = layout
+        self._tensors = tensors
+        self._host = np.zeros((tensors, 1 + len(kernel.program.arrays)), dtype=np.int64)
+        self._table = Table(device)
+        self._aligned_for: Tensor | None = None
+        self._align = 1
+        program, compute = kernel.program, getattr(torch, kernel.compute)
+        sizes = {
+            "sums": (layout.chunks, len(program.sums), torch.float64),
+            "kept": (tensors, len(program.kept[Level.TENSOR]), torch.float64),
+            "row_sums": (layout.row_sums, len(program.row_sums), compute),
+            "column_sums": (layout.column_sums, len(program.column_sums), compute),
+            "kept_rows": (layout.rows, len(program.kept[Level.ROW]), compute),
+            "kept_columns": (layout.columns, len(program.kept[Level.COLUMN]), compute),
+        }
+        self.memory = {
+            name: torch.empty((count, width), dtype=dtype, device=device)
+            for name, (count, width, dtype) in sizes.items()
+        }
+        self.memory["sizes"] = layout.sizes
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """For each tensor which row of the scalars it uses; to be written to."""
+        return self._host[:, 0]
+
+    def run(
+        self, arrays: Sequence[Column], scalars: Tensor, verdict: Tensor | None = None, *, finishes: bool = True
+    ) -> None:
+        """Run all steps on these arrays; without `finishes` the phases alone, which leave their sums."""
+        for place, column in enumerate(arrays, start=1):
+            self._host[:, place] = column if isinstance(column, np.ndarray) else addresses_of(column)
+        table = self._table.send(self._host)
+        if table is not self._aligned_for:
+            self._aligned_for = table
+            self._align = 1 if (self._host[:, 1:] % WORD).any() else WORD
+        memory = {
+            **self.memory,
+            "table": table,
+            "scalars": scalars,
+            "verdict": neutral(self.device) if verdict is None else verdict,
+        }
+        for name, is_phase in self.kernel.steps:
+            if is_phase:
+                self._phase(name, memory)
+            elif finishes:
+                self.kernel.launch(name, self._tensors, memory)
+
+    def _phase(self, name: str, memory: dict[str, Tensor]) -> None:
+        for part in self._layout.parts:
+            if len(part.chunks):
+                of_part = {**memory, "chunks": part.chunks, "sums": memory["sums"][part.first :]}
+                if part.columns:
+                    align = self._align if part.aligned else 1
+                    self.kernel.launch(
+                        name, len(part.chunks), of_part, ALIGN=align, ROWS=part.rows, COLUMNS=part.columns
+                    )
+                else:
+                    self.kernel.launch(name, len(part.chunks), of_part, ALIGN=self._align)
+
+
+class Counted:
+    """The numbers of a batch's update: worked out by the host, or counted on by the device itself.
+
+    The host's way is the usual one: it works the scalars out in float64 and sends them. The device's is for a step of
+    which the host does not know whether it is taken (a verdict may leave it out), how often (a CUDA graph), or with
+    what (a learning rate in a tensor on the device). From then on the steps and scalar slots in the parameters' states
+    are places in a tensor on the device.
+    """
+
+    def __init__(self, kernel: Kernel, device: torch.device) -> None:
+        self._kernel = kernel
+        self._device = device
+        self._numbers, self._hyper = Table(device), Table(device)
+        self._members: list[list[int]] = []
+        # What was sent last: the scalars, the counts after that step, and the hyper-parameters.
+        self._last: tuple[Tensor, list[NDArray[np.float64]]] | None = None
+        self._counts: Tensor | None = None
+        self._scalars: Tensor | None = None
+
+    def scalars(self, batch: Batch, classes: NDArray[np.int64]) -> Tensor:
+        """The scalars of this step, on the device, and in `classes` the row of each parameter."""
+        if self._counts is not None or self._must_count(batch):
+            return self._counted(batch)
+        rows, counts, hyper = [], [], []
+        self._members = []
+        for row, (group, numbers, members) in enumerate(batch.classes()):
+            values, new = self._kernel.scalars(group, numbers)
+            rows.append(values)
+            classes[members if row else slice(None)] = row
+            kept = dict(zip((slot for slot, _ in self._kernel.program.scalar_slots), new, strict=True))
+            batch.keep(members, kept)
+            now = {**numbers, **kept}
+            counts.append([now[name] for name in self._kernel.counts])
+            hyper.append([_value(group, name, numbers["gradient_factor"]) for name in self._kernel.hyper])
+            self._members.append(members)
+        tables = [np.array(table, dtype=np.float64).reshape(len(rows), -1) for table in (rows, counts, hyper)]
+        self._hyper.set_aside(tables[2])
+        sent = self._numbers.send(np.concatenate([table.ravel() for table in tables]))
+        self._last = (sent, tables)
+        return sent  # which begins with the scalars
+
+    def _must_count(self, batch: Batch) -> bool:
+        """Whether the device has to count this step."""
+        if capturing(self._device):
+            if self._last is None:
+                raise RuntimeError(
+                    "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with "
+                    "the same gradients, before the capture"
+                )
+            return True
+        return self._last is not None and (batch.may_skip or any(self._is_there(group) for group in batch.live_groups))
+
+    def _is_there(self, group: Any) -> bool:
+        """Whether a hyper-parameter of the group is held on the device."""
+        return any(
+            same_device(value, self._device)
+            or (type(value) is tuple and any(same_device(each, self._device) for each in value))
+            for value in group.values()
+        )
+
+    def _counted(self, batch: Batch) -> Tensor:
+        """The scalars, worked out by the device from the hyper-parameters and what it has counted."""
+        if self._counts is None:
+            self._counts = self._begin(batch)
+        held: list[tuple[int, int, Tensor]] = []
+        rows = []
+        for row, members in enumerate(self._members):
+            group = batch.live_group(members[0])
+            values = [_value(group, name, batch.gradient_factor) for name in self._kernel.hyper]
+            held += [(row, place, value) for place, value in enumerate(values) if same_device(value, self._device)]
+            rows.append([0.0 if same_device(value, self._device) else float(value) for value in values])
+        hyper = self._hyper.send(np.array(rows, dtype=np.float64).reshape(len(rows), -1))
+        if held:
+            hyper = hyper.clone()
+            for row, place, value in held:
+                hyper[row, place].copy_(value.detach().reshape(()))
+        assert self._scalars is not None
+        memory = {"hyper": hyper, "counts": self._counts, "out": self._scalars}
+        memory["verdict"] = neutral(self._device) if batch.verdict is None else batch.verdict
+        self._kernel.launch("scalars", len(rows), memory)
+        return self._scalars
+
+    def _begin(self, batch: Batch) -> Tensor:
+        """Let the device count on from what was sent to it last, and the states say what it has counted."""
+        assert self._last is not None
+        sent, tables = self._last
+        before, until = tables[0].size, tables[0].size + tables[1].size
+        counts = sent[before:until].view(tables[1].shape)
+        hyper = sent[until:].view(tables[2].shape)
+        self._hyper.adopt(tables[2], hyper)
+        self._scalars = torch.empty(tables[0].shape, dtype=torch.float64, device=self._device)
+        for row, members in enumerate(self._members):
+            batch.keep(members, {name: counts[row, place] for place, name in enumerate(self._kernel.counts)})
+        batch.counted_on_device = True
+        return counts
+
+
+def _value(group: Any, symbol: str, gradient_factor: float) -> Any:
+    """The value of a symbol: "gradient_factor", "h.lr", or "h.betas[0]"."""
+    if symbol == "gradient_factor":
+        return gradient_factor
+    name, bracket, index = symbol.removeprefix("h.").partition("[")
+    return group[name][int(index[:-1])] if bracket else group[name]

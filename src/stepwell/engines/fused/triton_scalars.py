@@ -1,0 +1,59 @@
+"""A program's scalars as a Triton kernel: for steps that the device counts by itself, as under a CUDA graph."""
+
+from __future__ import annotations
+
+from stepwell.algebra.tracing import Expression
+from stepwell.engines.fused.program import Program
+from stepwell.engines.fused.source import scalar_nodes
+from stepwell.engines.fused.triton_words import Maths, indented
+
+
+def hyper_parameters(program: Program) -> list[str]:
+    """The symbols whose values the host knows, in the order of a row of `hyper`: the hyper-parameters, and its part of
+    the gradients' factor."""
+    return [name for name in _symbols(program) if not name.startswith("s.")]
+
+
+def counted(program: Program) -> list[str]:
+    """What the device counts on, in the order of a row of `counts`: the step, and the scalar slots."""
+    read = [name.removeprefix("s.") for name in _symbols(program) if name.startswith("s.")]
+    slots = sorted({*read, *(slot for slot, _ in program.scalar_slots)} - {"step"})
+    return ["step", *slots]
+
+
+def scalars(program: Program) -> str:
+    """The kernel: each of its programs takes a class of parameters that share all numbers one step on."""
+    hyper, counts = hyper_parameters(program), counted(program)
+    names = {f"h{position}": symbol for position, symbol in enumerate(hyper)}
+    names |= {f"s{position}": f"s.{name}" for position, name in enumerate(counts)}
+    known = {symbol: name for name, symbol in names.items()}
+
+    def leaf(node: Expression) -> str | None:
+        return known[str(node.value)] if node.operation == "symbol" else None
+
+    wanted = [*program.scalars, *(e for _, e in program.scalar_slots)]
+    maths = Maths("float64", leaf, "c")
+    maths.write(scalar_nodes(wanted), wanted)
+    lines = [
+        "if tl.load(verdict + 1) != 0:",
+        "    return",
+        "row = tl.program_id(0)",
+        *maths.constant_lines,
+        *(f"h{place} = tl.load(hyper + row * {len(hyper)} + {place})  # {name}" for place, name in enumerate(hyper)),
+        *(f"s{place} = tl.load(counts + row * {len(counts)} + {place})  # {name}" for place, name in enumerate(counts)),
+        "s0 += 1.0",
+        *maths.lines,
+        *(_store("out", len(program.scalars), place, maths.text(e)) for place, e in enumerate(program.scalars)),
+        _store("counts", len(counts), 0, "s0"),
+        *(_store("counts", len(counts), counts.index(slot), maths.text(e)) for slot, e in program.scalar_slots),
+    ]
+    return "\n".join(["@triton.jit", "def scalars(hyper, counts, verdict, out):", *indented(lines)])
+
+
+def _store(memory: str, width: int, place: int, text: str) -> str:
+    return f"tl.store({memory} + row * {width} + {place}, {text})"
+
+
+def _symbols(program: Program) -> list[str]:
+    wanted = [*program.scalars, *(e for _, e in program.scalar_slots)]
+    return sorted({str(node.value) for node in scalar_nodes(wanted) if node.operation == "symbol"})

@@ -1,0 +1,99 @@
+"""The states of random generators: taken as plain values, checked, put back."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stepwell.checkpoint import generators
+from stepwell.checkpoint.errors import CheckpointError
+from stepwell.checkpoint.plain import decode, encode
+
+
+def draw() -> Any:
+    return (
+        [random.random() for _ in range(700)] + [random.gauss(0, 1)],
+        np.random.rand(700).tolist() + np.random.randn(1).tolist(),
+        torch.rand(700).tolist() + torch.randn(1).tolist(),
+    )
+
+
+def through_json(saved: Any) -> Any:
+    return decode(json.loads(json.dumps(encode(saved, "random", lambda path, _: path))), {}.__getitem__)
+
+
+def test_the_same_numbers_come_again() -> None:
+    random.gauss(0, 1)  # keeps a second number for the next call, as NumPy's does
+    np.random.randn(1)
+    torch.randn(1)
+    saved = through_json(generators.states())
+    first = draw()
+    draw()
+    generators.check(saved)
+    assert generators.restore(saved) == []
+    assert draw() == first
+
+
+def test_taking_them_and_checking_them_draws_nothing() -> None:
+    saved = generators.states()
+    generators.check(saved)
+    assert generators.states() == saved
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"python": None},
+        {"python": (3, b"abcd", None)},
+        {"numpy": ("MT19937", b"", 3, 0, 0.0)},
+        {"numpy": ("PCG64", b"", 3, 0, 0.0)},
+        {"torch": b"short"},
+        {"torch": "text"},
+    ],
+)
+def test_states_that_are_none_are_refused_and_nothing_changes(change: dict[str, Any]) -> None:
+    before = generators.states()
+    with pytest.raises(CheckpointError, match=r"^its states of random generators cannot be used: "):
+        generators.check({**before, **change})
+    assert generators.states() == before
+
+
+class Module:
+    """The part of `torch.cuda` that is looked at."""
+
+    def __init__(self, devices: int, started: bool = True) -> None:
+        self.held = [torch.full((4,), index, dtype=torch.uint8) for index in range(devices)]
+        self.started = started
+
+    def is_initialized(self) -> bool:
+        return self.started
+
+    def device_count(self) -> int:
+        return len(self.held)
+
+    def get_rng_state(self, index: int) -> torch.Tensor:
+        return self.held[index]
+
+    def set_rng_state(self, state: torch.Tensor, index: int) -> None:
+        self.held[index] = state
+
+
+def test_those_of_an_accelerator_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Module(3)
+    monkeypatch.setattr(generators, "_accelerator", lambda: ("cuda", there))
+    saved = generators.states()
+    assert saved["accelerator"] == ("cuda", [bytes([index] * 4) for index in range(3)])
+    fewer = Module(2)
+    fewer.held = [torch.zeros(4, dtype=torch.uint8)] * 2
+    monkeypatch.setattr(generators, "_accelerator", lambda: ("cuda", fewer))
+    assert generators.restore(saved) == ["the random generators of 1 cuda device have no counterpart here"]
+    assert [state.tolist() for state in fewer.held] == [[0] * 4, [1] * 4]
+    monkeypatch.setattr(generators, "_accelerator", lambda: ("", None))
+    assert generators.restore(saved) == ["the random generators of 3 cuda devices have no counterpart here"]
+    monkeypatch.setattr(generators, "_accelerator", lambda: ("cuda", Module(2, started=False)))
+    assert "accelerator" not in generators.states()

@@ -1,0 +1,263 @@
+"""A training that is resumed goes on with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import stepwell
+from checkpoint.small_training import Training, generators, language_model, seed
+from stepwell import checkpoint
+from stepwell.report.gallery import EXAMPLES
+from stepwell.schedules import parse
+
+Make = Callable[..., Training]
+
+
+def resume(training: Training, path: Path, **options: Any) -> Any:
+    seed(77)  # another place in every stream of random numbers
+    return training.load(path, **options)
+
+
+# With the same bits.
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "inverse-sqrt", None])
+@pytest.mark.parametrize("recipe", ["adamw", "muon", "lion", "schedule-free", "sgd"])
+def test_a_resumed_training_has_the_same_bits(recipe: str, schedule: str | None, make: Make, tmp_path: Path) -> None:
+    whole = make(recipe, schedule=schedule).go(3)
+    whole.save(tmp_path, extra={"epoch": 3})
+    here = whole.everything()
+    resumed = make(recipe, schedule=schedule, seeded=9)
+    extra = resume(resumed, tmp_path)
+    assert (extra, extra.checkpoint, len(extra.differences)) == ({"epoch": 3}, tmp_path / "000001", 0)
+    assert isinstance(resumed.optimizer, stepwell.Optimizer)
+    resumed.optimizer.train()  # Schedule-Free sees whether the weights are those of its state
+    assert resumed.everything() == here
+    resumed.go(3)
+    after = resumed.everything()
+    checkpoint.load(tmp_path, random=True)  # the generators of that moment
+    assert whole.go(3).everything() == after
+
+
+def test_into_a_training_that_goes_on(make: Make, tmp_path: Path) -> None:
+    # Back to an earlier checkpoint: slots that are there are filled, not made anew.
+    training = make("muon", dtype=torch.bfloat16).go(2)
+    training.save(tmp_path)
+    expected = training.go(3).everything()
+    big = training.optimizer.state[training.model[1].weight]
+    training.load(tmp_path)
+    assert training.optimizer.state[training.model[1].weight].keys() == big.keys()
+    assert training.go(3).everything() == expected
+
+
+@pytest.mark.parametrize("kind", ["LambdaLR", "MultiStepLR", "OneCycleLR", "SequentialLR", "ReduceLROnPlateau"])
+def test_torchs_own(kind: str, tmp_path: Path) -> None:
+    schedulers = torch.optim.lr_scheduler
+
+    def made(seeded: int) -> Training:
+        seed(seeded)
+        model = language_model()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, amsgrad=True)
+        makers: dict[str, Callable[[], Any]] = {
+            "LambdaLR": lambda: schedulers.LambdaLR(optimizer, lambda step: 0.9**step),
+            "MultiStepLR": lambda: schedulers.MultiStepLR(optimizer, [2, 5, 5]),
+            "OneCycleLR": lambda: schedulers.OneCycleLR(optimizer, 0.1, total_steps=20),
+            "SequentialLR": lambda: schedulers.SequentialLR(
+                optimizer,
+                [schedulers.ConstantLR(optimizer), schedulers.MultiStepLR(optimizer, [1])],
+                milestones=[4],
+            ),
+            "ReduceLROnPlateau": lambda: stepwell.ReduceOnPlateau(optimizer, patience=0),
+        }
+        scheduler = makers[kind]()
+        if kind == "ReduceLROnPlateau":
+            step, scheduler.step = scheduler.step, lambda: step(1.0)
+        return Training(model, optimizer, scheduler)
+
+    whole = made(0).go(3)
+    whole.save(tmp_path)
+    resumed = made(4)
+    extra = resume(resumed, tmp_path)
+    assert not extra.differences.refuse
+    state = generators()
+    resumed.go(6)
+    expected = resumed.everything()
+    checkpoint.load(tmp_path, random=True)
+    assert generators() == state
+    assert whole.go(6).everything() == expected
+
+
+def test_slots_keep_their_dtype_and_their_engine_is_chosen_here(make: Make, tmp_path: Path) -> None:
+    training = make("adamw", dtype=torch.bfloat16, engine="foreach", clip_norm=1.0).go(1)
+    state = training.optimizer.state_dict()
+    for slots in state["state"].values():
+        slots["exp_avg_sq"] = slots["exp_avg_sq"].float() + 1e-4
+    training.optimizer.load_state_dict(state)
+    training.save(tmp_path)
+    resumed = make("adamw", dtype=torch.bfloat16, engine="reference", clip_norm=2.0, seeded=3)
+    resume(resumed, tmp_path)
+    slots = resumed.optimizer.state[resumed.model[1].weight]
+    assert (slots["exp_avg"].dtype, slots["exp_avg_sq"].dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(slots["exp_avg_sq"], training.optimizer.state[training.model[1].weight]["exp_avg_sq"])
+    assert isinstance(resumed.optimizer, stepwell.Optimizer)
+    assert (resumed.optimizer.engine, resumed.optimizer.clip_norm) == ("reference", 2.0)
+
+
+def test_torchs_flags_stay_as_they_are_here(tmp_path: Path) -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    saving = torch.optim.AdamW(first.parameters(), foreach=True)
+    checkpoint.save(tmp_path, model=first, optimizer=saving)
+    loading = torch.optim.AdamW(second.parameters(), fused=True)
+    checkpoint.load(tmp_path, model=second, optimizer=loading)
+    group = loading.param_groups[0]
+    assert (group["fused"], group["foreach"]) == (True, None)
+
+
+def test_a_part_may_be_loaded(make: Make, tmp_path: Path) -> None:
+    training = make().go(2)
+    training.save(tmp_path, extra={"epoch": 2})
+    seed(3)
+    other = language_model()
+    before = generators()
+    assert checkpoint.load(tmp_path, model=other) == {"epoch": 2}
+    assert all(map(torch.equal, other.state_dict().values(), training.model.state_dict().values()))
+    assert generators() == before  # weights for evaluation are no resume
+    assert checkpoint.load(tmp_path, random=True) == {"epoch": 2}
+    assert generators() != before
+
+
+def test_weights_are_read_in_place(make: Make, tmp_path: Path) -> None:
+    training = make("adamw").go(1)
+    training.save(tmp_path)
+    addresses = [p.data_ptr() for p in training.parameters]
+    training.load(tmp_path)
+    assert [p.data_ptr() for p in training.parameters] == addresses
+
+
+def test_big_slots_are_read_into_place(tmp_path: Path) -> None:
+    # More than what is read at once: new places in a new optimizer, the same ones in one that has state.
+    model = nn.Linear(200, 300)
+    optimizer = stepwell.AdamW(model.named_parameters(), lr=0.1)
+    model(torch.ones(2, 200)).square().mean().backward()
+    optimizer.step()
+    checkpoint.save(tmp_path, model=model, optimizer=optimizer)
+    slots = optimizer.state[model.weight]
+    expected, place = slots["exp_avg"].clone(), slots["exp_avg"].data_ptr()
+    slots["exp_avg"].zero_()
+    checkpoint.load(tmp_path, model=model, optimizer=optimizer)
+    assert torch.equal(optimizer.state[model.weight]["exp_avg"], expected)
+    assert optimizer.state[model.weight]["exp_avg"].data_ptr() == place
+    fresh = stepwell.AdamW(model.named_parameters(), lr=0.1)
+    checkpoint.load(tmp_path, optimizer=fresh)
+    assert torch.equal(fresh.state[model.weight]["exp_avg"], expected)
+
+
+def test_channels_last_and_complex(tmp_path: Path) -> None:
+    def made(seeded: int) -> Training:
+        torch.manual_seed(seeded)
+        model = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+        model.register_parameter("phase", nn.Parameter(torch.randn(3, dtype=torch.complex128)))
+        return Training(model, stepwell.AdamW(model.named_parameters(), lr=0.1))
+
+    def go(training: Training) -> None:
+        for p in training.parameters:
+            p.grad = torch.cos(p.detach())
+        training.optimizer.step()
+
+    whole, resumed = made(0), made(1)
+    go(whole)
+    whole.save(tmp_path)
+    resumed.load(tmp_path)
+    go(whole)
+    go(resumed)
+    assert whole.everything()[0] == resumed.everything()[0]
+    assert resumed.model.weight.stride() == whole.model.weight.stride()
+
+
+class Compiled(nn.Module):
+    """What `torch.compile` makes of a model, as far as names go."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model
+
+
+def test_names_do_not_depend_on_what_runs_the_model(tmp_path: Path) -> None:
+    plain = language_model()
+    optimizer = stepwell.AdamW(plain.parameters(), lr=0.1)
+    wrapped = nn.DataParallel(Compiled(nn.DataParallel(plain)))
+    checkpoint.save(tmp_path, model=wrapped, optimizer=optimizer)
+    other = language_model()
+    assert not checkpoint.load(tmp_path, model=other, optimizer=stepwell.AdamW(other.parameters(), lr=0.1)).differences
+
+
+def test_schedule_free_in_either_mode(make: Make, tmp_path: Path) -> None:
+    training = make("schedule-free", schedule=None).go(3)
+    assert isinstance(training.optimizer, stepwell.Optimizer)
+    training.optimizer.eval()
+    training.save(tmp_path)
+    resumed = make("schedule-free", schedule=None, seeded=2)
+    resume(resumed, tmp_path)
+    assert isinstance(resumed.optimizer, stepwell.Optimizer)
+    for each in (training, resumed):
+        each.optimizer.train()
+        seed(1)
+        each.go(2)
+    assert resumed.everything() == training.everything()
+
+
+class Counting(nn.Linear):
+    """A layer that keeps something beside tensors."""
+
+    seen = 0
+    refuse = False
+
+    def get_extra_state(self) -> Any:
+        return {"seen": self.seen}
+
+    def set_extra_state(self, state: Any) -> None:
+        if self.refuse and state["seen"]:
+            raise RuntimeError("no")
+        self.seen = state["seen"]
+
+
+def test_extra_state_of_modules(tmp_path: Path) -> None:
+    first, second = nn.Sequential(Counting(2, 2)), nn.Sequential(Counting(2, 2))
+    first[0].seen = 5
+    checkpoint.save(tmp_path, model=first)
+    checkpoint.load(tmp_path, model=second)
+    assert second[0].seen == 5
+    third = nn.Sequential(Counting(2, 2))
+    third[0].refuse = True
+    before = third[0].weight.clone()
+    with pytest.raises(RuntimeError, match="no"):
+        checkpoint.load(tmp_path, model=third)
+    assert torch.equal(third[0].weight, before)
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_schedule_goes_on_with_the_same_rates(text: str, tmp_path: Path) -> None:
+    def made() -> Training:
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+        return Training(model, optimizer, stepwell.Scheduler(optimizer, lr=parse(text), horizon=40))
+
+    whole = made()
+    saved, rates = [], []
+    for _ in range(6):
+        saved.append(whole.save(tmp_path))
+        for _ in range(8):
+            rates.append(whole.optimizer.param_groups[0]["lr"])
+            whole.scheduler.step()
+    for turn, where in enumerate(saved):
+        resumed = made()
+        resumed.load(where)
+        for expected in rates[8 * turn :]:
+            assert resumed.optimizer.param_groups[0]["lr"] == expected
+            resumed.scheduler.step()

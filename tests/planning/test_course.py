@@ -1,0 +1,39 @@
+"""Where a scheduled value starts, how high it goes, where it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepwell.planning.course import Course, course
+from stepwell.schedules import Constant, Cosine, CosineRestarts, Linear, MultiStep
+
+
+@pytest.mark.parametrize(
+    ("schedule", "horizon", "expected"),
+    [
+        (None, None, Course(0.1, 0.1, 0.1)),
+        (Constant(), None, Course(0.1, 0.1, 0.1)),
+        (Linear(), 10, Course(0.1, 0.1, 0.0)),
+        (Cosine(warmup=0.1, end=0.1), 1_000_000, Course(0.0, 0.1, 0.01)),
+        # A peak of one step in a million is met: the warm-up ends between two samples.
+        (Linear(warmup=333_333), 1_000_000, Course(0.0, 0.1, 0.0)),
+        (MultiStep(at=[0.5], gamma=0.1), 100, Course(0.1, 0.1, 0.01)),
+        (CosineRestarts(cycles=4), 1000, Course(0.1, 0.1, 0.0)),
+        (Constant(warmup=10), None, Course(0.0, 0.1, 0.1)),
+    ],
+    ids=repr,
+)
+def test_start_peak_and_end(schedule, horizon, expected):
+    found = course(0.1, schedule, horizon)
+    assert (found.start, found.end) == pytest.approx((expected.start, expected.end))
+    assert found.peak == pytest.approx(expected.peak, rel=1e-3)
+
+
+@pytest.mark.parametrize("horizon", [None, 5])
+def test_a_schedule_that_cannot_be_laid_out_has_none(horizon):
+    assert course(0.1, Cosine(warmup=10), horizon) is None
+
+
+def test_as_text():
+    assert str(Course(0.0, 0.001, 1e-5)) == "0 → 0.001 → 1e-05"
+    assert str(Course(3e-4, 3e-4, 3e-4)) == "0.0003"

@@ -1,0 +1,185 @@
+"""Planned memory is measured memory: state to the byte, the peak of a step within 2 %."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stepwell
+from bench.memory import allocated_peak
+from small_models import Language
+from stepwell import Recipe, Route
+from stepwell.recipes import RecipeError
+from stepwell.rules.registry import rule_class, rule_names
+
+RULES = [name for name in rule_names() if rule_class(name).__module__.startswith("stepwell.rules.")]
+
+
+class Wide(nn.Module):
+    """Large enough that what Python takes in a step, about 10 KB, is far below 2 % of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(500, 96)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(96, 160), nn.Linear(160, 96)) for _ in range(3)])
+        self.head = nn.Linear(96, 500)
+
+
+def recipe_of(rule: str, engine: str = "auto") -> Recipe:
+    """The rule for the parameters that it is made for, and AdamW for the rest."""
+    if rule_class(rule).acts_on != "matrices":
+        return Recipe(routes=Route(rule=rule), engine=engine)
+    rest = Route(rule="AdamW", name="rest")
+    return Recipe(routes=(Route(rule=rule, select="role('hidden matrix')"), rest), engine=engine)
+
+
+def measured(plan: stepwell.Plan) -> tuple[int, int]:
+    """Bytes of state, and of everything at the fullest moment of a step."""
+    optimizer = plan.build_optimizer()
+    parameters = list(plan.model.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    for _ in range(2):
+        optimizer.step()
+    state = sum(
+        value.nbytes for slots in optimizer.state.values() for value in slots.values() if isinstance(value, Tensor)
+    )
+    # Rules that renew a basis now and then: a whole round of steps, the first of them included.
+    round_ = 1 + max(group.get("precondition_frequency", 0) for group in optimizer.param_groups)
+    for slots in optimizer.state.values():
+        slots["step"] = 0
+    temporaries = max(allocated_peak(optimizer.step) for _ in range(round_))
+    return state, 2 * sum(parameter.nbytes for parameter in parameters) + state + temporaries
+
+
+def check(rule: str, engine: str, dtype: torch.dtype) -> None:
+    plan = stepwell.plan(Wide().to(dtype), recipe_of(rule, engine))
+    planned = plan.memory(beside=()).own
+    state, peak = measured(plan)
+    assert planned.state == state
+    assert planned.peak == pytest.approx(peak, rel=0.02)
+    assert planned.weights == planned.gradients == sum(parameter.nbytes for parameter in plan.model.parameters())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule(rule):
+    check(rule, "auto", torch.float32)
+
+
+@pytest.mark.parametrize("rule", ["AdamW", "Lion", "LAMB", "Adafactor", "ScheduleFreeAdamW", "Prodigy", "Muon", "SOAP"])
+@pytest.mark.parametrize("engine", ["foreach", "reference"])
+def test_every_engine(rule, engine):
+    check(rule, engine, torch.float32)
+
+
+@pytest.mark.parametrize("rule", ["AdamW", "Adafactor", "Muon", "SOAP"])
+@pytest.mark.parametrize("engine", ["auto", "foreach"])
+def test_weights_in_16_bits(rule, engine):
+    check(rule, engine, torch.bfloat16)
+
+
+class TestNumbers:
+    """Language has 768 parameters: 512 hidden, 88 in the embedding, 88 in the head, 80 in norms and biases."""
+
+    def test_adamw(self):
+        own = stepwell.plan(Language(), "adamw", horizon=10).memory().own
+        assert (own.weights, own.gradients) == (4 * 768, 4 * 768)
+        assert own.slots == {"exp_avg": 4 * 768, "exp_avg_sq": 4 * 768}
+        assert (own.state, own.step, own.peak) == (8 * 768, 0, 16 * 768)
+
+    def test_frozen_weights_have_no_gradient_and_no_state(self):
+        model = Language()
+        model.embed.requires_grad_(False)
+        own = stepwell.plan(model, "lion", horizon=10).memory().own
+        assert (own.weights, own.gradients, own.slots) == (4 * 768, 4 * 680, {"exp_avg": 4 * 680})
+
+    def test_others_stand_beside_it(self):
+        rows = {row.title: row for row in stepwell.plan(Language(), "muon", horizon=10).memory().rows}
+        assert list(rows) == ["muon", "adamw", "lion", "t5-adafactor"]
+        assert rows["lion"].state == 4 * 768
+        assert rows["muon"].slots == {"momentum_buffer": 4 * 512, "exp_avg": 4 * 256, "exp_avg_sq": 4 * 256}
+        # Rows and columns: up 16 + 8 and down 8 + 16, twice; embedding and head 11 + 8; a number each for the rest.
+        assert rows["t5-adafactor"].state == 4 * (2 * 48 + 2 * 19 + 80)
+
+    def test_the_user_says_which(self):
+        plan = stepwell.plan(Language(), "muon", horizon=10)
+        others = ("soap", Recipe(routes=Route(rule="SGD"), name="plain"))
+        assert [row.title for row in plan.memory(beside=others).rows] == ["muon", "soap", "plain"]
+        with pytest.raises(ValueError, match=r"^unknown recipe 'sopa'; did you mean 'soap'\?"):
+            plan.memory(beside=("sopa",))
+
+    def test_a_recipe_that_needs_the_same_is_not_shown_again(self):
+        titles = [row.title for row in stepwell.plan(Language(), "gpt", horizon=10_000).memory().rows]
+        assert titles == ["gpt", "lion", "muon", "t5-adafactor"]
+
+    def test_an_alternative_that_does_not_fit_is_left_out(self):
+        model = nn.Linear(4, 4, dtype=torch.complex64)
+        with pytest.raises(RecipeError):
+            stepwell.plan(model, "t5-adafactor")
+        titles = [row.title for row in stepwell.plan(model, "adamw", horizon=10).memory().rows]
+        assert "t5-adafactor" not in titles
+
+
+class TestRanks:
+    def test_each_rank_holds_a_part(self):
+        """Of 3 ranks, the first has ⌈11/3⌉ = 4 rows of embedding and head, ⌈16/3⌉ = 6 and ⌈8/3⌉ = 3 of the others."""
+        memory = stepwell.plan(Language(), "lion", horizon=10).memory(world_size=3, sharded=True)
+        # 2 blocks of norm 3 + 3, up 6·8 + 6 and down 3·16 + 3; embedding and head 4·8.
+        first = 2 * (6 + 54 + 51) + 2 * 32
+        assert (memory.own.weights, memory.own.gradients, memory.own.state) == (4 * first,) * 3
+        assert str(memory).endswith("per rank, 3 ranks, sharded")
+
+    def test_each_rank_holds_all(self):
+        plan = stepwell.plan(Language(), "lion", horizon=10)
+        memory = plan.memory(world_size=3)
+        assert memory.own == plan.memory().own
+        assert str(memory).endswith("per rank, 3 ranks, each with everything")
+
+    def test_temporaries_of_a_part(self):
+        """The reference engine takes one tensor at a time, in float64: a third of the rows, a third of the bytes."""
+        plan = stepwell.plan(nn.Linear(9, 12, bias=False), Recipe(routes=Route(rule="Lion"), engine="reference"))
+        assert plan.memory(world_size=3, sharded=True).own.step == plan.memory().own.step / 3
+
+    def test_a_matrix_rule_needs_its_matrices_whole(self):
+        plan = stepwell.plan(Language(), "muon", horizon=10)
+        assert plan.memory(world_size=3, sharded=True).own.step == plan.memory().own.step > 0
+
+    @pytest.mark.parametrize(
+        ("world_size", "message"),
+        [
+            (0, "world_size must be a whole number at least 1, got 0"),
+            (-2, "world_size must be a whole number at least 1, got -2"),
+            (float("nan"), "world_size must be a whole number, got nan of type float"),
+            (True, "world_size must be a whole number at least 1, got True of type bool"),
+        ],
+    )
+    @pytest.mark.parametrize("sharded", [True, False])
+    def test_ranks_that_cannot_be(self, world_size, sharded, message):
+        with pytest.raises((TypeError, ValueError)) as error:
+            stepwell.plan(Language(), "lion", horizon=10).memory(world_size=world_size, sharded=sharded)
+        assert str(error.value) == message
+
+
+class TestPrinted:
+    def test_as_text(self):
+        memory = stepwell.plan(Language(), "lion", horizon=10).memory()
+        heading, own, *_ = str(memory).splitlines()
+        assert heading.split() == ["recipe", "weights", "gradients", "state", "step", "peak", "state", "by", "slot"]
+        assert own.split() == ["lion", "3", "KiB", "3", "KiB", "3", "KiB", "0", "B", "9", "KiB", "exp_avg", "3", "KiB"]
+
+    def test_as_data(self):
+        data = json.loads(json.dumps(stepwell.plan(Language(), "lion", horizon=10).memory(world_size=2).to_dict()))
+        assert (data["world_size"], data["sharded"]) == (2, False)
+        own = data["recipes"][0]
+        assert own == {
+            "title": "lion",
+            "weights": 3072,
+            "gradients": 3072,
+            "slots": {"exp_avg": 3072},
+            "step": 0,
+            "state": 3072,
+            "peak": 9216,
+        }
