@@ -84,7 +84,8 @@ class Direct(ABC):
         rule.check_slots(new)
         if any(new_weights is number for number in vars(s).values()):
             new_weights = 1.0 * new_weights  # a copy, because the slot may get what was in the weights
-        numbers = {number: value for number, value in new.items() if number in batch.codecs} | {WEIGHTS: new_weights}
+        changed = {slot: value for slot, value in new.items() if slot in batch.codecs and value is not getattr(s, slot)}
+        numbers = {**changed, WEIGHTS: new_weights}
         # Random bits are for training: an average to evaluate on is rounded to the nearest.
         draws = function == "update" and any(batch.codecs[number].draws for number in numbers)
         hashes = _hashes(part, batch) if draws else None
