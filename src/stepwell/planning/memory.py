@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
 
 
+# What a storage is called in a title.
+_WORDS = {"bfloat16": "bf16", "8bit": "8-bit", "4bit": "4-bit"} | {
+    word: word for word in ("float32", "stochastic", "kahan", "compensated")
+}
+
+
 @dataclass(frozen=True)
 class Bytes:
     """What one recipe needs, in bytes on the first rank.
@@ -98,13 +104,16 @@ class Memory:
         return {"world_size": self.world_size, "sharded": self.sharded, "recipes": rows}
 
 
-def memory(plan: Plan, *, world_size: int, sharded: bool, beside: Sequence[str | Recipe]) -> Memory:
+def memory(plan: Plan, *, world_size: int, sharded: bool, beside: Sequence[str | Recipe | Storage]) -> Memory:
     """See `Plan.memory`."""
     validated("world_size", world_size, Count)
     ranks = world_size if sharded else 1
     own = plan.recipe
-    rows = [_bytes(own.name or "this recipe", plan, own, plan.groups, ranks)]
+    title = own.name or "this recipe"
+    rows = [_bytes(title, plan, own, plan.groups, ranks)]
     for given in beside:
+        if isinstance(given, Storage):
+            given = own.replace(**given._asdict(), name=" ".join((title, *(_WORDS[word] for word in given if word))))
         chosen = preset(given) if isinstance(given, str) else given
         other = chosen.replace(roles=own.roles, depths=own.depths, engine=own.engine)
         try:

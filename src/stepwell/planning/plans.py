@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from stepwell.codecs import AS_IT_IS, FEWEST_IN_BLOCKS, WEIGHTS, codecs_for, in_blocks
+from stepwell.codecs import AS_IT_IS, FEWEST_IN_BLOCKS, WEIGHTS, Storage, codecs_for, in_blocks
 from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer
 from stepwell.planning.course import Course, course
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from stepwell.planning.cost import Cost
     from stepwell.planning.memory import Memory
 
-BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
-"""The presets that a plan's memory is compared with."""
+BESIDE = (Storage("8bit"), Storage("bfloat16"), "adamw", "lion", "muon", "t5-adafactor")
+"""What a plan's memory is compared with: the same with its state in fewer bits, and presets."""
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 EXAMPLES = 2
 
@@ -157,15 +157,17 @@ class Plan:
 
     # What it costs.
 
-    def memory(self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe] = BESIDE) -> Memory:
+    def memory(
+        self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe | Storage] = BESIDE
+    ) -> Memory:
         """Bytes of weights, gradients and state, and the peak of a step, for this recipe and others beside it.
 
         Args:
             world_size: on how many ranks, at least 1.
             sharded: whether the ranks share weights, gradients and state among them, as FSDP does: each tensor cut
                 along its first dimension. The figures are those of the first rank, which holds the most.
-            beside: recipes, or names of presets, that could be taken in its place. One that does not fit the model, or
-                needs the same as another, is left out.
+            beside: recipes, or names of presets, that could be taken in its place, or a `stepwell.codecs.Storage` for
+                the same recipe stored so. One that does not fit the model, or needs the same as another, is left out.
 
         Raises:
             TypeError, ValueError: a number of ranks that is none, an unknown preset.
