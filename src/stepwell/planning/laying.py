@@ -15,6 +15,7 @@ from stepwell.recipes.mistakes import Mistakes
 from stepwell.recipes.recipe import Recipe
 from stepwell.recipes.route import Route
 from stepwell.roles import ROLES, ParameterRole, Role, deepest, parameter_roles
+from stepwell.roles.fused import WHOLE, Split
 from stepwell.rules.rule import Rule
 from stepwell.schedules import Schedule
 from stepwell.select import Everything, Selector
@@ -214,14 +215,14 @@ def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last
     rule = recipe.rule_of(route)
     if rule.values()["lr"] is None:
         raise ValueError(f"{type(rule).__name__} finds its rate itself with lr=None, which a plan cannot show; set lr")
-    splits = "split" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
-    apart: defaultdict[tuple[bool, int, tuple[int, ...]], list[ParameterRole]] = defaultdict(list)
+    splits = "split_dim" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
+    apart: defaultdict[tuple[bool, int, Split], list[ParameterRole]] = defaultdict(list)
     for member in members:
         depth = -1 if recipe.layer_decay is None else member.depth
-        blocks = member.split if splits and member.split_dim == -2 else ()
-        apart[recipe.undecayed(member), depth, blocks].append(member)
+        split = (member.split, member.split_dim) if splits and member.split else WHOLE
+        apart[recipe.undecayed(member), depth, split].append(member)
     groups = []
-    for (undecayed, depth, blocks), those in sorted(apart.items(), key=lambda item: item[0]):
+    for (undecayed, depth, (blocks, dim)), those in sorted(apart.items(), key=lambda item: item[0]):
         scale = 1.0 if recipe.layer_decay is None else recipe.layer_decay ** (last - depth)
         values: dict[str, Any] = {}
         words = [route.name]
@@ -233,7 +234,8 @@ def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last
             words.append(f"depth {depth}")
         if blocks:
             values["split"] = len(blocks) if len(set(blocks)) == 1 else blocks
-            words.append(f"split {'+'.join(map(str, blocks))}")
+            values["split_dim"] = dim
+            words.append(f"split {'+'.join(map(str, blocks))}{' columns' if dim == -1 else ''}")
         groups.append(
             PlannedGroup(
                 name=" ".join(words),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,26 +39,36 @@ class MatrixRule(Rule, abstract=True):
         return (shape[0], math.prod(shape[1:])) if self.is_kernel(shape) else shape
 
 
-def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Tensor], *matrices: Tensor) -> Tensor:
-    """The function of each block of rows of the matrices (…, rows, cols), put together again.
+SplitDim = Literal[-2, -1]
+"""The dimension along which the blocks of a matrix lie side by side: its rows, or its columns."""
 
-    `split` is a number of equal blocks, which the function then gets as a stack (…, blocks, rows/blocks, cols), or the
-    number of rows of each.
+
+def by_blocks(
+    split: int | tuple[int, ...], dim: SplitDim, function: Callable[..., Tensor], *matrices: Tensor
+) -> Tensor:
+    """The function of each block of the matrices (…, rows, cols), put together again.
+
+    Args:
+        split: a number of equal blocks, which the function then gets as a stack (…, blocks, rows, cols), or the size of
+            each.
+        dim: whether blocks of rows are meant, or of columns.
+        function: of as many blocks as there are matrices.
+        matrices: those that have one row or column for each block are cut into these.
     """
     if split == 1:
         return function(*matrices)
     if isinstance(split, int):
-        stacks = [x.reshape(*x.shape[:-2], split, x.shape[-2] // split, x.shape[-1]) for x in matrices]
-        return function(*stacks).flatten(-3, -2)
-    blocks = zip(*(torch.split(x, list(split), dim=-2) for x in matrices), strict=True)
-    return torch.cat([function(*block) for block in blocks], dim=-2)
+        stacks = [x.unflatten(dim, (split, -1)).movedim(dim - 1, -3) for x in matrices]
+        return function(*stacks).movedim(-3, dim - 1).flatten(dim - 1, dim)
+    sizes = [list(split) if x.shape[dim] == sum(split) else [1] * len(split) for x in matrices]
+    blocks = zip(*(torch.split(x, size, dim=dim) for x, size in zip(matrices, sizes, strict=True)), strict=True)
+    return torch.cat([function(*block) for block in blocks], dim=dim)
 
 
-def check_split(split: int | tuple[int, ...], shape: Shape, name: str = "split") -> None:
-    """Raise ValueError where the rows of a matrix of this shape cannot be split as the hyper-parameter `name` says."""
-    if isinstance(split, int) and shape[-2] % split:
-        raise ValueError(f"{name}={split} does not divide the {shape[-2]} rows of a matrix of shape {shape}")
-    if not isinstance(split, int) and sum(split) != shape[-2]:
-        raise ValueError(
-            f"{name}={split} adds up to {sum(split)} rows, not the {shape[-2]} of a matrix of shape {shape}"
-        )
+def check_split(split: int | tuple[int, ...], shape: Shape, dim: SplitDim = -2, name: str = "split") -> None:
+    """Raise ValueError where a matrix of this shape cannot be split as the hyper-parameter `name` says."""
+    size, what = shape[dim], "rows" if dim == -2 else "columns"
+    if isinstance(split, int) and size % split:
+        raise ValueError(f"{name}={split} does not divide the {size} {what} of a matrix of shape {shape}")
+    if not isinstance(split, int) and sum(split) != size:
+        raise ValueError(f"{name}={split} adds up to {sum(split)} {what}, not the {size} of a matrix of shape {shape}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from stepwell.algebra import lerp
 from stepwell.algebra.matrices import orthogonalized, polar_express
 from stepwell.rules.hyper import Count, Fraction, NonNegative
-from stepwell.rules.matrix_rule import MatrixRule, by_row_blocks, check_split
+from stepwell.rules.matrix_rule import MatrixRule, SplitDim, by_blocks, check_split
 from stepwell.rules.rule import Rule, Shape, Slot
 
 Adjustment = Literal["original", "match_rms_adamw"]
@@ -29,6 +29,7 @@ class OrthogonalizedMomentum(MatrixRule, abstract=True):
     ns_steps: Count = 5
     polar_express: bool = False
     split: Count | tuple[Count, ...] = 1
+    split_dim: SplitDim = -2
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
@@ -36,7 +37,7 @@ class OrthogonalizedMomentum(MatrixRule, abstract=True):
 
     def fit(self, shape: Shape) -> Rule:
         if len(shape) > 1:
-            check_split(self.split, self.working_shape(shape))
+            check_split(self.split, self.working_shape(shape), self.split_dim)
         return self
 
     def mixed_momentum(self, g: Any, s: Any, h: Any) -> tuple[Any, Any]:
@@ -74,6 +75,7 @@ class Muon(OrthogonalizedMomentum):
             from step to step and converge, in place of `ns_coefficients`.
         split: orthogonalise blocks of rows, each on its own: a number of equal blocks (3 for a fused QKV layer,
             3·heads for its heads), or the rows of each. rows and cols in s are then the block's.
+        split_dim: -2 for blocks of rows; -1 for blocks of columns, as in a weight that is stored (in, out), GPT-2's.
         conv1d: take a 3-D parameter as the kernel (out, in, width) of a 1-d convolution, not as a stack.
     """
 
@@ -92,7 +94,7 @@ class Muon(OrthogonalizedMomentum):
         def step(block: Tensor) -> Tensor:
             return rate_adjustment(block, h.adjust_lr_fn) * self.orthogonal(block, h)
 
-        return by_row_blocks(h.split, step, update), {"momentum_buffer": buffer}
+        return by_blocks(h.split, h.split_dim, step, update), {"momentum_buffer": buffer}
 
 
 def rate_adjustment(x: Tensor, kind: Adjustment | None) -> float:
