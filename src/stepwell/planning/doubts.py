@@ -155,9 +155,11 @@ def _size(weight: Tensor) -> float:
 def _rates(groups: tuple[PlannedGroup, ...]) -> Iterator[Doubt]:
     said: set[tuple[str, float]] = set()
     for group in groups:
-        kind, rate = type(group.rule).__name__, group.rule.lr / group.rate_scale
         advised = _advised(group.rule)
-        if advised is None or (kind, rate) in said:
+        if advised is None:
+            continue
+        kind, rate = type(group.rule).__name__, group.rule.lr / group.rate_scale
+        if (kind, rate) in said:
             continue
         said.add((kind, rate))
         if not advised.low / FAR <= rate <= advised.high * FAR:

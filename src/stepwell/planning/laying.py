@@ -22,6 +22,8 @@ from stepwell.select import Everything, Selector
 from stepwell.tabular import some
 
 EXAMPLES = 3
+OWN_RATE = "*"
+"""Marks the rates of rules that find the length of a step, or a part of it, while they train."""
 
 Idleness = Literal["shadowed", "frozen", "unmatched"]
 """Why a route took nothing: earlier routes have all it matches, all of that is frozen, or it matches nothing."""
@@ -62,10 +64,11 @@ class PlannedGroup:
 
     @property
     def why(self) -> str:
-        """Which selector matched, why the route is there, and why the group is apart."""
+        """Which selector matched, why the route is there, why the group is apart, and what its rate is not."""
         selected = "all the rest" if isinstance(self.route.select, Everything) else repr(self.route.select)
         undecayed = "" if self.decayed else "decay would only pull these to 0"
-        return "; ".join(part for part in (selected, self.route.why, undecayed) if part)
+        rate = f"{OWN_RATE} steps of {self.rule.own_rate}" if self.rule.own_rate else ""
+        return "; ".join(part for part in (selected, self.route.why, undecayed, rate) if part)
 
     def as_param_group(self) -> dict[str, Any]:
         """The group as an optimizer takes it."""
@@ -213,8 +216,10 @@ def _check_fit(groups: Sequence[PlannedGroup], found: Mistakes) -> None:
 def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last: int) -> list[PlannedGroup]:
     """The groups of one route: one for each depth, each way to decay and each way to split matrices."""
     rule = recipe.rule_of(route)
-    if rule.values()["lr"] is None:
-        raise ValueError(f"{type(rule).__name__} finds its rate itself with lr=None, which a plan cannot show; set lr")
+    if recipe.layer_decay is not None and rule.values()["lr"] is None:
+        raise ValueError(
+            f"layer_decay multiplies lr, and {type(rule).__name__} has none here; set lr, or no layer_decay"
+        )
     splits = "split_dim" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
     apart: defaultdict[tuple[bool, int, Split], list[ParameterRole]] = defaultdict(list)
     for member in members:

@@ -14,7 +14,7 @@ from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer
 from stepwell.planning.course import Course, course
 from stepwell.planning.doubts import Doubt, doubts
-from stepwell.planning.laying import Laid, PlannedGroup, lay
+from stepwell.planning.laying import OWN_RATE, Laid, PlannedGroup, lay
 from stepwell.recipes import Recipe, preset
 from stepwell.roles import ParameterRole
 from stepwell.scheduler import Scheduler
@@ -83,11 +83,17 @@ class Plan:
         return lines
 
     def _line(self, group: PlannedGroup) -> tuple[tuple[str, ...], str, str]:
-        way = self.course(group, "lr")
         counts = (f"{len(group.members):,}", f"{group.parameters:,}")
-        rate = f"{group.rule.lr:g}, scheduled" if way is None else str(way)
-        cells = (group.name, type(group.rule).__name__, *counts, rate, f"{group.rule.weight_decay:g}")
+        cells = (group.name, type(group.rule).__name__, *counts, self._rate(group), f"{group.rule.weight_decay:g}")
         return cells, f"{', '.join(group.roles)}: {group.why}", some([each.name for each in group.members], EXAMPLES)
+
+    def _rate(self, group: PlannedGroup) -> str:
+        """The rate at start, peak and end, as far as it can be known."""
+        if group.rule.values()["lr"] is None:
+            return f"its own {OWN_RATE}"
+        way = self.course(group, "lr")
+        text = f"{group.rule.lr:g}, scheduled" if way is None else str(way)
+        return f"{text} {OWN_RATE}" if group.rule.own_rate else text
 
     @property
     def headline(self) -> str:
@@ -102,8 +108,10 @@ class Plan:
         return sum(group.parameters for group in self.groups)
 
     def course(self, group: PlannedGroup, name: str) -> Course | None:
-        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon. None where a schedule needs
-        a horizon and none is known."""
+        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon. None where it is no number,
+        and where a schedule needs a horizon and none is known."""
+        if not entry_called(name).stands_in(group.rule.values()):
+            return None
         return course(self.base(group, name), group.schedules.get(name), self.horizon)
 
     def base(self, group: PlannedGroup, name: str) -> float:
@@ -151,6 +159,8 @@ class Plan:
         for name, schedule in group.schedules.items():
             way = self.course(group, name)
             lines.append(f"{name}: {schedule!r}{'' if way is None else f', so {way}'}")
+        if group.rule.own_rate:
+            lines.append(f"lr is not the length of its steps: that is {group.rule.own_rate}")
         slots = [slot.name for slot in group.rule.fit(tuple(member.parameter.shape)).slot_list() if not slot.scalar]
         lines.append(f"state: {', '.join(slots) or 'none'}")
         return lines
@@ -232,6 +242,7 @@ class Plan:
             "tensors": len(group.members),
             "parameters": group.parameters,
             "lr": None if rate is None else [rate.start, rate.peak, rate.end],
+            "own_rate": group.rule.own_rate,
             "names": [member.name for member in group.members],
         }
 
@@ -263,16 +274,19 @@ class Plan:
             for name, schedule in group.schedules.items():
                 by_name.setdefault(name, {})[escape(group.name)] = schedule  # a name, and no pattern
         if "lr" not in by_name:
-            by_name["lr"] = {escape(group.name): Constant() for group in self.groups}
+            # A scheduler there must be, whose step() and state any loop can use; where every rule finds its rate
+            # itself, it holds the decay.
+            held = "lr" if self._groups_with("lr") else "weight_decay"
+            by_name.setdefault(held, {escape(group.name): Constant() for group in self._groups_with(held)})
         alike = {
-            name: len(set(map(repr, chosen.values()))) == 1 and len(chosen) == self._having(name)
+            name: len(set(map(repr, chosen.values()))) == 1 and len(chosen) == len(self._groups_with(name))
             for name, chosen in by_name.items()
         }
         return {name: next(iter(chosen.values())) if alike[name] else chosen for name, chosen in by_name.items()}
 
-    def _having(self, name: str) -> int:
-        """How many groups have a hyper-parameter as a number."""
-        return sum(entry_called(name).stands_in(group.rule.values()) for group in self.groups)
+    def _groups_with(self, name: str) -> list[PlannedGroup]:
+        """The groups that have a hyper-parameter as a number."""
+        return [group for group in self.groups if entry_called(name).stands_in(group.rule.values())]
 
     def diff(self, other: Plan) -> str:
         """What differs between this plan and another of the same model, a line for each; an empty text for nothing."""
@@ -358,7 +372,10 @@ def _by_parameter(plan: Plan) -> dict[str, Mapping[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    return "–" if value is None else str(value)
+    """A value as short as it is told apart."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_text, value))})"
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _gathered(lines: list[tuple[str, str]]) -> list[str]:

@@ -57,6 +57,7 @@ class Adafactor(Rule):
     decay: Literal["inside", "coupled", "decoupled", "independent"] = "inside"
 
     acts_on = "tensors"
+    may_be_none = ("lr",)
 
     def __post_init__(self) -> None:
         given: Any = self.lr
@@ -74,6 +75,10 @@ class Adafactor(Rule):
 
     def fit(self, shape: Shape) -> Rule:
         return self.but(factored=False) if self.factored and len(shape) < 2 else self
+
+    @property
+    def own_rate(self) -> str:
+        return relative_in_words("10⁻⁶·t" if self.warmup_init else "lr", self)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         if h.decay == "coupled":
@@ -112,6 +117,13 @@ class Adafactor(Rule):
         if h.eps_as_floor:
             estimate = maximum(estimate, square(h.eps[0]))
         return clipped(g / sqrt(estimate), h.clip_threshold), slots
+
+
+def relative_in_words(cap: str, rule: Any) -> str:
+    """α of a rule with Adafactor's `relative_step` and `scale_parameter`, ρ capped so; "" where it is lr."""
+    step = f"min({cap}, 1/√t)" if rule.relative_step else "lr"
+    size = "·max(ε₂, RMS(θ))" if rule.scale_parameter else ""
+    return f"{step}{size}" if rule.relative_step or size else ""
 
 
 def root_mean_square(x: Any) -> Any:

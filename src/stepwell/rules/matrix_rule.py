@@ -58,7 +58,7 @@ def by_blocks(
     if split == 1:
         return function(*matrices)
     if isinstance(split, int):
-        stacks = [x.unflatten(dim, (split, -1)).movedim(dim - 1, -3) for x in matrices]
+        stacks = [torch.unflatten(x, dim, (split, -1)).movedim(dim - 1, -3) for x in matrices]
         return function(*stacks).movedim(-3, dim - 1).flatten(dim - 1, dim)
     sizes = [list(split) if x.shape[dim] == sum(split) else [1] * len(split) for x in matrices]
     blocks = zip(*(torch.split(x, size, dim=dim) for x, size in zip(matrices, sizes, strict=True)), strict=True)
