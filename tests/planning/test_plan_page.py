@@ -24,6 +24,9 @@ RECIPE = Recipe(
 )
 
 
+THERE = "there are betas[0], betas[1], eps, lr, weight_decay"
+
+
 class Reader(HTMLParser):
     """What a page is made of; raises where a tag is not closed."""
 
@@ -76,8 +79,8 @@ class TestPlot:
         ("recipe", "name", "message"),
         [
             ("adamw", "lr", "the schedule of lr needs a horizon: give plan(…, horizon=…)"),
-            ("adamw", "lrr", "no group of the plan has a number 'lrr'; did you mean 'lr'?"),
-            ("adamw", "betas", "no group of the plan has a number 'betas'; did you mean 'betas'?"),
+            ("adamw", "lrr", f"no group of the plan has a number 'lrr'; {THERE}; did you mean 'lr'?"),
+            ("adamw", "betas", f"no group of the plan has a number 'betas'; {THERE}; did you mean 'betas[1]'?"),
         ],
     )
     def test_what_cannot_be_drawn(self, recipe, name, message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ from stepwell.planning.course import Course, course
 from stepwell.planning.doubts import Doubt, doubts
 from stepwell.planning.laying import OWN_RATE, Laid, PlannedGroup, lay
 from stepwell.recipes import Recipe, preset
-from stepwell.roles import ParameterRole
+from stepwell.roles import ROLES, ParameterRole
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Constant, Schedule
 from stepwell.schedules.fields import check_horizon
-from stepwell.tabular import WIDTH, some, text_table
+from stepwell.tabular import WIDTH, room_beside, some, text_table, wrapped
 from stepwell.tracks import entry_called
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
 """The presets that a plan's memory is compared with."""
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 EXAMPLES = 2
+ROOM = 32  # characters in which a reason is read with ease
+INDENT = "  "
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,10 +67,38 @@ class Plan:
         return self.to_text()
 
     def to_text(self, width: int = WIDTH) -> str:
-        """The table as plain text, lines of at most `width` characters, and the warnings below it."""
-        lines = [(cells, "\n".join(filter(None, (why, names)))) for cells, why, names in self.lines()]
-        text = text_table((HEADINGS, "why"), lines, width, left_aligned=2)
-        return "\n".join((text, *("\nwarning: " + str(doubt) for doubt in self.warnings)))
+        """The table as plain text, lines of at most `width` characters, and the warnings below it.
+
+        Where the numbers leave no room beside them, the reasons stand below, each once.
+        """
+        if self.has_room(width):
+            lines = [(cells, "\n".join(filter(None, (why, names)))) for cells, why, names in self.lines()]
+            text = [text_table((HEADINGS, "why"), lines, width, left_aligned=2)]
+        else:
+            rows = [(cells, "") for cells, *_ in self.lines()]
+            text = [text_table((HEADINGS, ""), rows, width, left_aligned=2, widest=width // 2)]
+            for groups, why, names in self.reasons():
+                text += ["", *wrapped(f"{groups}: {why}", width, INDENT)]
+                text += [f"{INDENT}{line}" for line in wrapped(names, width - len(INDENT))]
+        return "\n".join((*text, *(f"\nwarning: {doubt}" for doubt in self.warnings)))
+
+    def has_room(self, width: int) -> bool:
+        """Whether lines of this width have room for the reasons beside the numbers."""
+        return room_beside([HEADINGS, *(cells for cells, *_ in self.lines())], width) >= ROOM
+
+    def reasons(self) -> list[tuple[str, str, str]]:
+        """Groups, why they are what they are, and the first names: a line for those that have the same reason."""
+        apart: dict[str, list[PlannedGroup]] = {}
+        for group in self.groups:
+            apart.setdefault(group.why, []).append(group)
+        lines = []
+        for why, groups in apart.items():
+            present = {role for group in groups for role in group.roles}
+            roles = ", ".join(role for role in ROLES if role in present)
+            members = [member.name for group in groups for member in group.members]
+            lines.append((some([group.name for group in groups], EXAMPLES), f"{roles}: {why}", some(members, EXAMPLES)))
+        rest = [(cells[0], why, names) for cells, why, names in self.lines()[len(self.groups) :]]
+        return [*lines, *rest]
 
     def lines(self) -> list[tuple[tuple[str, ...], str, str]]:
         """The table line by line: cells under `HEADINGS`, the reason, and the first names. Groups, then what they come
@@ -292,7 +322,9 @@ class Plan:
         """What differs between this plan and another of the same model, a line for each; an empty text for nothing."""
         if not isinstance(other, Plan):
             raise TypeError(f"a plan is compared with another stepwell.Plan, got {type(other).__name__}")
-        return "\n".join(_differences(self, other))
+        from stepwell.planning.differences import differences
+
+        return "\n".join(differences(self, other))
 
 
 def plan(
@@ -343,44 +375,3 @@ def _identity(entry: ParameterRole) -> list[str]:
     if entry.aliases:
         lines.append(f"tied with: {', '.join(entry.aliases)}")
     return lines
-
-
-def _differences(ours: Plan, theirs: Plan) -> list[str]:
-    lines: list[tuple[str, str]] = []
-    if ours.horizon != theirs.horizon:
-        lines.append(("horizon", f"{_text(ours.horizon)} → {_text(theirs.horizon)}"))
-    first, second = _by_parameter(ours), _by_parameter(theirs)
-    for name in [*first, *(name for name in second if name not in first)]:
-        one, two = first.get(name, {"rule": "not trained"}), second.get(name, {"rule": "not trained"})
-        # Where the rules differ, what only one of them has is no change of its own.
-        common = [key for key in one if key in two] if one["rule"] != two["rule"] else list({**one, **two})
-        changed = [
-            f"{key} {_text(one.get(key))} → {_text(two.get(key))}" for key in common if one.get(key) != two.get(key)
-        ]
-        if changed:
-            lines.append((name, ", ".join(changed)))
-    return _gathered(lines)
-
-
-def _by_parameter(plan: Plan) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
-    for group in plan.groups:
-        schedules = {f"{name} schedule": repr(one) for name, one in group.schedules.items()}
-        settings = {"rule": type(group.rule).__name__, **group.rule.values(), **schedules}
-        found |= {member.name: settings for member in group.members}
-    return found
-
-
-def _text(value: Any) -> str:
-    """A value as short as it is told apart."""
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_text, value))})"
-    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _gathered(lines: list[tuple[str, str]]) -> list[str]:
-    """Lines that say the same of several parameters as one."""
-    said: dict[str, list[str]] = {}
-    for name, what in lines:
-        said.setdefault(what, []).append(name)
-    return [f"{some(names, EXAMPLES)}: {what}" for what, names in said.items()]
