@@ -67,6 +67,9 @@ def compare(
         ),
     ] = False,
     tries: Annotated[str, typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.")] = "16",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON, as in results.json; progress goes to stderr.")
+    ] = False,
 ) -> int:
     """Trains one model under several recipes and writes the report; see `HELP`. Returns the exit code."""
     from stepwell.cli.arguments import InputError, listed, output_directory, users, whole_number
@@ -87,7 +90,7 @@ def compare(
 
     from stepwell.cli.job import INTERRUPTED, Job
 
-    console = Console()
+    console = Console(stderr=as_json)
     try:
         with output_directory(Path(out)) as directory:
             job = Job(
@@ -97,6 +100,7 @@ def compare(
                 steps=length or loaded.steps,
                 seed=drawn,
                 out=directory,
+                as_json=as_json,
             )
             if sweep:
                 return job.search(load_task(task, drawn + 1), budget)

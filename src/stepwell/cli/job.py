@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Job:
     steps: int
     seed: int
     out: Path
+    as_json: bool = False
 
     def compare(self, found: Sweep) -> int:
         """Trains every recipe at the best settings that the sweep found, or as it is written, and writes the files."""
@@ -114,6 +116,8 @@ class Job:
             say(warning, style="yellow", highlight=False)
         say(f"\n  report    {self.out / 'report.html'}", highlight=False, soft_wrap=True)
         say(f"  numbers   {self.out / 'results.json'}", highlight=False, soft_wrap=True)
+        if self.as_json:
+            sys.stdout.write(comparison.to_json())
         return INTERRUPTED if comparison.interrupted else DONE
 
 
