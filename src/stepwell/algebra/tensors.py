@@ -1,7 +1,9 @@
-"""A torch tensor as a number: the reference engine's, and the plots'."""
+"""A torch tensor as a number: the reference engine's, the matrices', and the plots'."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,9 +49,13 @@ class Tensors:
         return torch.floor(x)
 
     def minimum(self, x: Tensor | float, y: Tensor | float) -> Tensor:
+        if isinstance(x, Tensor) and isinstance(y, (int, float)) and x.dtype.is_floating_point:
+            return x.clamp(max=y)  # without a tensor for y, which a GPU would wait for
         return torch.minimum(as_tensor_like(x, y), as_tensor_like(y, x))
 
     def maximum(self, x: Tensor | float, y: Tensor | float) -> Tensor:
+        if isinstance(x, Tensor) and isinstance(y, (int, float)) and x.dtype.is_floating_point:
+            return x.clamp(min=y)
         return torch.maximum(as_tensor_like(x, y), as_tensor_like(y, x))
 
     def where(self, condition: Tensor | bool, x: Tensor | float, y: Tensor | float) -> Tensor | float:
@@ -74,6 +80,101 @@ class Tensors:
 
     def column_mean(self, x: Tensor) -> Tensor:
         return _floating(x).mean(-2, keepdim=True)
+
+    # Of matrices.
+
+    def either(self, condition: Tensor, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
+        return first() if condition else second()
+
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x.to(dtype)
+
+    def product_dtype(self, x: Tensor) -> tuple[torch.dtype, bool]:
+        dtype = working_dtype(x.device, x.dtype)
+        return dtype, dtype != torch.bfloat16
+
+    def add_product(self, x: Tensor, left: Tensor, right: Tensor, x_factor: float, product_factor: float) -> Tensor:
+        if x.ndim == 2:
+            return torch.addmm(x, left, right, beta=x_factor, alpha=product_factor)
+        if x.ndim == 3:
+            return torch.baddbmm(x, left, right, beta=x_factor, alpha=product_factor)
+        return x_factor * x + product_factor * (left @ right)
+
+    def identity(self, x: Tensor) -> Tensor:
+        return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand(x.shape)
+
+    def filled(self, x: Tensor, number: float) -> Tensor:
+        return torch.full_like(x, number)
+
+    def row_total(self, x: Tensor) -> Tensor:
+        return x.sum(-1, keepdim=True)
+
+    def column_total(self, x: Tensor) -> Tensor:
+        return x.sum(-2, keepdim=True)
+
+    def frobenius(self, x: Tensor) -> Tensor:
+        norms: Tensor = torch.linalg.matrix_norm(x, keepdim=True)
+        return norms
+
+    def largest(self, x: Tensor) -> Tensor:
+        return x.amax((-2, -1), keepdim=True)
+
+    def is_finite(self, x: Tensor) -> Tensor:
+        return x.isfinite().flatten(-2).all(-1)[..., None, None]
+
+    def places_of_largest(self, x: Tensor) -> Tensor:
+        return x.argmax(-2, keepdim=True)
+
+    def descending(self, x: Tensor) -> Tensor:
+        return x.argsort(-1, descending=True)
+
+    def move_axis(self, x: Tensor, axis: int, to: int) -> Tensor:
+        return x.movedim(axis, to)
+
+    def take_along(self, x: Tensor, places: Tensor, axis: int) -> Tensor:
+        return torch.take_along_dim(x, places, axis)
+
+    def join_rows(self, blocks: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(blocks), dim=-2)
+
+    def qr(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        q, r = torch.linalg.qr(x)
+        return q, r
+
+    def eigh(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(x)
+        return values.flip(-1), vectors.flip(-1)
+
+    def solve_lower(self, factor: Tensor, x: Tensor) -> Tensor:
+        solution: Tensor = torch.linalg.solve_triangular(factor, x, upper=False)
+        return solution
+
+    def upper_triangle(self, x: Tensor) -> Tensor:
+        return x.triu()
+
+    def diagonal(self, x: Tensor) -> Tensor:
+        return x.diagonal(dim1=-2, dim2=-1)
+
+    def broadcast(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x.expand(tuple(shape))
+
+    def whole_numbers(self, like: Tensor, start: int, count: int) -> Tensor:
+        return torch.arange(start, start + count, dtype=torch.int64, device=like.device)
+
+
+def working_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which to multiply matrices of `dtype` on `device` when precision is not what counts."""
+    if dtype == torch.float64:
+        return dtype
+    return torch.bfloat16 if _bfloat16_is_fast(device.type) else torch.float32
+
+
+@functools.cache
+def _bfloat16_is_fast(device_type: str) -> bool:
+    """Whether this device has instructions for bfloat16 products. A CPU without them is up to fifty times slower."""
+    if device_type != "cpu":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 _TENSORS: Any = Tensors()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate, pairwise
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
+from stepwell.algebra.matrices import join_rows, move_axis
 from stepwell.rules.rule import Decay, Rule, Shape
 
 
@@ -43,9 +42,7 @@ SplitDim = Literal[-2, -1]
 """The dimension along which the blocks of a matrix lie side by side: its rows, or its columns."""
 
 
-def by_blocks(
-    split: int | tuple[int, ...], dim: SplitDim, function: Callable[..., Tensor], *matrices: Tensor
-) -> Tensor:
+def by_blocks(split: int | tuple[int, ...], dim: SplitDim, function: Callable[..., Any], *matrices: Any) -> Any:
     """The function of each block of the matrices (…, rows, cols), put together again.
 
     Args:
@@ -53,16 +50,37 @@ def by_blocks(
             each.
         dim: whether blocks of rows are meant, or of columns.
         function: of as many blocks as there are matrices.
-        matrices: those that have one row or column for each block are cut into these.
+        matrices: one that has a single row or column for each block is cut into these.
     """
     if split == 1:
         return function(*matrices)
     if isinstance(split, int):
-        stacks = [torch.unflatten(x, dim, (split, -1)).movedim(dim - 1, -3) for x in matrices]
-        return function(*stacks).movedim(-3, dim - 1).flatten(dim - 1, dim)
-    sizes = [list(split) if x.shape[dim] == sum(split) else [1] * len(split) for x in matrices]
-    blocks = zip(*(torch.split(x, size, dim=dim) for x, size in zip(matrices, sizes, strict=True)), strict=True)
-    return torch.cat([function(*block) for block in blocks], dim=dim)
+        return _joined(function(*(_stack(x, split, dim) for x in matrices)), dim)
+    blocks = zip(*(_cut(x, split, dim) for x in matrices), strict=True)
+    results = [function(*block) for block in blocks]
+    return join_rows(results) if dim == -2 else join_rows([result.mT for result in results]).mT
+
+
+def _stack(x: Any, blocks: int, dim: SplitDim) -> Any:
+    """Equal blocks of (…, rows, cols) as a stack (…, blocks, rows, cols)."""
+    *stack, rows, cols = x.shape
+    if dim == -2:
+        return x.reshape(*stack, blocks, rows // blocks, cols)
+    return move_axis(x.reshape(*stack, rows, blocks, cols // blocks), -2, -3)
+
+
+def _joined(x: Any, dim: SplitDim) -> Any:
+    """What `_stack` took apart."""
+    *stack, blocks, rows, cols = x.shape
+    if dim == -2:
+        return x.reshape(*stack, blocks * rows, cols)
+    return move_axis(x, -3, -2).reshape(*stack, rows, blocks * cols)
+
+
+def _cut(x: Any, sizes: tuple[int, ...], dim: SplitDim) -> list[Any]:
+    sizes = sizes if x.shape[dim] == sum(sizes) else (1,) * len(sizes)
+    bounds = pairwise((0, *accumulate(sizes)))
+    return [x[..., start:end, :] if dim == -2 else x[..., start:end] for start, end in bounds]
 
 
 def check_split(split: int | tuple[int, ...], shape: Shape, dim: SplitDim = -2, name: str = "split") -> None:

@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from stepwell.algebra import lerp, row_mean, sqrt, square
+from stepwell.algebra import lerp, maximum, row_mean, sqrt, square
 from stepwell.algebra.matrices import frobenius
 from stepwell.rules.hyper import Count, Fraction, NonNegative
 from stepwell.rules.matrix_rule import by_blocks
@@ -64,9 +62,9 @@ class NorMuon(OrthogonalizedMomentum):
         means = by_blocks(h.split, h.split_dim, lambda block: row_mean(square(block)), orthogonal)
         moment = lerp(s.second_momentum_buffer, means, 1 - h.beta2)
 
-        def step(orthogonal: Tensor, moment: Tensor) -> Tensor:
-            normalized: Tensor = orthogonal / (sqrt(moment) + h.eps)
-            length = frobenius(normalized).clamp(min=h.eps)
+        def step(orthogonal: Any, moment: Any) -> Any:
+            normalized = orthogonal / (sqrt(moment) + h.eps)
+            length = maximum(frobenius(normalized), h.eps)
             if h.adjust_lr_fn == "original":
                 return rate_adjustment(orthogonal, "original") * frobenius(orthogonal) / length * normalized
             rows, cols = orthogonal.shape[-2:]
