@@ -16,6 +16,7 @@ from stepwell.recipes.mistakes import Mistakes
 from stepwell.recipes.recipe import Recipe
 from stepwell.recipes.route import Route
 from stepwell.roles import ROLES, ParameterRole, Role, deepest, parameter_roles
+from stepwell.roles.fused import WHOLE, Split
 from stepwell.rules.rule import Rule, Shape
 from stepwell.schedules import Schedule
 from stepwell.select import Everything, Selector
@@ -24,6 +25,8 @@ from stepwell.tabular import some
 EXAMPLES = 3
 # Dettmers et al. 2022, arXiv:2110.02861, sec. 2.3.
 _WIDE = "the state of embeddings keeps float32, because their rows get gradients at different times"
+OWN_RATE = "*"
+"""Marks the rates of rules that find the length of a step, or a part of it, while they train."""
 
 Idleness = Literal["shadowed", "frozen", "unmatched"]
 """Why a route took nothing: earlier routes have all it matches, all of that is frozen, or it matches nothing."""
@@ -73,10 +76,11 @@ class PlannedGroup:
 
     @property
     def why(self) -> str:
-        """Which selector matched, why the route is there, and why the group is apart."""
+        """Which selector matched, why the route is there, why the group is apart, and what its rate is not."""
         selected = "all the rest" if isinstance(self.route.select, Everything) else repr(self.route.select)
         undecayed = "" if self.decayed else "decay would only pull these to 0"
-        return "; ".join(part for part in (selected, self.route.why, undecayed, self.stored_apart) if part)
+        rate = f"{OWN_RATE} steps of {self.rule.own_rate}" if self.rule.own_rate else ""
+        return "; ".join(part for part in (selected, self.route.why, undecayed, self.stored_apart, rate) if part)
 
     def as_param_group(self) -> dict[str, Any]:
         """The group as an optimizer takes it."""
@@ -240,21 +244,23 @@ def _check_fit(groups: Sequence[PlannedGroup], found: Mistakes) -> None:
 def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last: int) -> list[PlannedGroup]:
     """The groups of one route: one for each depth, each way to decay and each way to split matrices."""
     rule = recipe.rule_of(route)
-    if rule.values()["lr"] is None:
-        raise ValueError(f"{type(rule).__name__} finds its rate itself with lr=None, which a plan cannot show; set lr")
-    splits = "split" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
+    if recipe.layer_decay is not None and rule.values()["lr"] is None:
+        raise ValueError(
+            f"layer_decay multiplies lr, and {type(rule).__name__} has none here; set lr, or no layer_decay"
+        )
+    splits = "split_dim" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
     storage = recipe.storage_of(route)
     if route.state_dtype is None and not has_blocks(rule, [tuple(member.parameter.shape) for member in members]):
         storage = storage._replace(state_dtype=None if in_blocks(storage.state_dtype) else storage.state_dtype)
     keeps_embeddings = route.state_dtype is None and in_blocks(storage.state_dtype)
-    apart: defaultdict[tuple[bool, int, tuple[int, ...], bool], list[ParameterRole]] = defaultdict(list)
+    apart: defaultdict[tuple[bool, int, Split, bool], list[ParameterRole]] = defaultdict(list)
     for member in members:
         depth = -1 if recipe.layer_decay is None else member.depth
-        blocks = member.split if splits and member.split_dim == -2 else ()
+        split = (member.split, member.split_dim) if splits and member.split else WHOLE
         wide = keeps_embeddings and member.role == "embedding"
-        apart[recipe.undecayed(member), depth, blocks, wide].append(member)
+        apart[recipe.undecayed(member), depth, split, wide].append(member)
     groups = []
-    for (undecayed, depth, blocks, wide), those in sorted(apart.items(), key=lambda item: item[0]):
+    for (undecayed, depth, (blocks, dim), wide), those in sorted(apart.items(), key=lambda item: item[0]):
         scale = 1.0 if recipe.layer_decay is None else recipe.layer_decay ** (last - depth)
         values: dict[str, Any] = {}
         words = [route.name]
@@ -266,7 +272,8 @@ def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last
             words.append(f"depth {depth}")
         if blocks:
             values["split"] = len(blocks) if len(set(blocks)) == 1 else blocks
-            words.append(f"split {'+'.join(map(str, blocks))}")
+            values["split_dim"] = dim
+            words.append(f"split {'+'.join(map(str, blocks))}{' columns' if dim == -1 else ''}")
         if wide:
             words.append("embeddings")
         groups.append(
