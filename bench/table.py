@@ -58,7 +58,7 @@ turn; a figure is the median over the rounds. *Ratio* is our time over that of t
 
 _PLAN = """\
 Time to plan a model that has no data, in fresh processes, medians: to make it on the meta device, to lay the recipe
-over it (`stepwell.plan`), to count its memory on 64 ranks beside four other recipes (`plan.memory`), and what a step
+over it (`stepwell.plan`), to count its memory on 64 ranks beside other recipes (`plan.memory`), and what a step
 costs (`plan.cost`). *Resident* is how far the process grows beyond torch, the model's own modules included.
 """
 
