@@ -7,9 +7,9 @@ kept, and each step only looks whether it still holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter, is_, itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +18,22 @@ from torch import Tensor
 from stepwell.engines.batch import Batch, Engine, Group, State, addresses_of
 from stepwell.engines.choice import engine_for
 from stepwell.engines.dense import is_dense
+from stepwell.layout import (
+    Layout,
+    add_over_ranks,
+    held,
+    layout_of,
+    local,
+    make_whole,
+    same_layout,
+    shared_state,
+    slot_layout,
+)
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, Slot, flags, namespace
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _gradient_of = attrgetter("grad")
 _dtype_of = attrgetter("dtype")
@@ -27,6 +41,9 @@ _is_contiguous = Tensor.is_contiguous
 _size_of = Tensor.numel
 _strides_of = Tensor.stride
 _bytes_of = attrgetter("nbytes")
+
+
+Entry = tuple[Tensor, State, Group, Rule, Engine, Layout | None]
 
 
 class Bucket:
@@ -47,6 +64,7 @@ class Bucket:
         self._pick = itemgetter(*positions) if len(positions) > 1 else lambda all_of_them: (all_of_them[positions[0]],)
         self._slots = {slot: self._slot(slot) for slot in batch.tensor_slots}
         self._complex = parameters[0].is_complex()
+        self._in_view = self._complex or bool(batch.layouts)  # the batch has views of the parameters, made each time
         self._contiguous = all(map(_is_contiguous, parameters))
         self._looks = self._look()
         batch.addresses = addresses_of(batch.weights)
@@ -56,7 +74,7 @@ class Bucket:
 
     def still_holds(self, all_gradients: list[Any]) -> bool:
         """Whether weights, slots and gradients are what the batch was made for."""
-        if self._complex:
+        if self._in_view:
             if self._look() != self._looks:
                 return False
         elif not np.array_equal(addresses := addresses_of(self.parameters), self.batch.addresses):
@@ -74,17 +92,26 @@ class Bucket:
     def _slot(self, slot: str) -> list[Any]:
         return [state.get(slot) for state in self.batch.states]
 
+    def run(self, function: str = "update") -> None:
+        """Work out `rule.function` for every parameter of the batch, in place, on this rank and, where parameters lie
+        on many, with the others."""
+        self.engine.apply(self.batch, function)
+        if self.batch.layouts and layout_of(self.parameters[0]) is None:
+            make_whole(self.parameters, self.batch.layouts)
+
     def take_gradients(self, all_gradients: list[Any], name_of: Callable[[Tensor], str]) -> None:
         """Put the parameters' gradients into the batch, laid out as their weights are."""
         gradients = self._pick(all_gradients)
         contiguous = all(map(_is_contiguous, gradients))
         if not contiguous or self.engine.name != "fused":  # a sparse one is not contiguous
             check_dense(self.parameters, gradients, name_of)
-        if self._complex:
-            gradients = list(map(real, gradients))
-            self.batch.weights = list(map(real, self.parameters))
+        if self._in_view:
+            layouts: Sequence[Layout | None] = self.batch.layouts or [None] * len(self.parameters)
+            gradients = [real(held(g, layout)) for g, layout in zip(gradients, layouts, strict=True)]
+            self.batch.weights = [real(held(p, layout)) for p, layout in zip(self.parameters, layouts, strict=True)]
             self.batch.addresses = addresses_of(self.batch.weights)
-            self.batch.columns = {slot: list(map(real, column)) for slot, column in self._slots.items()}
+            self.batch.columns = {slot: [real(local(one)) for one in column] for slot, column in self._slots.items()}
+            contiguous = contiguous and all(map(_is_contiguous, gradients))
         if self.engine.name == "fused":
             weights = self.batch.weights
             if not (self._contiguous and contiguous):
@@ -112,12 +139,22 @@ def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
 
 
 class Buckets:
-    """The buckets of one optimizer, kept from step to step."""
+    """The buckets of one optimizer, kept from step to step.
 
-    def __init__(self, engine: str) -> None:
+    Args:
+        engine: as the optimizer takes it.
+        mesh: the ranks that share the state of parameters that each of them has whole; None where none do.
+    """
+
+    def __init__(self, engine: str, mesh: DeviceMesh | None = None) -> None:
         self._engine = engine
+        self._mesh = mesh
         self._made_for: Any = None
         self._buckets: list[Bucket] = []
+
+    def layout_of(self, parameter: Tensor) -> Layout | None:
+        """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
+        return layout_of(parameter) or (shared_state(parameter, self._mesh) if self._mesh is not None else None)
 
     def forget(self) -> None:
         """Make the buckets anew at the next step."""
@@ -144,7 +181,7 @@ class Buckets:
     ) -> list[Bucket] | None:
         """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
         None elsewhere."""
-        if not all(bucket.engine.judges for bucket in self._buckets):
+        if not all(bucket.engine.judges and not bucket.batch.layouts for bucket in self._buckets):
             return None
         gradients = _gradients_of(groups)
         if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
@@ -180,7 +217,7 @@ class Buckets:
         self, groups: list[dict[str, Any]], members: list[list[Tensor]], state: Mapping[Tensor, State]
     ) -> list[Bucket]:
         position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
-        found: defaultdict[Any, list[tuple[Tensor, State, Group, Rule, Engine]]] = defaultdict(list)
+        found: defaultdict[Any, list[Entry]] = defaultdict(list)
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
         for kind, group, parameters in zip(kinds, groups, members, strict=True):
@@ -188,12 +225,14 @@ class Buckets:
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
-                prepare(rule, parameter, slots, known[kind])
-                engine = engine_for(self._engine, rule, real(parameter))
+                layout = self.layout_of(parameter)
+                prepare(rule, parameter, slots, known[kind], layout)
+                engine = engine_for(self._engine, rule, real(held(parameter, layout)), layout)
                 dtypes = tuple(slots[slot.name].dtype for slot in rule.slot_list() if not slot.scalar)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
-                key = (engine.name, kind, *kind_and_flags, parameter.dtype, parameter.device, dtypes)
-                found[key].append((parameter, slots, group, rule, engine))
+                cut = layout and (layout.mesh, layout.placements)
+                key = (engine.name, kind, *kind_and_flags, parameter.dtype, parameter.device, dtypes, cut)
+                found[key].append((parameter, slots, group, rule, engine, layout))
         return [_bucket(entries, position) for entries in found.values()]
 
 
@@ -207,11 +246,12 @@ def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(id(group), group["rule"], flags(rule_class(group["rule"]), group)) for group in groups]
 
 
-def _bucket(entries: list[tuple[Tensor, State, Group, Rule, Engine]], position: Mapping[int, int]) -> Bucket:
+def _bucket(entries: list[Entry], position: Mapping[int, int]) -> Bucket:
     parameters, rule, engine = [entry[0] for entry in entries], entries[0][3], entries[0][4]
-    weights = list(map(real, parameters)) if parameters[0].is_complex() else parameters
+    weights = [real(held(entry[0], entry[5])) for entry in entries]
     batch = Batch(rule, weights, [entry[1] for entry in entries], [entry[2] for entry in entries])
-    batch.columns = {slot: list(map(real, column)) for slot, column in batch.columns.items()}
+    batch.columns = {slot: [real(local(one)) for one in column] for slot, column in batch.columns.items()}
+    batch.layouts = [entry[5] for entry in entries if entry[5] is not None]
     kind = rule_class(entries[0][2]["rule"])
     return Bucket(kind, engine, batch, parameters, [position[id(parameter)] for parameter in parameters])
 
@@ -229,23 +269,26 @@ def settle(buckets: list[Bucket], groups: list[dict[str, Any]], state: Mapping[T
         if type(bucket.batch.rule).measure is not Rule.measure:
             measuring[bucket.kind].append(bucket)
     for kind, together in measuring.items():
-        totals: defaultdict[str, float] = defaultdict(float)
-        for bucket in together:
-            for name, total in bucket.engine.measure(bucket.batch).items():
-                totals[name] += total
+        totals = add_over_ranks(
+            (next(iter(bucket.batch.layouts), None), bucket.engine.measure(bucket.batch)) for bucket in together
+        )
         group, numbers, _ = max((c for bucket in together for c in bucket.batch.classes()), key=lambda c: c[0]["lr"])
         new = together[0].batch.rule.settle(totals, namespace(numbers), namespace(group))
         for slots in _states_of(kind, groups, state):
             slots.update(new)
 
 
-def prepare(rule: Rule, parameter: Tensor, state: State, other: State) -> None:
+def prepare(rule: Rule, parameter: Tensor, state: State, other: State, layout: Layout | None = None) -> None:
     """Fill in the slots that the state lacks, those that are shared from another parameter's state, and lay the others
-    out as the parameter is."""
+    out as the parameter is, which on many ranks is in `layout`."""
     state.setdefault("step", 0)
     for slot in rule.slot_list():
         if slot.scalar:
             state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
+        elif layout is not None:
+            cut = slot_layout(rule, slot, layout)
+            there = state.get(slot.name)
+            state[slot.name] = _new_part(slot, parameter, layout, cut) if there is None else same_layout(there, cut)
         elif slot.shape is not None:
             if state.get(slot.name) is None:
                 shape = rule.slot_shape(slot, tuple(parameter.shape))
@@ -260,6 +303,16 @@ def prepare(rule: Rule, parameter: Tensor, state: State, other: State) -> None:
             )
         elif state[slot.name].stride() != parameter.stride() and is_dense(parameter):
             state[slot.name] = torch.empty_like(parameter, dtype=state[slot.name].dtype).copy_(state[slot.name])
+
+
+def _new_part(slot: Slot, parameter: Tensor, layout: Layout, cut: Layout) -> Tensor:
+    """What this rank holds of a slot before the first update, as a tensor on many ranks."""
+    part = held(parameter.detach(), layout)
+    if slot.shape is not None:
+        return cut.zeros(part, _dtype_for(slot, parameter))
+    keep = torch.preserve_format
+    start = part.clone(memory_format=keep) if slot.start == "weights" else torch.zeros_like(part, memory_format=keep)
+    return cut.tensor(start)
 
 
 def _dtype_for(slot: Slot, parameter: Tensor) -> torch.dtype:

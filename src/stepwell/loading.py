@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stepwell.averaging import fingerprint
 from stepwell.engines.batch import State
+from stepwell.layout import layout_of
 from stepwell.rules.hyper import validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
@@ -30,7 +31,7 @@ def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
     """What a group says in a state dict beside what it holds: a fingerprint of its weights where an average is kept,
     and what torch has other names for."""
     notes: dict[str, Any] = {}
-    if "holds" in group and "fingerprint" not in group:
+    if "holds" in group and "fingerprint" not in group and not any(map(layout_of, group["params"])):
         notes["fingerprint"] = fingerprint(group["params"])
     if group["rule"] in TORCH_HAS_A_FLAG and group["decay"] in ("coupled", "decoupled"):
         notes["decoupled_weight_decay"] = group["decay"] == "decoupled"

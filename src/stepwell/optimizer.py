@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from stepwell import averaging
 from stepwell.batching import Buckets, check_dense, real, settle
 from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
+from stepwell.layout import check_cut, held, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
 from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, validated
@@ -52,6 +54,9 @@ class Optimizer(torch.optim.Optimizer):
             changing them; None leaves them.
         on_nonfinite: what to do about NaN or infinity in gradients. "ignore" goes on, as torch does; "raise" raises
             FloatingPointError before any weight has changed; "skip" leaves weights, state and counts untouched.
+        shard_state: where every rank has the model whole (DistributedDataParallel), let each keep and work out a part
+            of the state only, and share the new weights: a one-dimensional `DeviceMesh`, or True for all ranks. Where
+            parameters are `DTensor`s their state lies as they do, without this.
 
     Attributes:
         skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
@@ -71,6 +76,7 @@ class Optimizer(torch.optim.Optimizer):
         engine: EngineName = "auto",
         clip_norm: float | None = None,
         on_nonfinite: OnNonfinite = "ignore",
+        shard_state: bool | DeviceMesh = False,
     ) -> None:
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
@@ -89,7 +95,7 @@ class Optimizer(torch.optim.Optimizer):
         self._skipped = 0
         self._gradient_norm: float | Tensor | None = None
         self._verdicts = Verdicts()
-        self._buckets = Buckets(engine)
+        self._buckets = Buckets(engine, state_mesh(shard_state))
         super().__init__(params, rule.values())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -148,9 +154,13 @@ class Optimizer(torch.optim.Optimizer):
             taken.add(id(p))
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
+            refuse_flattened(p, name, where)
             fitted = check_fit(rule, p, name, where)
+            layout = self._buckets.layout_of(p)
+            if layout is not None:
+                check_cut(fitted, layout, name, where)
             if self.engine == "fused":
-                engine_for("fused", fitted, real(p))
+                engine_for("fused", fitted, real(held(p, layout)), layout)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -193,7 +203,7 @@ class Optimizer(torch.optim.Optimizer):
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
         settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
-            bucket.engine.apply(bucket.batch)
+            bucket.run()
         return loss
 
     @property
@@ -284,7 +294,7 @@ class Optimizer(torch.optim.Optimizer):
             group for group in (self.param_groups if among is None else among) if group.get("holds", holds) != holds
         ]
         for bucket in self._buckets.with_state(groups, self.state):
-            bucket.engine.apply(bucket.batch, holds)
+            bucket.run(holds)
         for group in groups:
             group["holds"] = holds
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stepwell.layout.parts import Layout
 from stepwell.rules.rule import Rule, flags
 
 # What can be trained. Complex numbers are worked on as pairs of reals.
@@ -40,6 +41,8 @@ class Batch:
         verdict: what they are multiplied with beside that, and whether this step is left out, where only the device
             knows: see `stepwell.engines.fused.triton_memory.judge`.
         may_skip: whether the verdict may leave this step out.
+        layouts: for each parameter how it lies on many ranks, where it does: then tensors are the parts that this rank
+            holds.
         counted_on_device: whether the states' steps and scalar slots are tensors on the device, which counts on them.
     """
 
@@ -52,6 +55,7 @@ class Batch:
         self.verdict: Tensor | None = None
         self.may_skip = False
         self.counted_on_device = False
+        self.layouts: list[Layout] = []
         self._groups = groups
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
@@ -110,6 +114,16 @@ class Batch:
                 scalars = dict(zip(numbers, values, strict=True))
                 found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))
         return found
+
+    def of(
+        self, members: list[int], *, weights: list[Tensor], gradients: list[Tensor], columns: dict[str, list[Tensor]]
+    ) -> Batch:
+        """The same launch for some of its parameters, whose tensors are these; what is kept of each is kept here."""
+        made = Batch(
+            self.rule, weights, [self.states[index] for index in members], [self._groups[index] for index in members]
+        )
+        made.columns, made.gradients, made.gradient_factor = columns, gradients, self.gradient_factor
+        return made
 
     @property
     def live_groups(self) -> list[Group]:
