@@ -32,7 +32,8 @@ RULES: dict[str, Rule] = {
     "Prodigy": rules.Prodigy(lr=1.0),
     "ScheduleFreeAdamW": rules.ScheduleFreeAdamW(lr=0.01),
     "Muon": rules.Muon(lr=0.01),
-    "SOAP": rules.SOAP(lr=0.01),
+    # Larger sides of these gradients have directions without gradient, in which the basis is anything.
+    "SOAP": rules.SOAP(lr=0.01, max_precond_dim=5),
     "Shampoo": rules.Shampoo(lr=0.01),
 }
 
@@ -52,9 +53,9 @@ class Net(nn.Module):
         return y
 
 
-def net() -> Net:
+def net(dtype: torch.dtype = torch.float32) -> Net:
     torch.manual_seed(0)
-    return Net()
+    return Net().to(dtype)
 
 
 def spread(model: Net, way: str) -> nn.Module:
@@ -111,9 +112,10 @@ def batches(way: str, first: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]
 
 def go(model: nn.Module, optimizer: torch.optim.Optimizer, way: str, *, first: int = 0, steps: int = STEPS) -> None:
     """Train."""
+    dtype = next(model.parameters()).dtype
     for x, y in batches(way, first, steps):
         optimizer.zero_grad()
-        (model(x) - y).square().mean().backward()
+        (model(x.to(dtype)) - y.to(dtype)).square().mean().backward()
         optimizer.step()
 
 
@@ -134,15 +136,15 @@ def outcome(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any
     return found
 
 
-def trained(rule: str, way: str) -> dict[str, Any]:
+def trained(rule: str, way: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """What a training leaves."""
-    model = spread(net(), way)
+    model = spread(net(dtype), way)
     optimizer = optimizer_for(model, RULES[rule], clip_norm=0.5, shard_state=way == "zero")
     go(model, optimizer, way)
     assert optimizer.gradient_norm is not None
     return {"norm": optimizer.gradient_norm, **outcome(model, optimizer)}
 
 
-def all_trained(names: list[str], ways: list[str]) -> dict[tuple[str, str], dict[str, Any]]:
+def all_trained(names: list[str], ways: list[str], dtype: torch.dtype) -> dict[tuple[str, str], dict[str, Any]]:
     """Many trainings in one go: starting processes is what takes long."""
-    return {(rule, way): trained(rule, way) for way in ways for rule in names}
+    return {(rule, way): trained(rule, way, dtype) for way in ways for rule in names}
