@@ -56,7 +56,9 @@ def check_cut(rule: Rule, layout: Layout, name: str, where: str) -> None:
     """Raise ValueError where the rule, fitted to the parameter, cannot work on its parts."""
     for placement in layout.placements:
         if placement.is_partial():
-            raise ValueError(f"parameter {name} is a sum that the ranks have not added up{where}; redistribute it")
+            raise ValueError(
+                f"parameter {name} is a sum that the ranks have not added up{where}; call redistribute() on it first"
+            )
     if rule.acts_on != "tensors":
         return
     seen_as = rule.working_shape(layout.shape)
