@@ -17,7 +17,7 @@ from stepwell import rules
 
 FACADES = [name for name in rules.__all__ if isinstance(getattr(rules, name), type) and name not in ("Rule", "Slot")]
 TORCHS = ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "ASGD", "Rprop", "Muon"]
-OPTIONS = ["engine", "clip_norm", "on_nonfinite"]
+OPTIONS = ["engine", "clip_norm", "on_nonfinite", "shard_state"]
 TORCHS_OWN = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
 
 each = pytest.mark.parametrize("name", FACADES)
@@ -66,7 +66,7 @@ def test_adamw_in_full() -> None:
     assert defaults == {
         "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False,
         "decay": "decoupled", "correct_bias": True, "maximize": False,
-        "engine": "auto", "clip_norm": None, "on_nonfinite": "ignore",
+        "engine": "auto", "clip_norm": None, "on_nonfinite": "ignore", "shard_state": False,
     }  # fmt: skip
     by_name = parameters_of(signature, inspect.Parameter.KEYWORD_ONLY)
     assert by_name == ["decay", "correct_bias", "maximize", *OPTIONS]
