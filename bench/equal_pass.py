@@ -27,13 +27,18 @@ Traffic = tuple[tuple[frozenset[str], frozenset[str]], ...]
 class _Passes(Rule, abstract=True):
     """Goes over the tensors as often as `traffic` has phases; each loads and stores what it says there.
 
-    What a phase adds up, the next one waits for.
+    What a phase adds up, the next one waits for. Before all that it measures what it says, if anything.
     """
 
     traffic: ClassVar[Traffic]
+    measured: ClassVar[frozenset[str]]
+
+    def measure(self, p: Any, g: Any, s: Any, h: Any) -> Mapping[str, Any]:
+        now = {"p": p, "g": g, **vars(s)}
+        return {"sum": sum((now[name] for name in sorted(self.measured)), start=0.0)}
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        now = {"p": p, "g": g} | {slot.name: getattr(s, slot.name) for slot in self.slot_list()}
+        now = {"p": p, "g": g, **vars(s)}
         slots: dict[str, Any] = {}
         factor = h.lr
         for last, (loads, stores) in enumerate(self.traffic, start=1 - len(self.traffic)):
@@ -50,16 +55,22 @@ def equal_rule(rule: Rule) -> Rule | None:
     """A rule with the phases, loads and stores of this one; None for rules of matrices, which products bound."""
     if rule.acts_on == "matrices":
         return None
-    wanted = traffic(trace(rule))
-    found = _with_traffic(wanted)
-    return found if traffic(trace(found)) == wanted else None
+    found = _with_traffic(traffic(trace(rule)), measured_by(rule))
+    return found if traffic(trace(found)) == traffic(trace(rule)) else None
 
 
 @functools.cache
-def _with_traffic(wanted: Traffic) -> Rule:
-    slots = tuple(sorted({name for phase in wanted for names in phase for name in names} - {"p", "g"}))
-    kind = type(f"Passes{len(slots)}", (_Passes,), {"slots": slots, "traffic": wanted}, abstract=True)
-    return cast("Rule", kind(lr=1e-12))
+def _with_traffic(wanted: Traffic, measured: frozenset[str]) -> Rule:
+    slots = measured.union(*(names for phase in wanted for names in phase)) - {"p", "g"}
+    members = {"slots": tuple(sorted(slots)), "traffic": wanted, "measured": measured}
+    return cast("Rule", type(f"Passes{len(slots)}", (_Passes,), members, abstract=True)(lr=1e-12))
+
+
+def measured_by(rule: Rule) -> frozenset[str]:
+    """What a rule loads to measure all parameters before it updates any; nothing, for most."""
+    if type(rule).measure is Rule.measure:
+        return frozenset()
+    return frozenset(name for phase in trace(rule, "measure").phases for name in phase.loads)
 
 
 def bytes_per_element(rule: Rule, itemsize: int) -> int | None:
@@ -67,7 +78,7 @@ def bytes_per_element(rule: Rule, itemsize: int) -> int | None:
     if rule.acts_on == "matrices":
         return None
     program = trace(rule)
-    return program.bytes_per_element(dict.fromkeys(program.arrays, itemsize))
+    return program.bytes_per_element(dict.fromkeys(program.arrays, itemsize)) + itemsize * len(measured_by(rule))
 
 
 def traffic(program: Program) -> Traffic:
@@ -85,4 +96,10 @@ def equal_pass(rule: Rule, material: Material) -> Callable[[], None] | None:
     states = [{"step": 1, **{name: w.new_zeros(w.shape) for name in names}} for w in weights]
     batch = Batch(trivial, weights, states, [trivial.values()] * len(weights))
     batch.gradients = material.gradients
-    return lambda: engine.apply(batch)
+
+    def run() -> None:
+        if measured_by(rule):
+            engine.measure(batch)
+        engine.apply(batch)
+
+    return run

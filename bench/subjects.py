@@ -28,7 +28,7 @@ _ADAMW = rules.AdamW(lr=1e-4, weight_decay=0.1)
 # Where the paper is silent, as torch has it; its eps is (that of float32, 1e-3) by default.
 _ADAFACTOR = rules.Adafactor(lr=1e-2, weight_decay=0.1, eps=(2.0**-23, 1e-3), eps_as_floor=True, decay="decoupled")
 _SOAP = rules.SOAP(lr=1e-4, weight_decay=0.01)
-_SHAMPOO = rules.Shampoo(lr=1e-4, precondition_frequency=10)
+_SHAMPOO = rules.Shampoo(lr=1e-4, precondition_frequency=10, max_precond_dim=1024)
 
 SUBJECTS = {
     subject.name: subject
@@ -73,6 +73,11 @@ SUBJECTS = {
         Subject("scion", "Scion", rules.Scion(lr=1e-4)),
         Subject("dion", "Dion, a quarter of the ranks", rules.Dion(lr=1e-4, weight_decay=0.01, rank_fraction=0.25)),
         Subject("kron", "Kron, updated at each step", rules.Kron(lr=1e-4, preconditioner_update_probability=1.0)),
-        Subject("shampoo", "Shampoo, roots at each tenth step", _SHAMPOO, cycle=_SHAMPOO.precondition_frequency),
+        Subject(
+            "shampoo",
+            "Shampoo, roots at each tenth step, of sides up to 1024",
+            _SHAMPOO,
+            cycle=_SHAMPOO.precondition_frequency,
+        ),
     )
 }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.algebra import square
+from stepwell.algebra import square, where
 from stepwell.batching import real
 from stepwell.engines.choice import fused
 from stepwell.layout import Layout, held, layout_of, sum_over_ranks
@@ -59,9 +59,9 @@ def _wide(gradient: Tensor) -> Tensor:
     return gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
 
 
-def clip_factor(norm: float, limit: float) -> float:
+def clip_factor(norm: Any, limit: float) -> Any:
     """What gradients of this global norm are multiplied with so that it is at most `limit`, as
     `torch.nn.utils.clip_grad_norm_` does it: 1e-6 keeps the quotient finite, and a norm of NaN makes all of them NaN.
     """
     factor = limit / (norm + 1e-6)
-    return 1.0 if factor > 1.0 else factor
+    return where(factor > 1.0, 1.0, factor)

@@ -94,7 +94,7 @@ class Scheduler(LRScheduler):
         self.horizon = check_horizon("horizon", horizon)
         self.counts = counts
         self.tensors = tensors
-        self._entries = {name: find_entry(name, optimizer) for name in schedules}
+        self._entries = {name: find_entry(name, optimizer.param_groups) for name in schedules}
         self._given = {name: by_selector(name, given, optimizer.param_groups) for name, given in schedules.items()}
         self._set(
             {

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from stepwell.naming import nearest
 from stepwell.schedules.function import Function, function_name
@@ -106,30 +105,31 @@ def entry_called(name: str) -> Entry:
     return Entry(match[1], int(match[2])) if match else Entry(name)
 
 
-def find_entry(name: str, optimizer: Optimizer) -> Entry:
-    """The entry called `name`. Raises TypeError where no group of the optimizer has it as a number."""
+def find_entry(name: str, groups: Sequence[Mapping[str, Any]], where: str = "no group of the optimizer has") -> Entry:
+    """The entry called `name`. Raises TypeError, which begins with `where`, where no group has it as a number."""
     entry = entry_called(name)
-    if not any(entry.stands_in(group) for group in optimizer.param_groups):
-        known = list(dict.fromkeys(key for group in optimizer.param_groups for key in _schedulable(group)))
+    if not any(entry.stands_in(group) for group in groups):
+        known = list(dict.fromkeys(key for group in groups for key in _schedulable(group)))
         elements = [key for key in known if key.startswith(f"{name}[")]
         if elements:
             raise TypeError(f"{name} is not one number: schedule {' or '.join(elements)}")
         hint = nearest(name, [*known, "horizon", "last_epoch", "tensors", "counts"])
-        raise TypeError(f"no group of the optimizer has a number {name!r}; there are {', '.join(known)}{hint}")
+        raise TypeError(f"{where} a number {name!r}; there are {', '.join(known)}{hint}")
     return entry
 
 
 def by_selector(name: str, given: Any, groups: Sequence[Group]) -> dict[Selector, Schedule]:
     """The schedules of one hyper-parameter by what selects their groups. Raises where something is none."""
     if not isinstance(given, Mapping):
-        return {"*": _schedule(name, given)}
+        return {"*": as_schedule(name, given)}
     if not given:
         raise ValueError(f"{name} has no schedule: give one for each selector, such as {{'*': Cosine(warmup=0.1)}}")
     check_selectors(name, list(given), groups)
-    return {selector: _schedule(name, one) for selector, one in given.items()}
+    return {selector: as_schedule(name, one) for selector, one in given.items()}
 
 
-def _schedule(name: str, given: Any) -> Schedule:
+def as_schedule(name: str, given: Any) -> Schedule:
+    """The schedule of `name`, also of a Python function of the step. Raises TypeError for anything else."""
     if isinstance(given, Schedule):
         return given
     if callable(given) and not isinstance(given, type):

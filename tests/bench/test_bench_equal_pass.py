@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.equal_pass import bytes_per_element, equal_pass, equal_rule, traffic
+from bench.equal_pass import bytes_per_element, equal_pass, equal_rule, measured_by, traffic
 from bench.material import Material
 from bench.shapes import Shapes
 from bench.subjects import SUBJECTS, Subject
@@ -20,6 +20,7 @@ def test_the_pass_loads_and_stores_what_the_rule_does(subject: Subject) -> None:
     trivial = equal_rule(subject.rule)
     assert trivial is not None
     assert traffic(trace(trivial)) == traffic(trace(subject.rule))
+    assert measured_by(trivial) == measured_by(subject.rule)
 
 
 @pytest.mark.parametrize("subject", BOUND_BY_MEMORY, ids=lambda s: s.name)
@@ -54,6 +55,7 @@ def test_the_passes_are_no_rules_for_users() -> None:
         ("lion", 5),
         ("adamw", 7),  # read p, g and both moments; write p and both moments
         ("schedule-free", 7),
+        ("prodigy", 13),  # measure p, g, s and the first p; read p, g and three slots, write p and the slots
         ("novograd", 6),  # first read g; then read p, g and the momentum, write p and the momentum
         ("came", 8),  # read g thrice, the momentum twice and p; write p and the momentum
         ("lamb", 10),  # first read p, g and both moments, write both moments; then read p and both moments, write p

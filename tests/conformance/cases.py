@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import stepwell.integrations.huggingface  # noqa: F401 - it has rules, too
-from stepwell.algebra.matrices import working_dtype
+from stepwell.algebra.tensors import working_dtype
 from stepwell.engines.choice import engine_for
 from stepwell.rules import (
     SGD,

@@ -1,4 +1,4 @@
-"""Equality with optax, in float64.
+"""Equality with optax, in float64: of torch's engines, and of the same rules as optax transformations.
 
 LAMB has its peer here alone. pytorch_optimizer's `Lamb` (4.1) is another algorithm under the same name: it has no bias
 correction, clips the norm of the weights at 10 and adds ε to the norm of the step, and no option turns these off.
@@ -19,6 +19,7 @@ import stepwell
 from conformance.cases import assert_near
 from conformance.training import copies, parameter
 from peers.training import STEPS, gradients, step, weights
+from stepwell import rules
 
 pytestmark = pytest.mark.peers
 
@@ -131,12 +132,40 @@ PAIRS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Any]]] = {
         {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.05, "eps": 1e-3},
         lambda optax: optax.lars(0.5, momentum=0.8, trust_coefficient=0.05, eps=1e-3),
     ),
+    "nadam": (
+        "NAdam",  # without the paper's schedule of momenta, which is over at once here
+        {"lr": 0.02, "momentum_decay": 1e6, **BETAS},
+        lambda optax: optax.nadam(0.02, **B1_B2),
+    ),
+    "novograd": (
+        "NovoGrad",
+        {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1, **BETAS},
+        lambda optax: optax.novograd(0.02, eps=1e-3, weight_decay=0.1, **B1_B2),
+    ),
+    "adafactor": (
+        "Adafactor",
+        {"lr": 0.02, "relative_step": False, "weight_decay": 0.0},
+        lambda optax: optax.adafactor(0.02, min_dim_size_to_factor=0),
+    ),
+    "schedule-free-sgd": (
+        "ScheduleFreeSGD",
+        {"lr": 0.05, "momentum": 0.8},
+        lambda optax: optax.contrib.schedule_free_sgd(0.05, b1=0.8),
+    ),
+    "schedule-free-adamw": (
+        "ScheduleFreeAdamW",
+        {"lr": 0.05, "weight_decay": 0.1, **BETAS},
+        lambda optax: optax.contrib.schedule_free_adamw(0.05, weight_decay=0.1, **B1_B2),
+    ),
     "lars-nesterov": (
         "LARS",
         {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.05, "eps": 0.0, "nesterov": True},
         lambda optax: optax.lars(0.5, momentum=0.8, trust_coefficient=0.05, nesterov=True),
     ),
 }
+
+# optax's Adafactor works its memory out in float32.
+TOLERANCES = {"adafactor": 1e-8}
 
 
 def uncorrected_adam(optax: Any, b1: float, b2: float, eps: float) -> Any:
@@ -192,6 +221,23 @@ def path_of(pair: str) -> list[list[Tensor]]:
     return path
 
 
+@pytest.mark.parametrize("pair", PAIRS)
+def test_transformations(pair: str) -> None:
+    import jax
+    import optax
+
+    from stepwell.integrations.optax import transformation
+
+    name, values, _ = PAIRS[pair]
+    ours = transformation(getattr(rules, name)(**values))
+    params = to_jax(weights())
+    state, update = ours.init(params), jax.jit(ours.update)
+    for number, expected in enumerate(path_of(pair), start=1):
+        updates, state = update(to_jax(gradients(number)), state, params)
+        params = optax.apply_updates(params, updates)
+        assert_near(to_torch(params), expected, TOLERANCES.get(pair, 1e-12))
+
+
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_twenty_steps(pair: str, engine: str) -> None:
@@ -200,7 +246,31 @@ def test_twenty_steps(pair: str, engine: str) -> None:
     ours = getattr(stepwell, name)(mine, engine=engine, **values)
     for number, expected in enumerate(path_of(pair), start=1):
         step(ours, mine, number)
-        assert_near(copies(mine), expected, 1e-12)
+        assert_near(copies(mine), expected, TOLERANCES.get(pair, 1e-12))
+
+
+def test_muon_as_a_transformation() -> None:
+    # Matrices (in, out), as optax takes them. Its Nesterov momentum corrects momentum and gradient by other powers of
+    # μ, and so mixes them in other shares; without it, Newton–Schulz does not see a factor.
+    import jax
+    import optax
+
+    from stepwell.integrations.optax import transformation
+
+    def matrices(step: int) -> list[Any]:
+        return to_jax([parameter(shape, torch.float64, 10 * step + shape[0]) for shape in ((4, 6), (7, 3), (5, 5))])
+
+    values = {"momentum": 0.8, "nesterov": False, "weight_decay": 0.3, "eps": 1e-20}
+    ours = transformation(rules.Muon(lr=0.05, **values))
+    theirs = optax.contrib.muon(0.05, beta=0.8, nesterov=False, weight_decay=0.3, eps=1e-20)
+    mine, expected = matrices(0), matrices(0)
+    states = [ours.init(mine), theirs.init(expected)]
+    for number in range(1, 6):
+        updates, states[0] = jax.jit(ours.update)(matrices(number), states[0], mine)
+        mine = optax.apply_updates(mine, updates)
+        updates, states[1] = theirs.update(matrices(number), states[1], expected)
+        expected = optax.apply_updates(expected, updates)
+        assert_near(to_torch(mine), to_torch(expected), 1e-10)
 
 
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import stepwell
 from rules.singular_values import JORDAN, diagonal, near, newton_schulz, with_singular_values
 from stepwell import Optimizer
-from stepwell.algebra import matrices
+from stepwell.algebra import tensors
 from stepwell.algebra.matrices import (
     POLAR_EXPRESS,
     _directly,
@@ -116,7 +116,7 @@ def test_any_number_of_steps_is_that_many_polynomials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Whichever iteration is taken, also where singular values are 0 or nearly: the Gram matrix rounds these most.
-    monkeypatch.setattr(matrices, "_bfloat16_is_fast", lambda _: False)
+    monkeypatch.setattr(tensors, "_bfloat16_is_fast", lambda _: False)
     for least in (0.1, 1e-7, 0.0):
         values = torch.where(torch.arange(24) < 8, torch.linspace(1.0, 0.2, 24, dtype=torch.float64), least)
         image = values / values.norm()

@@ -1,12 +1,17 @@
-"""Functions of whole matrices, for rules that act on them: (…, rows, cols) tensors, each matrix on its own."""
+"""Functions of whole matrices, for rules that act on them: (…, rows, cols), each matrix of a stack on its own.
+
+They take torch's tensors and JAX's arrays. Beside them stand `@`, `.mT`, `.shape`, `.ndim`, `.reshape`, and the
+functions of `stepwell.algebra`.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
-import torch
-from torch import Tensor
+from stepwell.algebra.functions import absolute, cos, log, maximum, sign, sqrt, where
+from stepwell.algebra.kinds import MatrixKind, kind_of
 
 Coefficients = tuple[float, float, float]
 
@@ -37,8 +42,8 @@ def polar_express(steps: int) -> list[Coefficients]:
 
 
 def orthogonalized(
-    x: Tensor, coefficients: Coefficients | list[Coefficients] = JORDAN, steps: int = 5, eps: float = 1e-7
-) -> Tensor:
+    x: Any, coefficients: Coefficients | list[Coefficients] = JORDAN, steps: int = 5, eps: float = 1e-7
+) -> Any:
     """The matrices near the orthogonal factor UVᵀ of x = USVᵀ, by Newton–Schulz iteration.
 
     Each step is X ← aX + b(XXᵀ)X + c(XXᵀ)²X on X scaled to Frobenius norm 1 (Jordan et al. 2024, "Muon"). The default
@@ -52,107 +57,199 @@ def orthogonalized(
         eps: the least Frobenius norm that x is divided by.
 
     Returns:
-        A tensor of the shape of x, in the dtype it was worked in.
+        Matrices of the shape of x, in the dtype they were worked in.
     """
+    kind = _kind(x)
     tall = x.shape[-2] > x.shape[-1]
     wide = x.mT if tall else x
-    wide = wide.to(working_dtype(x.device, x.dtype))
-    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    dtype, is_precise = kind.product_dtype(x)
+    wide = kind.cast(wide, dtype)
+    wide = wide / maximum(frobenius(wide), eps)
     rows, cols = wide.shape[-2:]
     polynomials = coefficients if isinstance(coefficients, list) else [coefficients] * steps
     # In products of rows³: 10·cols/rows + 5 for the direct iteration against 17 + 2·cols/rows on the Gram matrix.
     # Rounding puts the Gram matrix's small eigenvalues below zero, where the iteration diverges: each step makes them
     # about twelve times larger. In bfloat16 that comes at once, in float32 after more than five.
-    by_gram = 2 * cols > 3 * rows and wide.dtype != torch.bfloat16 and len(polynomials) <= 5
+    by_gram = 2 * cols > 3 * rows and is_precise and len(polynomials) <= 5
     result = (_on_the_gram_matrix if by_gram else _directly)(wide, polynomials)
     return result.mT if tall else result
 
 
-def _directly(x: Tensor, polynomials: Sequence[Coefficients]) -> Tensor:
+def _directly(x: Any, polynomials: Sequence[Coefficients]) -> Any:
+    kind = _kind(x)
     for a, b, c in polynomials:
-        gram = x @ x.mT
-        x = _add_product(x, _add_product(gram, gram, gram, b, c), x, a, 1.0)
+        square = gram(x)
+        x = kind.add_product(x, kind.add_symmetric_product(square, square, square, b, c), x, a, 1.0)
     return x
 
 
-def _on_the_gram_matrix(x: Tensor, polynomials: Sequence[Coefficients]) -> Tensor:
-    """The same iteration on G = XXᵀ: X ← PX makes G ← PGP, and the product of all P meets X once, at the end."""
-    gram = x @ x.mT
-    identity = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
-    product: Tensor | None = None
+def _on_the_gram_matrix(x: Any, polynomials: Sequence[Coefficients]) -> Any:
+    """The same iteration on G = XXᵀ: X ← PX makes G ← PGP, and the product of all P meets X once, at the end.
+
+    Each P and each G is a polynomial in the first G: they commute, and all their products are symmetric.
+    """
+    kind = _kind(x)
+    square = gram(x)
+    identity = identity_like(square)
+    product = None
     for step, (a, b, c) in enumerate(polynomials, start=1):
-        polynomial = _add_product(gram, gram, gram, b, c) + a * identity
-        product = polynomial if product is None else polynomial @ product
+        polynomial = kind.add_symmetric_product(square, square, square, b, c) + a * identity
+        product = polynomial if product is None else kind.symmetric_product(polynomial, product)
         if step < len(polynomials):
-            gram = polynomial @ gram @ polynomial
+            square = kind.symmetric_product(kind.symmetric_product(polynomial, square), polynomial)
     return x if product is None else product @ x
 
 
-def _add_product(x: Tensor, left: Tensor, right: Tensor, x_factor: float, product_factor: float) -> Tensor:
-    """x_factor·x + product_factor·(left @ right)."""
-    if x.ndim == 2:
-        return torch.addmm(x, left, right, beta=x_factor, alpha=product_factor)
-    if x.ndim == 3:
-        return torch.baddbmm(x, left, right, beta=x_factor, alpha=product_factor)
-    return x_factor * x + product_factor * (left @ right)
+def either(condition: Any, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
+    """What `first` gives where the condition holds, else what `second` gives; only that one is worked out.
+
+    The condition is one number's. Both give the same slots, of the same shapes: under `jax.jit` both are traced. For
+    elements and tensors, whose kernels have no branches, take `where`.
+    """
+    if hasattr(kind := kind_of(condition), "either"):
+        return kind.either(condition, first, second)
+    return first() if condition else second()
 
 
-def working_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which to multiply matrices of `dtype` on `device` when precision is not what counts."""
-    if dtype == torch.float64:
-        return dtype
-    return torch.bfloat16 if _bfloat16_is_fast(device.type) else torch.float32
+def as_dtype_of(x: Any, like: Any) -> Any:
+    """x in the dtype of `like`."""
+    return _kind(x).cast(x, like.dtype)
 
 
-@functools.cache
-def _bfloat16_is_fast(device_type: str) -> bool:
-    """Whether this device has instructions for bfloat16 products. A CPU without them is up to fifty times slower."""
-    if device_type != "cpu":
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+def identity_like(x: Any) -> Any:
+    """The identity in the shape of square matrices."""
+    return _kind(x).identity(x)
 
 
-def frobenius(x: Tensor) -> Tensor:
+def filled_like(x: Any, number: float) -> Any:
+    """That number in the shape of x."""
+    return _kind(x).filled(x, number)
+
+
+def gram(x: Any) -> Any:
+    """x·xᵀ, symmetric: of each number and its mirror image one is worked out."""
+    return _kind(x).symmetric_product(x, x.mT)
+
+
+def lerp_gram(average: Any, x: Any, weight: Any) -> Any:
+    """(1 − weight)·average + weight·x·xᵀ, of a symmetric average."""
+    return _kind(x).add_symmetric_product(average, x, x.mT, 1 - weight, weight)
+
+
+def row_total(x: Any) -> Any:
+    """The sum of each row, as (…, rows, 1)."""
+    return _kind(x).row_total(x)
+
+
+def column_total(x: Any) -> Any:
+    """The sum of each column, as (…, 1, cols)."""
+    return _kind(x).column_total(x)
+
+
+def frobenius(x: Any) -> Any:
     """The Frobenius norm of each matrix, as (…, 1, 1)."""
-    norms: Tensor = torch.linalg.matrix_norm(x, keepdim=True)
-    return norms
+    return _kind(x).frobenius(x)
 
 
-def normal_like(x: Tensor, seed: int) -> Tensor:
-    """Normal numbers in the shape of x, the same at each call and for each matrix of a stack."""
-    if x.is_meta:  # there are no numbers to draw
-        return torch.empty_like(x)
-    generator = torch.Generator(x.device).manual_seed(seed)
-    # In float32 whatever x is: the numbers that a seed gives depend on the dtype.
-    numbers = torch.randn(x.shape[-2:], generator=generator, device=x.device)
-    return numbers.to(x.dtype).expand(x.shape)
+def largest(x: Any) -> Any:
+    """The largest absolute value in each matrix, as (…, 1, 1)."""
+    return _kind(x).largest(absolute(x))
 
 
-def orthonormal_columns(x: Tensor) -> Tensor:
+def upper_triangle(x: Any) -> Any:
+    """x with zeros below its diagonal."""
+    return _kind(x).upper_triangle(x)
+
+
+def solve_lower(factor: Any, x: Any) -> Any:
+    """The inverse of lower triangular matrices times x."""
+    return _kind(x).solve_lower(factor, x)
+
+
+def join_rows(blocks: Sequence[Any]) -> Any:
+    """The matrix that has the rows of all blocks, one below the other."""
+    return _kind(blocks[0]).join_rows(blocks)
+
+
+def descending(x: Any) -> Any:
+    """The places of the numbers of each row, that of the largest first."""
+    return _kind(x).descending(x)
+
+
+def move_axis(x: Any, axis: int, to: int) -> Any:
+    """x with one of its axes at another place among them."""
+    return _kind(x).move_axis(x, axis, to)
+
+
+def take_along(x: Any, places: Any, axis: int) -> Any:
+    """What stands in these places of an axis; `places` has the dimensions of x, or 1 where they serve all of it."""
+    return _kind(x).take_along(x, places, axis)
+
+
+def take_columns(x: Any, places: Any) -> Any:
+    """The columns of x that stand in these places (…, cols), in that order."""
+    return take_along(x, places[..., None, :], -1)
+
+
+def longest_column(x: Any) -> Any:
+    """The column of each matrix that has the greatest norm, as (…, rows, 1)."""
+    kind = _kind(x)
+    return kind.take_along(x, kind.places_of_largest(column_total(x * x).mT), -1)
+
+
+def normal_like(x: Any, seed: Any) -> Any:
+    """Normal numbers in the shape of x, the same at each call, for each matrix of a stack, and on every device.
+
+    By Box and Muller (1958, doi:10.1214/aoms/1177706645) from a hash of the place and the seed: so the number of a step
+    will do for a seed, also under `jax.jit`, where it is not known before.
+    """
+    kind, (rows, cols) = _kind(x), x.shape[-2:]
+    places, key = kind.whole_numbers(x, 0, 2 * rows * cols), kind.whole_numbers(x, seed + 1, 1)
+    bits = _hashed(_hashed(places) ^ _hashed(key)) >> 7
+    uniform = (kind.cast(bits, x.dtype) + 1.0) / 2.0**24  # in (0, 1], for the logarithm
+    first, second = uniform.reshape(2, rows, cols)
+    return kind.broadcast(sqrt(-2.0 * log(first)) * cos(2.0 * math.pi * second), x.shape)
+
+
+def _hashed(x: Any) -> Any:
+    """31 bits that look random: Mueller's integer hash, two rounds of xorshift and multiplication.
+
+    The product of two such numbers fits in torch's int64; JAX's uint32 keeps its last 32 bits, and so the same 31.
+    """
+    for _ in range(2):
+        x = ((x >> 16) ^ x) * 0x45D9F3B & 0x7FFFFFFF
+    return (x >> 16) ^ x
+
+
+def orthonormal_columns(x: Any) -> Any:
     """Q of x = QR with a positive diagonal of R: Gram and Schmidt's basis, which changes little where x does."""
-    q, r = torch.linalg.qr(x)
-    signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
-    oriented: Tensor = q * signs.unsqueeze(-2)
-    return oriented
+    kind = _kind(x)
+    q, diagonal = kind.qr(x)
+    return q * kind.cast(where(diagonal < 0, -1.0, 1.0), q.dtype)[..., None, :]
 
 
-def eigenbasis(x: Tensor) -> Tensor:
+def eigenbasis(x: Any) -> Any:
     """The eigenvectors of symmetric matrices, in columns, the one of the largest eigenvalue first.
 
     Of v and −v it takes the one whose largest element is positive. All NaN where a matrix is not finite.
     """
     if x.shape[-1] == 0:
         return x
-    finite = x.isfinite().flatten(-2).all(-1)[..., None, None]
-    _, vectors = torch.linalg.eigh(torch.where(finite, x, 0.0))
-    vectors = vectors.flip(-1)
-    largest = torch.take_along_dim(vectors, vectors.abs().argmax(-2, keepdim=True), -2)
-    return torch.where(finite, vectors * largest.sign(), torch.nan)
+    kind = _kind(x)
+    finite = kind.is_finite(x)
+    _, vectors = kind.eigh(where(finite, x, 0.0))
+    peak = kind.take_along(vectors, kind.places_of_largest(absolute(vectors)), -2)
+    return where(finite, vectors * sign(peak), math.nan)
 
 
-def inverse_root(x: Tensor, root: int, eps: float) -> Tensor:
+def inverse_root(x: Any, root: int, eps: float) -> Any:
     """(x + ε·I)^(−1/root) of symmetric matrices without negative eigenvalues; NaN where a matrix is not finite."""
-    finite = x.isfinite().flatten(-2).all(-1)[..., None, None]
-    values, vectors = torch.linalg.eigh(torch.where(finite, x, 0.0))
-    powers = (values.clamp(min=0.0) + eps) ** (-1.0 / root)
-    return torch.where(finite, (vectors * powers.unsqueeze(-2)) @ vectors.mT, torch.nan)
+    kind = _kind(x)
+    finite = kind.is_finite(x)
+    values, vectors = kind.eigh(where(finite, x, 0.0))
+    powers = (maximum(values, 0.0) + eps) ** (-1.0 / root)
+    return where(finite, (vectors * powers[..., None, :]) @ vectors.mT, math.nan)
+
+
+def _kind(x: Any) -> MatrixKind:
+    return cast(MatrixKind, kind_of(x))

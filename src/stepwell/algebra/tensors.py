@@ -1,7 +1,9 @@
-"""A torch tensor as a number: the reference engine's, and the plots'."""
+"""A torch tensor as a number: the reference engine's, the matrices', and the plots'."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,9 +49,13 @@ class Tensors:
         return torch.floor(x)
 
     def minimum(self, x: Tensor | float, y: Tensor | float) -> Tensor:
+        if isinstance(x, Tensor) and isinstance(y, (int, float)) and x.dtype.is_floating_point:
+            return x.clamp(max=y)  # without a tensor for y, which a GPU would wait for
         return torch.minimum(as_tensor_like(x, y), as_tensor_like(y, x))
 
     def maximum(self, x: Tensor | float, y: Tensor | float) -> Tensor:
+        if isinstance(x, Tensor) and isinstance(y, (int, float)) and x.dtype.is_floating_point:
+            return x.clamp(min=y)
         return torch.maximum(as_tensor_like(x, y), as_tensor_like(y, x))
 
     def where(self, condition: Tensor | bool, x: Tensor | float, y: Tensor | float) -> Tensor | float:
@@ -61,6 +67,8 @@ class Tensors:
         return torch.where(condition, x, y)
 
     def lerp(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and isinstance(weight, float) and x.dtype == y.dtype:
+            return torch.lerp(x, y, weight)
         return x + weight * (y - x)
 
     def total(self, x: Tensor) -> Tensor:
@@ -74,6 +82,138 @@ class Tensors:
 
     def column_mean(self, x: Tensor) -> Tensor:
         return _floating(x).mean(-2, keepdim=True)
+
+    # Of matrices.
+
+    def either(self, condition: Tensor, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
+        return first() if condition else second()
+
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x.to(dtype)
+
+    def product_dtype(self, x: Tensor) -> tuple[torch.dtype, bool]:
+        dtype = working_dtype(x.device, x.dtype)
+        return dtype, dtype != torch.bfloat16
+
+    def add_product(self, x: Tensor, left: Tensor, right: Tensor, x_factor: float, product_factor: float) -> Tensor:
+        if x.ndim == 2:
+            return torch.addmm(x, left, right, beta=x_factor, alpha=product_factor)
+        if x.ndim == 3:
+            return torch.baddbmm(x, left, right, beta=x_factor, alpha=product_factor)
+        return x_factor * x + product_factor * (left @ right)
+
+    def symmetric_product(self, left: Tensor, right: Tensor) -> Tensor:
+        if not _in_blocks(left):
+            return left @ right
+        result = left.new_empty(left.shape[0], left.shape[0])
+        _add_symmetric(result, result, left, right, 0.0, 1.0)
+        return result
+
+    def add_symmetric_product(
+        self, x: Tensor, left: Tensor, right: Tensor, x_factor: float, product_factor: float
+    ) -> Tensor:
+        if not _in_blocks(left):
+            return self.add_product(x, left, right, x_factor, product_factor)
+        result = torch.empty_like(x)
+        _add_symmetric(result, x, left, right, x_factor, product_factor)
+        return result
+
+    def identity(self, x: Tensor) -> Tensor:
+        return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand(x.shape)
+
+    def filled(self, x: Tensor, number: float) -> Tensor:
+        return torch.full_like(x, number)
+
+    def row_total(self, x: Tensor) -> Tensor:
+        return x.sum(-1, keepdim=True)
+
+    def column_total(self, x: Tensor) -> Tensor:
+        return x.sum(-2, keepdim=True)
+
+    def frobenius(self, x: Tensor) -> Tensor:
+        norms: Tensor = torch.linalg.matrix_norm(x, keepdim=True)
+        return norms
+
+    def largest(self, x: Tensor) -> Tensor:
+        return x.amax((-2, -1), keepdim=True)
+
+    def is_finite(self, x: Tensor) -> Tensor:
+        return x.isfinite().flatten(-2).all(-1)[..., None, None]
+
+    def places_of_largest(self, x: Tensor) -> Tensor:
+        return x.argmax(-2, keepdim=True)
+
+    def descending(self, x: Tensor) -> Tensor:
+        return x.argsort(-1, descending=True)
+
+    def move_axis(self, x: Tensor, axis: int, to: int) -> Tensor:
+        return x.movedim(axis, to)
+
+    def take_along(self, x: Tensor, places: Tensor, axis: int) -> Tensor:
+        if x.ndim == 2 and places.numel() == places.shape[axis]:
+            return x.index_select(axis, places.reshape(-1))  # which needs no place for every number
+        return torch.take_along_dim(x, places, axis)
+
+    def join_rows(self, blocks: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(blocks), dim=-2)
+
+    def qr(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        reflections, scales = torch.geqrf(x)  # torch.linalg.qr makes R besides
+        q: Tensor = torch.linalg.householder_product(reflections, scales)
+        return q, reflections.diagonal(dim1=-2, dim2=-1)
+
+    def eigh(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(x)
+        return values.flip(-1), vectors.flip(-1)
+
+    def solve_lower(self, factor: Tensor, x: Tensor) -> Tensor:
+        solution: Tensor = torch.linalg.solve_triangular(factor, x, upper=False)
+        return solution
+
+    def upper_triangle(self, x: Tensor) -> Tensor:
+        return x.triu()
+
+    def diagonal(self, x: Tensor) -> Tensor:
+        return x.diagonal(dim1=-2, dim2=-1)
+
+    def broadcast(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x.expand(tuple(shape))
+
+    def whole_numbers(self, like: Tensor, start: int, count: int) -> Tensor:
+        return torch.arange(start, start + count, dtype=torch.int64, device=like.device)
+
+
+# Rows of a block where a symmetric product is worked out in blocks: measured, fewer keep no core busy.
+BLOCK = 256
+
+
+def _in_blocks(left: Tensor) -> bool:
+    """Whether a symmetric product is worked out block by block. An accelerator is not filled by a part of it."""
+    return left.ndim == 2 and left.device.type == "cpu" and left.shape[0] > BLOCK
+
+
+def _add_symmetric(result: Tensor, x: Tensor, left: Tensor, right: Tensor, x_factor: float, factor: float) -> None:
+    """Write x_factor·x + factor·left·right, all symmetric: what stands right of a block on the diagonal is worked out,
+    and what stands below it is the mirror image."""
+    for start in range(0, left.shape[0], BLOCK):
+        block, rest, below = slice(start, start + BLOCK), slice(start, None), slice(start + BLOCK, None)
+        torch.addmm(x[block, rest], left[block], right[:, rest], beta=x_factor, alpha=factor, out=result[block, rest])
+        result[below, block] = result[block, below].mT
+
+
+def working_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which to multiply matrices of `dtype` on `device` when precision is not what counts."""
+    if dtype == torch.float64:
+        return dtype
+    return torch.bfloat16 if _bfloat16_is_fast(device.type) else torch.float32
+
+
+@functools.cache
+def _bfloat16_is_fast(device_type: str) -> bool:
+    """Whether this device has instructions for bfloat16 products. A CPU without them is up to fifty times slower."""
+    if device_type != "cpu":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 _TENSORS: Any = Tensors()

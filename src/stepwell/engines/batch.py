@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.layout.parts import Layout
-from stepwell.rules.rule import Rule, flags
+from stepwell.rules.rule import Rule
 
 # What can be trained. Complex numbers are worked on as pairs of reals.
 REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -62,9 +62,7 @@ class Batch:
         self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
         self.scalar_slots = tuple(slot.name for slot in slots if slot.scalar)
         self.columns = {slot: [state[slot] for state in states] for slot in self.tensor_slots}
-        own = set(flags(type(rule), rule.values()))
-        values = rule.values()
-        self._fitted = {name: value for name, value in values.items() if name not in groups[0] or (name, value) in own}
+        self._fitted = rule.own_values(groups[0])
         members: dict[int, tuple[Group, list[int]]] = {}
         for index, group in enumerate(groups):
             members.setdefault(id(group), (group, []))[1].append(index)

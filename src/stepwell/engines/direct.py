@@ -76,7 +76,7 @@ class Direct(ABC):
         if any(new_weights is number for number in vars(s).values()):
             new_weights = 1.0 * new_weights  # a copy, because the slot may get what was in the weights
         for slot, value in new.items():
-            if slot in batch.columns:
+            if slot in batch.columns and value is not getattr(s, slot):
                 self.store([batch.columns[slot][index] for index in part], value)
         self.store([batch.weights[index] for index in part], new_weights)
         batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.columns})

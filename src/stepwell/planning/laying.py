@@ -116,6 +116,16 @@ def lay(model: nn.Module, recipe: Recipe) -> Laid:
     if not trainable:
         reason = f"all {len(entries)} are frozen (requires_grad=False)" if entries else "it has none at all"
         raise ValueError(f"{type(model).__name__} has no parameters to train: {reason}")
+    return lay_over(entries, recipe, subject)
+
+
+def lay_over(entries: Sequence[ParameterRole], recipe: Recipe, subject: str) -> Laid:
+    """The groups that the recipe makes of those of these parameters that are trained; errors speak of `subject`.
+
+    Raises RecipeError where recipe and parameters do not fit, naming every mistake.
+    """
+    found = Mistakes()
+    trainable = [entry for entry in entries if entry.parameter.requires_grad]
     taken = _taken(recipe, trainable, found)
     absent = _absent(recipe, entries, found)
     last = deepest(entries)

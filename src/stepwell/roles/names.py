@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -73,3 +74,7 @@ class ParameterRole:
     def names(self) -> tuple[str, ...]:
         """All its names, the first one first."""
         return (self.name, *self.aliases)
+
+    def has_role(self, roles: Collection[Role]) -> bool:
+        """Whether its role is one of these."""
+        return self.role in roles

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from stepwell.algebra import lerp, sign, sqrt, square
+from stepwell.algebra import lerp, maximum, sign, sqrt, square
 from stepwell.algebra.matrices import frobenius
 from stepwell.rules.hyper import Count, Fraction, NonNegative
 from stepwell.rules.matrix_rule import by_row_blocks
@@ -62,9 +60,9 @@ class AdaMuon(OrthogonalizedMomentum):
         orthogonal = by_row_blocks(h.split, lambda block: self.orthogonal(block, h), update)
         moment = lerp(s.exp_avg_sq, square(orthogonal), 1 - h.beta2)
 
-        def step(normalized: Tensor) -> Tensor:
+        def step(normalized: Any) -> Any:
             rows, cols = normalized.shape[-2:]
-            return normalized * (0.2 * math.sqrt(rows * cols) / frobenius(normalized).clamp(min=h.eps))
+            return normalized * (0.2 * math.sqrt(rows * cols) / maximum(frobenius(normalized), h.eps))
 
         normalized = orthogonal / (sqrt(moment) + h.eps)
         return by_row_blocks(h.split, step, normalized), {"momentum_buffer": buffer, "exp_avg_sq": moment}

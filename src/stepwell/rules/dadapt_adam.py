@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stepwell.algebra import absolute, lerp, sqrt, square
+from stepwell.algebra import absolute, lerp, minimum, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative, Positive
-from stepwell.rules.prodigy import bias_correction, current_d
+from stepwell.rules.prodigy import bias_correction, current_d, larger
 from stepwell.rules.rule import Rule, Slot
 
 
@@ -63,14 +63,17 @@ class DAdaptAdam(Rule):
         progress = rate * g * s.s / (sqrt(s.exp_avg_sq) + h.eps)
         return {"progress": progress, "length": absolute(lerp(rate * g, s.s, sqrt(h.betas[1])))}
 
-    def settle(self, totals: Mapping[str, float], s: Any, h: Any) -> Mapping[str, float]:
+    def settle(self, totals: Mapping[str, Any], s: Any, h: Any) -> Mapping[str, Any]:
         d, memory = current_d(s, h), sqrt(h.betas[1])
+        learns = h.lr * totals["length"] > 0
         numerator = lerp(totals["progress"], s.numerator_weighted, memory)
-        if h.lr == 0 or totals["length"] == 0:
-            return {"d": d, "next_d": d}
-        estimate = numerator / ((1 - memory) * totals["length"])
-        limited = estimate if h.growth_rate is None else min(estimate, d * h.growth_rate)
-        return {"d": d, "next_d": max(d, limited), "numerator_weighted": numerator}
+        estimate = numerator / ((1 - memory) * where(learns, totals["length"], 1.0))
+        limited = estimate if h.growth_rate is None else minimum(estimate, d * h.growth_rate)
+        return {
+            "d": d,
+            "next_d": where(learns, larger(d, limited), d),
+            "numerator_weighted": where(learns, numerator, s.numerator_weighted),
+        }
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
-
-from stepwell.algebra.matrices import normal_like, orthonormal_columns
+from stepwell.algebra import sqrt, square, where
+from stepwell.algebra.matrices import column_total, either, normal_like, orthonormal_columns
 from stepwell.rules.hyper import Fraction, NonNegative, Range
 from stepwell.rules.matrix_rule import MatrixRule
 from stepwell.rules.rule import Shape, Slot
@@ -51,15 +50,15 @@ class Dion(MatrixRule):
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         rows, cols = p.shape[-2:]
         momentum = s.momentum_buffer + g
-        known = normal_like(s.right_factor, seed=0) if s.step == 1 else s.right_factor
+        known = either(s.step == 1, lambda: normal_like(s.right_factor, seed=0), lambda: s.right_factor)
         left = orthonormal_columns(momentum @ known)
         right = momentum.mT @ left
-        length = right.norm(dim=-2, keepdim=True)
+        length = sqrt(column_total(square(right)))
         unit = right / (length + h.eps)
         direction = math.sqrt(rows / max(cols, 1)) * (left @ unit.mT)
         momentum = momentum - (1 - h.mu) * (left @ right.mT)
         # A column without length would stay so for ever: it waits for a gradient as it was.
-        return direction, {"momentum_buffer": momentum, "right_factor": torch.where(length > 0, unit, known)}
+        return direction, {"momentum_buffer": momentum, "right_factor": where(length > 0, unit, known)}
 
 
 def right_factor(shape: Shape, *, rank_fraction: float) -> Shape:

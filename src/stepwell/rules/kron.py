@@ -8,11 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
-from torch import Tensor
-
-from stepwell.algebra import lerp, square
-from stepwell.algebra.matrices import frobenius, normal_like
+from stepwell.algebra import absolute, column_mean, exp, lerp, maximum, minimum, row_mean, sqrt, where
+from stepwell.algebra.matrices import (
+    either,
+    filled_like,
+    frobenius,
+    identity_like,
+    largest,
+    longest_column,
+    normal_like,
+    solve_lower,
+    upper_triangle,
+)
 from stepwell.rules.hyper import Count, Fraction, NonNegative, Positive, Range
 from stepwell.rules.matrix_rule import MatrixRule
 from stepwell.rules.preconditioning import is_square, outer_square, square_or_diagonal, times, times_transposed
@@ -73,75 +80,76 @@ class Kron(MatrixRule):
         )
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        if not g.numel():
+        if 0 in g.shape:
             return g, {}
         momentum = lerp(s.momentum_buffer, g, 1 - h.b1)
         unbiased = momentum / (1 - h.b1**s.step)
-        left, right = s.row_factor, s.column_factor
-        if s.step == 1:
-            left, right = (identity_like(q) * math.sqrt(h.precond_init_scale) for q in (left, right))
-        waited = s.steps_since_update + 1
-        if waited >= 1 / update_probability(s.step - 1, h.preconditioner_update_probability):
-            waited = 0.0
-            if s.step % BALANCED_EVERY == 0:
-                left, right = balanced(left, right)
-            x = unbiased if h.momentum_into_precond_update else g
-            left, right = followed(left, right, x, h.precond_lr, seed=int(s.step))
+        scale = sqrt(h.precond_init_scale)
+        left, right = either(
+            s.step == 1,
+            lambda: (scale * identity(s.row_factor), scale * identity(s.column_factor)),
+            lambda: (s.row_factor, s.column_factor),
+        )
+        waited = s.steps_since_update + 1.0
+        is_due = waited >= 1 / update_probability(s.step - 1, h.preconditioner_update_probability)
+        x = unbiased if h.momentum_into_precond_update else g
+
+        def updated() -> tuple[Any, Any]:
+            at_one_size = either(s.step % BALANCED_EVERY == 0, lambda: balanced(left, right), lambda: (left, right))
+            return followed(at_one_size, x, h.precond_lr, seed=s.step)
+
+        left, right = either(is_due, updated, lambda: (left, right))
         half = times_transposed(left, times(left, unbiased)).mT
         step = times_transposed(right, times(right, half)).mT
         length = frobenius(step) / math.sqrt(step.shape[-2] * step.shape[-1])
-        step = step * (LONGEST / (length + 1e-12)).clamp(max=1.0)
+        step = step * minimum(LONGEST / (length + 1e-12), 1.0)
         slots = {"momentum_buffer": momentum, "row_factor": left, "column_factor": right}
-        return step, {**slots, "steps_since_update": waited}
+        return step, {**slots, "steps_since_update": where(is_due, 0.0, waited)}
 
 
-def update_probability(step: int, constant: float | None) -> float:
+def update_probability(step: Any, constant: Any | None) -> Any:
     """The share of steps that update the factors, at step 0 and later."""
-    return constant or min(1.0, max(0.03, math.exp(-0.001 * (step - 500))))
+    return minimum(maximum(exp(-0.001 * (step - 500)), 0.03), 1.0) if constant is None else constant
 
 
-def identity_like(factor: Tensor) -> Tensor:
-    """The identity, or its diagonal."""
-    if not is_square(factor):
-        return torch.ones_like(factor)
-    return torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand(factor.shape)
+def identity(factor: Any) -> Any:
+    """The identity in the factor's shape, or its diagonal."""
+    return identity_like(factor) if is_square(factor) else filled_like(factor, 1.0)
 
 
-def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def balanced(left: Any, right: Any) -> tuple[Any, Any]:
     """The factors, multiplied so that their largest elements are alike: their product stays."""
-    largest_left, largest_right = (q.abs().amax((-2, -1), keepdim=True) for q in (left, right))
-    mean = (largest_left * largest_right) ** 0.5
-    return left * (mean / largest_left), right * (mean / largest_right)
+    mean = sqrt(largest(left) * largest(right))
+    return left * (mean / largest(left)), right * (mean / largest(right))
 
 
-def followed(left: Tensor, right: Tensor, x: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+def followed(factors: tuple[Any, Any], x: Any, rate: Any, seed: Any) -> tuple[Any, Any]:
     """The factors after one step down the gradient of the criterion at X."""
+    left, right = factors
     noise = normal_like(x, seed)
-    damped = x + math.sqrt(EPS) * x.abs().mean((-2, -1), keepdim=True) * noise
+    damped = x + math.sqrt(EPS) * column_mean(row_mean(absolute(x))) * noise
     a = times(right, times(left, damped).mT).mT
     b = over_transposed(right, over_transposed(left, noise).mT).mT
     return descended(left, a, b, rate), descended(right, a.mT, b.mT, rate)
 
 
-def over_transposed(factor: Tensor, x: Tensor) -> Tensor:
+def over_transposed(factor: Any, x: Any) -> Any:
     """The inverse of the transposed factor of the rows of x, times x."""
-    return torch.linalg.solve_triangular(factor.mT, x, upper=False) if is_square(factor) else x / factor
+    return solve_lower(factor.mT, x) if is_square(factor) else x / factor
 
 
-def descended(factor: Tensor, a: Tensor, b: Tensor, rate: float) -> Tensor:
+def descended(factor: Any, a: Any, b: Any, rate: Any) -> Any:
     """The factor of the rows of A after a step that is relative to ‖AAᵀ + BBᵀ‖₂, or to a bound below it."""
     difference = outer_square(a, factor) - outer_square(b, factor)
     total = outer_square(a, factor) + outer_square(b, factor)
-    largest = total.abs().amax((-2, -1), keepdim=True)
+    size = largest(total)
     if not is_square(factor):
-        return factor - rate * difference / largest.clamp(min=TINY) * factor
-    size = torch.where(largest > 0, spectral_bound(total / largest) * largest, largest)
-    return factor - (rate * difference.triu() / size.clamp(min=TINY)) @ factor
+        return factor - rate * difference / maximum(size, TINY) * factor
+    size = where(size > 0, spectral_bound(total / size) * size, size)
+    return factor - (rate * upper_triangle(difference) / maximum(size, TINY)) @ factor
 
 
-def spectral_bound(x: Tensor) -> Tensor:
+def spectral_bound(x: Any) -> Any:
     """A bound below the spectral norm of symmetric matrices, as (…, 1, 1): two steps from their longest column."""
-    lengths = square(x).sum(-2, keepdim=True)
-    column = torch.take_along_dim(x, lengths.argmax(-1, keepdim=True), -1)
-    once = x.mT @ column
+    once = x.mT @ longest_column(x)
     return frobenius(x @ (once / frobenius(once)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from stepwell.algebra.matrices import join_rows
 from stepwell.rules.rule import Decay, Rule, Shape
 
 
@@ -38,7 +38,7 @@ class MatrixRule(Rule, abstract=True):
         return (shape[0], math.prod(shape[1:])) if self.is_kernel(shape) else shape
 
 
-def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Tensor], *matrices: Tensor) -> Tensor:
+def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Any], *matrices: Any) -> Any:
     """The function of each block of rows of the matrices (…, rows, cols), put together again.
 
     `split` is a number of equal blocks, which the function then gets as a stack (…, blocks, rows/blocks, cols), or the
@@ -48,9 +48,11 @@ def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Tensor],
         return function(*matrices)
     if isinstance(split, int):
         stacks = [x.reshape(*x.shape[:-2], split, x.shape[-2] // split, x.shape[-1]) for x in matrices]
-        return function(*stacks).flatten(-3, -2)
-    blocks = zip(*(torch.split(x, list(split), dim=-2) for x in matrices), strict=True)
-    return torch.cat([function(*block) for block in blocks], dim=-2)
+        result = function(*stacks)
+        *stack, blocks, rows, cols = result.shape
+        return result.reshape(*stack, blocks * rows, cols)
+    bounds = pairwise((0, *accumulate(split)))
+    return join_rows([function(*(x[..., start:end, :] for x in matrices)) for start, end in bounds])
 
 
 def check_split(split: int | tuple[int, ...], shape: Shape, name: str = "split") -> None:

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
-
 from stepwell.algebra import lerp
-from stepwell.algebra.matrices import orthogonalized, polar_express
+from stepwell.algebra.matrices import as_dtype_of, orthogonalized, polar_express
 from stepwell.rules.hyper import Count, Fraction, NonNegative
 from stepwell.rules.matrix_rule import MatrixRule, by_row_blocks, check_split
 from stepwell.rules.rule import Rule, Shape, Slot
@@ -44,10 +42,10 @@ class OrthogonalizedMomentum(MatrixRule, abstract=True):
         buffer = lerp(s.momentum_buffer, g, 1 - h.momentum)
         return buffer, lerp(g, buffer, h.momentum) if h.nesterov else buffer
 
-    def orthogonal(self, x: Tensor, h: Any) -> Tensor:
+    def orthogonal(self, x: Any, h: Any) -> Any:
         """The orthogonal factor of x, in x's dtype."""
         coefficients = polar_express(h.ns_steps) if h.polar_express else h.ns_coefficients
-        return orthogonalized(x, coefficients, h.ns_steps, h.eps).to(x.dtype)
+        return as_dtype_of(orthogonalized(x, coefficients, h.ns_steps, h.eps), x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +87,13 @@ class Muon(OrthogonalizedMomentum):
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         buffer, update = self.mixed_momentum(g, s, h)
 
-        def step(block: Tensor) -> Tensor:
+        def step(block: Any) -> Any:
             return rate_adjustment(block, h.adjust_lr_fn) * self.orthogonal(block, h)
 
         return by_row_blocks(h.split, step, update), {"momentum_buffer": buffer}
 
 
-def rate_adjustment(x: Tensor, kind: Adjustment | None) -> float:
+def rate_adjustment(x: Any, kind: Adjustment | None) -> float:
     """The factor that fits the rate to the size of an orthogonal (…, rows, cols) update."""
     rows, cols = x.shape[-2:]
     return 0.2 * math.sqrt(max(rows, cols)) if kind == "match_rms_adamw" else math.sqrt(max(1, rows / max(cols, 1)))

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from stepwell.algebra import lerp, row_mean, sqrt, square
+from stepwell.algebra import lerp, maximum, row_mean, sqrt, square
 from stepwell.algebra.matrices import frobenius
 from stepwell.rules.hyper import Count, Fraction, NonNegative
 from stepwell.rules.matrix_rule import by_row_blocks
@@ -60,9 +58,9 @@ class NorMuon(OrthogonalizedMomentum):
         orthogonal = by_row_blocks(h.split, lambda block: self.orthogonal(block, h), update)
         moment = lerp(s.second_momentum_buffer, row_mean(square(orthogonal)), 1 - h.beta2)
 
-        def step(orthogonal: Tensor, moment: Tensor) -> Tensor:
-            normalized: Tensor = orthogonal / (sqrt(moment) + h.eps)
-            length = frobenius(normalized).clamp(min=h.eps)
+        def step(orthogonal: Any, moment: Any) -> Any:
+            normalized = orthogonal / (sqrt(moment) + h.eps)
+            length = maximum(frobenius(normalized), h.eps)
             if h.adjust_lr_fn == "original":
                 return rate_adjustment(orthogonal, "original") * frobenius(orthogonal) / length * normalized
             rows, cols = orthogonal.shape[-2:]

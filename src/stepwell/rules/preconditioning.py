@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import Tensor
+from typing import Any, Literal
 
 from stepwell.algebra import square
+from stepwell.algebra.matrices import gram, row_total
 from stepwell.rules.rule import Shape
 
 Side = Literal["rows", "columns"]
@@ -20,21 +19,21 @@ def square_or_diagonal(shape: Shape, *, side: Side, limit: int) -> Shape:
     return (*stack, size, size) if 1 < size <= limit else (*stack, size, 1)
 
 
-def is_square(factor: Tensor) -> bool:
+def is_square(factor: Any) -> bool:
     """Whether a factor is a whole matrix, no diagonal (…, n, 1)."""
-    return factor.shape[-1] > 1
+    return bool(factor.shape[-1] > 1)
 
 
-def times(factor: Tensor, x: Tensor) -> Tensor:
+def times(factor: Any, x: Any) -> Any:
     """The factor of the rows of x times x."""
     return factor @ x if is_square(factor) else factor * x
 
 
-def times_transposed(factor: Tensor, x: Tensor) -> Tensor:
+def times_transposed(factor: Any, x: Any) -> Any:
     """The transposed factor of the rows of x times x."""
     return factor.mT @ x if is_square(factor) else factor * x
 
 
-def outer_square(x: Tensor, factor: Tensor) -> Tensor:
+def outer_square(x: Any, factor: Any) -> Any:
     """x·xᵀ, or its diagonal where the factor of the rows is one."""
-    return x @ x.mT if is_square(factor) else square(x).sum(-1, keepdim=True)
+    return gram(x) if is_square(factor) else row_total(square(x))

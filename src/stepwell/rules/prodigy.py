@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stepwell.algebra import absolute, lerp, sqrt, square, where
+from stepwell.algebra import absolute, lerp, maximum, minimum, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative, Positive
 from stepwell.rules.rule import Rule, Slot
 
@@ -71,16 +71,20 @@ class Prodigy(Rule):
         progress = d / h.d0 * d * h.lr * bias_correction(s, h) * g * (s.p0 - p)
         return {"progress": progress, "length": absolute(self.gradient_sum(g, d, s, h))}
 
-    def settle(self, totals: Mapping[str, float], s: Any, h: Any) -> Mapping[str, float]:
-        d, d_max = current_d(s, h), max(s.d_max, h.d0)
-        if h.lr == 0 or totals["length"] == 0:
-            return {"d": d, "next_d": d, "d_max": d_max}
+    def settle(self, totals: Mapping[str, Any], s: Any, h: Any) -> Mapping[str, Any]:
+        d, d_max = current_d(s, h), maximum(s.d_max, h.d0)
+        learns = h.lr * totals["length"] > 0
         numerator = beta3_of(h) * s.d_numerator + totals["progress"]
-        estimate = h.d_coef * numerator / totals["length"]
-        d_max = max(d_max, estimate)
-        grown = max(d, estimate) if d == h.d0 else d
-        limited = d_max if h.growth_rate is None else min(d_max, grown * h.growth_rate)
-        return {"d": d, "next_d": limited, "d_max": d_max, "d_numerator": numerator}
+        estimate = h.d_coef * numerator / where(learns, totals["length"], 1.0)
+        new_max = larger(d_max, estimate)
+        grown = where(d == h.d0, larger(d, estimate), d)
+        limited = new_max if h.growth_rate is None else minimum(new_max, grown * h.growth_rate)
+        return {
+            "d": d,
+            "next_d": where(learns, limited, d),
+            "d_max": where(learns, new_max, d_max),
+            "d_numerator": where(learns, numerator, s.d_numerator),
+        }
 
     def gradient_sum(self, g: Any, d: Any, s: Any, h: Any) -> Any:
         """sₖ₊₁."""
@@ -101,6 +105,11 @@ class Prodigy(Rule):
 def current_d(s: Any, h: Any) -> Any:
     """dₖ, before this step's numbers are settled."""
     return where(s.next_d > 0, s.next_d, h.d0)
+
+
+def larger(known: Any, estimate: Any) -> Any:
+    """The larger of both; an estimate that is NaN does not count."""
+    return where(estimate > known, estimate, known)
 
 
 def beta3_of(h: Any) -> Any:

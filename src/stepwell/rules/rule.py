@@ -141,7 +141,7 @@ class Rule:
         """Numbers that are added up over all elements of all parameters, before the update, for `settle`."""
         return {}
 
-    def settle(self, totals: Mapping[str, float], s: Any, h: Any) -> Mapping[str, float]:
+    def settle(self, totals: Mapping[str, Any], s: Any, h: Any) -> Mapping[str, Any]:
         """The new values of shared slots, from the totals of what `measure` gave; the update then sees them.
 
         It is asked once for all parameters, with `s` and `h` of the group that has the largest learning rate.
@@ -161,6 +161,11 @@ class Rule:
     def slot_shape(self, slot: Slot, shape: Shape) -> Shape:
         """The shape of one of its slots for a parameter of this shape."""
         return shape if slot.shape is None else slot.shape(self.working_shape(shape))
+
+    def own_values(self, live: Mapping[str, Any]) -> dict[str, Any]:
+        """What a fitted rule decides by itself: its flags, and what is not among the live values of the whole one."""
+        own = set(flags(type(self), self.values()))
+        return {name: value for name, value in self.values().items() if name not in live or (name, value) in own}
 
     def but(self, **values: Any) -> Self:
         """The same rule with other hyper-parameters."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from stepwell.algebra import lerp, mean, sign, sqrt, square
-from stepwell.algebra.matrices import orthogonalized
+from stepwell.algebra.matrices import as_dtype_of, orthogonalized
 from stepwell.rules.hyper import Count, NonNegative, Positive, Range
 from stepwell.rules.matrix_rule import MatrixRule
 from stepwell.rules.rule import Decay, Rule, Shape
@@ -64,7 +64,7 @@ class Scion(MatrixRule):
             step = sign(buffer) / max(cols, 1)
         else:
             channels = max(cols // h.positions, 1)
-            orthogonal = orthogonalized(buffer, steps=h.ns_steps).to(buffer.dtype)
+            orthogonal = as_dtype_of(orthogonalized(buffer, steps=h.ns_steps), buffer)
             step = math.sqrt(rows / channels) / h.positions * orthogonal
         return constrained(h.scale * step, p, h), {"momentum_buffer": buffer}
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from torch import Tensor
-
-from stepwell.algebra.matrices import inverse_root
+from stepwell.algebra.matrices import either, inverse_root
 from stepwell.rules.hyper import Count, NonNegative, Positive, Range, Switch
 from stepwell.rules.matrix_rule import MatrixRule
 from stepwell.rules.preconditioning import is_square, outer_square, square_or_diagonal, times
@@ -58,11 +56,15 @@ class Shampoo(MatrixRule):
         row_factor = h.beta2 * s.row_factor + share * outer_square(g, s.row_factor)
         column_factor = h.beta2 * s.column_factor + share * outer_square(g.mT, s.column_factor)
         slots = {"row_factor": row_factor, "column_factor": column_factor}
-        if (s.step - 1) % h.precondition_frequency:
-            row_root, column_root = s.row_root, s.column_root
+
+        def new_roots() -> tuple[Any, Any]:
+            return root_of(row_factor, h.eps), root_of(column_factor, h.eps)
+
+        if h.precondition_frequency == 1:
+            row_root, column_root = new_roots()
         else:
-            row_root, column_root = root_of(row_factor, h.eps), root_of(column_factor, h.eps)
-        if h.precondition_frequency > 1:
+            is_due = (s.step - 1) % h.precondition_frequency == 0
+            row_root, column_root = either(is_due, new_roots, lambda: (s.row_root, s.column_root))
             slots |= {"row_root": row_root, "column_root": column_root}
         direction = times(column_root, times(row_root, g).mT).mT
         if h.momentum:
@@ -70,6 +72,6 @@ class Shampoo(MatrixRule):
         return direction, slots
 
 
-def root_of(factor: Tensor, eps: float) -> Tensor:
+def root_of(factor: Any, eps: float) -> Any:
     """(factor + ε·I)^(−1/4), of a matrix or of a diagonal."""
     return inverse_root(factor, 4, eps) if is_square(factor) else (factor + eps) ** -0.25

@@ -8,11 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
-from torch import Tensor
-
 from stepwell.algebra import lerp, sqrt, square
-from stepwell.algebra.matrices import eigenbasis, orthonormal_columns
+from stepwell.algebra.matrices import (
+    column_total,
+    descending,
+    eigenbasis,
+    either,
+    filled_like,
+    frobenius,
+    lerp_gram,
+    move_axis,
+    orthonormal_columns,
+    take_along,
+    take_columns,
+)
 from stepwell.rules.adam import Adam
 from stepwell.rules.hyper import Count, Fraction, NonNegative, Range
 from stepwell.rules.matrix_rule import MatrixRule
@@ -84,34 +93,44 @@ class SOAP(MatrixRule):
         return super().working_shape(shape) if self.merge_dims else shape
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        beta1, beta2 = h.betas
-        beta = beta2 if h.shampoo_beta is None else h.shampoo_beta
+        beta = h.betas[1] if h.shampoo_beta is None else h.shampoo_beta
         names = side_names(h.dims)
         factors = [
-            lerp(factor, outer_product(g, side, h.dims), 1 - beta) if factor.shape[-1] else factor
+            lerp_gram(factor, by_side(g, side, h.dims), 1 - beta) if factor.shape[-1] else factor
             for side, factor in enumerate(getattr(s, f"{name}_factor") for name in names)
         ]
-        slots = {f"{name}_factor": factor for name, factor in zip(names, factors, strict=True)}
-        if s.step == 1:
-            first = {f"{name}_basis": eigenbasis(factor) for name, factor in zip(names, factors, strict=True)}
-            return torch.zeros_like(g), {**slots, **first}
-        step, bases = s.step - 1, [getattr(s, f"{name}_basis") for name in names]
+        bases = [getattr(s, f"{name}_basis") for name in names]
+
+        def first() -> tuple[Any, tuple[Any, ...]]:
+            return filled_like(g, 0.0), (s.exp_avg, s.exp_avg_sq, [eigenbasis(factor) for factor in factors])
+
+        def later() -> tuple[Any, tuple[Any, ...]]:
+            step = s.step - 1
+            direction, exp_avg, exp_avg_sq = self.turned_adam(g, step, bases, s, h)
+            return direction, either(
+                step % h.precondition_frequency == 0,
+                lambda: next_bases(factors, bases, exp_avg, exp_avg_sq),
+                lambda: (exp_avg, exp_avg_sq, bases),
+            )
+
+        direction, (exp_avg, exp_avg_sq, turns) = either(s.step == 1, first, later)
+        slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        for name, factor, basis in zip(names, factors, turns, strict=True):
+            slots |= {f"{name}_factor": factor, f"{name}_basis": basis}
+        return direction, slots
+
+    def turned_adam(self, g: Any, step: Any, bases: Sequence[Any], s: Any, h: Any) -> tuple[Any, Any, Any]:
+        """Adam's direction, worked out in the bases and turned back, and the moments in the bases."""
+        beta1, beta2 = h.betas
         projected = turned(g, bases)
         exp_avg = lerp(s.exp_avg, projected, 1 - beta1)
-        exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(projected)
+        exp_avg_sq = lerp(s.exp_avg_sq, square(projected), 1 - beta2)
         direction = turned(exp_avg / (sqrt(exp_avg_sq) + h.eps), [basis.mT for basis in bases])
         if h.correct_bias:
-            direction = direction * (math.sqrt(1 - beta2**step) / (1 - beta1**step))
+            direction = direction * (sqrt(1 - beta2**step) / (1 - beta1**step))
         if h.normalize_grads:
             direction = direction / (root_mean_square(direction, h.dims) + h.eps)
-        if step % h.precondition_frequency == 0:
-            turns = [next_basis(factor, basis) for factor, basis in zip(factors, bases, strict=True)]
-            for side, (_, order) in enumerate(turns):
-                if order is not None:
-                    exp_avg_sq = reordered(exp_avg_sq, order, side, h.dims)
-            exp_avg = turned(exp_avg, [basis.mT @ new for basis, (new, _) in zip(bases, turns, strict=True)])
-            slots |= {f"{name}_basis": new for name, (new, _) in zip(names, turns, strict=True)}
-        return direction, {**slots, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        return direction, exp_avg, exp_avg_sq
 
 
 def side_names(dims: int) -> tuple[str, ...]:
@@ -131,48 +150,66 @@ def factor_shape(shape: Shape, *, side: int, dims: int, limit: int, one_sided: b
     return (*stack, size, size) if 1 < size <= limit and not left else (*stack, 0, 0)
 
 
-def by_side(x: Tensor, side: int, dims: int) -> Tensor:
+def by_side(x: Any, side: int, dims: int) -> Any:
     """x with one of its last `dims` dimensions before the others of them: (…, n, all others)."""
-    return x.movedim(side - dims, -dims).flatten(1 - dims)
+    moved = move_axis(x, side - dims, -dims)
+    return moved.reshape(*moved.shape[: 1 - dims], math.prod(moved.shape[1 - dims :]))
 
 
-def outer_product(x: Tensor, side: int, dims: int) -> Tensor:
-    """The products of one side with itself, summed over all others: G·Gᵀ of rows, Gᵀ·G of columns."""
-    matrix = by_side(x, side, dims)
-    return matrix @ matrix.mT
-
-
-def turned(x: Tensor, bases: Sequence[Tensor]) -> Tensor:
+def turned(x: Any, bases: Sequence[Any]) -> Any:
     """Q_Lᵀ·x·Q_R, or so for every side; a basis of size 0 stands for the identity."""
     dims = len(bases)
     for side, basis in enumerate(bases):
         if not basis.shape[-1]:
             continue
         if side == dims - 1:  # from the right, so that the result lies in memory as x does
-            x = (x.flatten(-dims, -2) @ basis).reshape(x.shape)
+            rows = x.reshape(*x.shape[:-dims], math.prod(x.shape[-dims:-1]), x.shape[-1])
+            x = (rows @ basis).reshape(x.shape)
         else:
-            moved = x.movedim(side - dims, -dims).shape
-            x = (basis.mT @ by_side(x, side, dims)).reshape(moved).movedim(-dims, side - dims)
+            moved = move_axis(x, side - dims, -dims).shape
+            x = move_axis((basis.mT @ by_side(x, side, dims)).reshape(moved), -dims, side - dims)
     return x
 
 
-def reordered(x: Tensor, order: Tensor, side: int, dims: int) -> Tensor:
+def next_bases(factors: Sequence[Any], bases: Sequence[Any], exp_avg: Any, exp_avg_sq: Any) -> tuple[Any, ...]:
+    """The moments in the bases after a step of power iteration, and these bases."""
+    turns = [next_basis(factor, basis) for factor, basis in zip(factors, bases, strict=True)]
+    for side, (_, order) in enumerate(turns):
+        if order is not None:
+            exp_avg_sq = reordered(exp_avg_sq, order, side, len(bases))
+    new_bases = [new for new, _ in turns]
+    return turned_over(exp_avg, bases, new_bases), exp_avg_sq, new_bases
+
+
+def turned_over(x: Any, old: Sequence[Any], new: Sequence[Any]) -> Any:
+    """x, which is seen in the old bases, in the new ones.
+
+    A side that is shorter than the others together is turned at once, by Q_oldᵀ·Q_new; for a longer one that product
+    would be more than the two turns.
+    """
+    others = [math.prod(x.shape[-len(old) :]) // max(basis.shape[-1], 1) for basis in old]
+    at_once = [basis.shape[-1] <= other for basis, other in zip(old, others, strict=True)]
+    back = [basis[..., :0, :0] if short else basis.mT for basis, short in zip(old, at_once, strict=True)]
+    forth = [q.mT @ r if short else r for q, r, short in zip(old, new, at_once, strict=True)]
+    return turned(turned(x, back), forth)
+
+
+def reordered(x: Any, order: Any, side: int, dims: int) -> Any:
     """x with one of its sides in another order, for each of a stack its own."""
     index = order.reshape(*order.shape[:-1], *(order.shape[-1] if other == side else 1 for other in range(dims)))
-    return torch.take_along_dim(x, index, side - dims)
+    return take_along(x, index, side - dims)
 
 
-def root_mean_square(x: Tensor, dims: int) -> Tensor:
+def root_mean_square(x: Any, dims: int) -> Any:
     """The root of the mean square over the last `dims` dimensions, which stay with length 1."""
-    sides = tuple(range(-dims, 0))
-    norm: Tensor = torch.linalg.vector_norm(x, dim=sides, keepdim=True)
-    return norm / math.sqrt(max(math.prod(x.shape[-dims:]), 1))
+    norm = frobenius(by_side(x, 0, dims))
+    return norm.reshape(*norm.shape[:-2], *(1,) * dims) / math.sqrt(max(math.prod(x.shape[-dims:]), 1))
 
 
-def next_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor | None]:
+def next_basis(factor: Any, basis: Any) -> tuple[Any, Any | None]:
     """One step of power iteration towards the eigenvectors of `factor`, and the order of the old ones by eigenvalue."""
     if not basis.shape[-1]:
         return basis, None
     product = factor @ basis
-    order = (basis * product).sum(-2).argsort(-1, descending=True)
-    return orthonormal_columns(torch.take_along_dim(product, order.unsqueeze(-2), -1)), order
+    order = descending(column_total(basis * product)[..., 0, :])
+    return orthonormal_columns(take_columns(product, order)), order

@@ -65,7 +65,7 @@ class ByRole(Selector):
     roles: tuple[Role, ...]
 
     def __call__(self, entry: ParameterRole) -> bool:
-        return entry.role in self.roles
+        return entry.has_role(self.roles)
 
     def __repr__(self) -> str:
         return f"role({_listed(self.roles)})"
