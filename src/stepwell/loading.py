@@ -31,8 +31,10 @@ def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
     """What a group says in a state dict beside what it holds: a fingerprint of its weights where an average is kept,
     and what torch has other names for."""
     notes: dict[str, Any] = {}
-    if "holds" in group and "fingerprint" not in group and not any(map(layout_of, group["params"])):
-        notes["fingerprint"] = fingerprint(group["params"])
+    if "holds" in group and "fingerprint" not in group:
+        # On many ranks the few elements are not at hand. The key is there all the same: what loads into a state dict
+        # that has it, as torch.distributed.checkpoint does, wants to find it.
+        notes["fingerprint"] = [] if any(map(layout_of, group["params"])) else fingerprint(group["params"])
     if group["rule"] in TORCH_HAS_A_FLAG and group["decay"] in ("coupled", "decoupled"):
         notes["decoupled_weight_decay"] = group["decay"] == "decoupled"
     for theirs, ours in _TORCHS_NAMES.get(group["rule"], {}).items():
@@ -69,7 +71,7 @@ def _loaded(
         kind = rule_class(group["rule"])
         rule = kind(**{name: new[name] for name in kind.field_names()})
         matched = _matched(index, group, saved)
-        if "fingerprint" in saved and any(state_dict["state"].get(key) for _, key in matched):
+        if saved.get("fingerprint") and any(state_dict["state"].get(key) for _, key in matched):
             place = {key: position for position, key in enumerate(saved["params"])}
             new["fingerprint"] = [list(saved["fingerprint"][place[key]]) for _, key in matched]
         for parameter, key in matched:

@@ -22,9 +22,9 @@ def make_whole(tensors: Sequence[Tensor], layouts: Sequence[Layout]) -> None:
     message = tensors[0].new_zeros(longest)
     mine = torch.cat([part.reshape(-1) for part in parts[group.rank()]])
     message[: len(mine)] = mine
-    arrived = message.new_empty(ranks * longest)
-    torch.distributed.all_gather_into_tensor(arrived, message, group=group)
-    for rank, from_rank in enumerate(arrived.reshape(ranks, longest)):
+    arrived = [torch.empty_like(message) for _ in range(ranks)]
+    torch.distributed.all_gather(arrived, message, group=group)
+    for rank, from_rank in enumerate(arrived):
         if rank != group.rank():
             lengths = [part.numel() for part in parts[rank]]
             for part, numbers in zip(parts[rank], torch.split(from_rank[: sum(lengths)], lengths), strict=True):
