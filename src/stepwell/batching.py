@@ -7,9 +7,9 @@ kept, and each step only looks whether it still holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter, is_, itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,22 @@ from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, empty_parts, parts_o
 from stepwell.engines.batch import Batch, Engine, Group, State, addresses_of
 from stepwell.engines.choice import engine_for
 from stepwell.engines.dense import is_dense
+from stepwell.layout import (
+    Layout,
+    add_over_ranks,
+    held,
+    layout_of,
+    local,
+    make_whole,
+    same_layout,
+    shared_state,
+    slot_layout,
+)
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, flags, namespace
+from stepwell.rules.rule import Rule, Slot, flags, namespace
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _gradient_of = attrgetter("grad")
 _dtype_of = attrgetter("dtype")
@@ -48,6 +62,7 @@ class Bucket:
         self._pick = itemgetter(*positions) if len(positions) > 1 else lambda all_of_them: (all_of_them[positions[0]],)
         self._stored = {name: self._column(name) for name in batch.columns}
         self._complex = parameters[0].is_complex()
+        self._in_view = self._complex or bool(batch.layouts)  # the batch has views of the parameters, made each time
         self._contiguous = all(map(_is_contiguous, parameters))
         self._looks = self._look()
         batch.addresses = addresses_of(batch.weights)
@@ -57,7 +72,7 @@ class Bucket:
 
     def still_holds(self, all_gradients: list[Any]) -> bool:
         """Whether weights, slots and gradients are what the batch was made for."""
-        if self._complex:
+        if self._in_view:
             if self._look() != self._looks:
                 return False
         elif not np.array_equal(addresses := addresses_of(self.parameters), self.batch.addresses):
@@ -75,17 +90,27 @@ class Bucket:
     def _column(self, name: str) -> list[Any]:
         return [state.get(name) for state in self.batch.states]
 
+    def run(self, function: str = "update") -> None:
+        """Work out `rule.function` for every parameter of the batch, in place, on this rank and, where parameters lie
+        on many, with the others."""
+        self.engine.apply(self.batch, function)
+        if self.batch.layouts and layout_of(self.parameters[0]) is None:
+            make_whole(self.parameters, self.batch.layouts)
+
     def take_gradients(self, all_gradients: list[Any], name_of: Callable[[Tensor], str]) -> None:
         """Put the parameters' gradients into the batch, laid out as their weights are."""
         gradients = self._pick(all_gradients)
         contiguous = all(map(_is_contiguous, gradients))
         if not contiguous or self.engine.name != "fused":  # a sparse one is not contiguous
             check_dense(self.parameters, gradients, name_of)
-        if self._complex:
-            gradients = list(map(real, gradients))
-            self.batch.weights = list(map(real, self.parameters))
+        if self._in_view:
+            layouts: Sequence[Layout | None] = self.batch.layouts or [None] * len(self.parameters)
+            gradients = [real(held(g, layout)) for g, layout in zip(gradients, layouts, strict=True)]
+            self.batch.weights = [real(held(p, layout)) for p, layout in zip(self.parameters, layouts, strict=True)]
             self.batch.addresses = addresses_of(self.batch.weights)
-            self.batch.columns = {name: list(map(real, column)) for name, column in self._stored.items()}
+            columns = self._stored.items()
+            self.batch.columns = {name: [real(local(one)) for one in column] for name, column in columns}
+            contiguous = contiguous and all(map(_is_contiguous, gradients))
         if self.engine.name == "fused":
             weights = self.batch.weights
             if not (self._contiguous and contiguous):
@@ -113,12 +138,22 @@ def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
 
 
 class Buckets:
-    """The buckets of one optimizer, kept from step to step."""
+    """The buckets of one optimizer, kept from step to step.
 
-    def __init__(self, engine: str) -> None:
+    Args:
+        engine: as the optimizer takes it.
+        mesh: the ranks that share the state of parameters that each of them has whole; None where none do.
+    """
+
+    def __init__(self, engine: str, mesh: DeviceMesh | None = None) -> None:
         self._engine = engine
+        self._mesh = mesh
         self._made_for: Any = None
         self._buckets: list[Bucket] = []
+
+    def layout_of(self, parameter: Tensor) -> Layout | None:
+        """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
+        return layout_of(parameter) or (shared_state(parameter, self._mesh) if self._mesh is not None else None)
 
     def forget(self) -> None:
         """Make the buckets anew at the next step."""
@@ -145,7 +180,7 @@ class Buckets:
     ) -> list[Bucket] | None:
         """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
         None elsewhere."""
-        if not all(bucket.engine.judges for bucket in self._buckets):
+        if not all(bucket.engine.judges and not bucket.batch.layouts for bucket in self._buckets):
             return None
         gradients = _gradients_of(groups)
         if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
@@ -189,11 +224,17 @@ class Buckets:
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
-                codecs = prepare(rule, parameter, slots, known[kind], Storage.of(group))
-                engine = engine_for(self._engine, rule, real(parameter), codecs)
+                layout = self.layout_of(parameter)
+                codecs = (
+                    prepare(rule, parameter, slots, known[kind], Storage.of(group))
+                    if layout is None
+                    else prepare_part(rule, parameter, slots, known[kind], layout)
+                )
+                engine = engine_for(self._engine, rule, real(held(parameter, layout)), codecs, layout)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
-                key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items())
-                found[key].append(_Entry(parameter, slots, group, rule, engine, codecs))
+                cut = layout and (layout.mesh, layout.placements)
+                key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items(), cut)
+                found[key].append(_Entry(parameter, slots, group, rule, engine, codecs, layout))
         return [_bucket(entries, position) for entries in found.values()]
 
 
@@ -206,6 +247,7 @@ class _Entry(NamedTuple):
     rule: Rule
     engine: Engine
     codecs: dict[str, Codec]
+    layout: Layout | None
 
 
 def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
@@ -221,13 +263,16 @@ def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 def _bucket(entries: list[_Entry], position: Mapping[int, int]) -> Bucket:
     parameters, first = [entry.parameter for entry in entries], entries[0]
     weights, codecs = parameters, first.codecs
+    layouts = [entry.layout for entry in entries if entry.layout is not None]
+    if layouts or parameters[0].is_complex():
+        weights = [real(held(entry.parameter, entry.layout)) for entry in entries]
     if parameters[0].is_complex():
-        weights = list(map(real, parameters))
         codecs = {number: Plain(dtype.to_real()) for number, codec in codecs.items() for _, dtype in codec.layout(())}
     places = [position[id(parameter)] for parameter in parameters]
     states, groups = [entry.state for entry in entries], [entry.group for entry in entries]
     batch = Batch(first.rule, weights, states, groups, codecs, places)
-    batch.columns = {name: list(map(real, column)) for name, column in batch.columns.items()}
+    batch.columns = {name: [real(local(one)) for one in column] for name, column in batch.columns.items()}
+    batch.layouts = layouts
     return Bucket(rule_class(first.group["rule"]), first.engine, batch, parameters, places)
 
 
@@ -244,10 +289,9 @@ def settle(buckets: list[Bucket], groups: list[dict[str, Any]], state: Mapping[T
         if type(bucket.batch.rule).measure is not Rule.measure:
             measuring[bucket.kind].append(bucket)
     for kind, together in measuring.items():
-        totals: defaultdict[str, float] = defaultdict(float)
-        for bucket in together:
-            for name, total in bucket.engine.measure(bucket.batch).items():
-                totals[name] += total
+        totals = add_over_ranks(
+            (next(iter(bucket.batch.layouts), None), bucket.engine.measure(bucket.batch)) for bucket in together
+        )
         group, numbers, _ = max((c for bucket in together for c in bucket.batch.classes()), key=lambda c: c[0]["lr"])
         new = together[0].batch.rule.settle(totals, namespace(numbers), namespace(group))
         for slots in _states_of(kind, groups, state):
@@ -284,6 +328,35 @@ def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: 
 def _weights(parameter: Tensor, state: State, codecs: Mapping[str, Codec]) -> Tensor:
     """The parameter's weights, in the precision that they are stored in."""
     return codecs[WEIGHTS].load(parts_of(WEIGHTS, codecs[WEIGHTS], state, parameter), tuple(parameter.shape))
+
+
+def prepare_part(rule: Rule, parameter: Tensor, state: State, other: State, layout: Layout) -> dict[str, Codec]:
+    """The same for a parameter that lies on many ranks: slots are cut as it is, and stored as they are."""
+    state.setdefault("step", 0)
+    codecs: dict[str, Codec] = {WEIGHTS: Plain(parameter.dtype)}
+    for slot in rule.slot_list():
+        if slot.scalar:
+            state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
+            continue
+        cut = slot_layout(rule, slot, layout)
+        there = state.get(slot.name)
+        state[slot.name] = _new_part(slot, parameter, layout, cut) if there is None else same_layout(there, cut)
+        codecs[slot.name] = Plain(state[slot.name].dtype)
+    return codecs
+
+
+def _new_part(slot: Slot, parameter: Tensor, layout: Layout, cut: Layout) -> Tensor:
+    """What this rank holds of a slot before the first update, as a tensor on many ranks."""
+    part = held(parameter.detach(), layout)
+    if slot.shape is not None:
+        return cut.zeros(part, _dtype_for(slot, parameter))
+    keep = torch.preserve_format
+    start = part.clone(memory_format=keep) if slot.start == "weights" else torch.zeros_like(part, memory_format=keep)
+    return cut.tensor(start)
+
+
+def _dtype_for(slot: Slot, parameter: Tensor) -> torch.dtype:
+    return torch.promote_types(parameter.dtype, torch.float32) if slot.wide else parameter.dtype
 
 
 def real(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from stepwell import averaging
 from stepwell.batching import Buckets, check_dense, real, settle
@@ -29,6 +30,7 @@ from stepwell.codecs import (
 from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
+from stepwell.layout import check_cut, held, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
 from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, Seed, validated
@@ -76,6 +78,9 @@ class Optimizer(torch.optim.Optimizer):
             for float16 too. Wider weights need none of it and stay as they are. A group may have its own.
         rounding_seed: what the random bits of stochastic rounding depend on, beside the step, the parameter and the
             element: a whole number of at least 0.
+        shard_state: where every rank has the model whole (DistributedDataParallel), let each keep and work out a part
+            of the state only, and share the new weights: a one-dimensional `DeviceMesh`, or True for all ranks. Where
+            parameters are `DTensor`s their state lies as they do, without this.
 
     Attributes:
         skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
@@ -98,6 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         state_dtype: StateDtype | None = None,
         master: MasterKind | None = None,
         rounding_seed: int = 0,
+        shard_state: bool | DeviceMesh = False,
     ) -> None:
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
@@ -119,7 +125,7 @@ class Optimizer(torch.optim.Optimizer):
         self._skipped = 0
         self._gradient_norm: float | Tensor | None = None
         self._verdicts = Verdicts()
-        self._buckets = Buckets(engine)
+        self._buckets = Buckets(engine, state_mesh(shard_state))
         super().__init__(params, rule.values())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -181,9 +187,18 @@ class Optimizer(torch.optim.Optimizer):
             taken.add(id(p))
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
+            refuse_flattened(p, name, where)
             fitted, codecs = check_fit(rule, p, name, where, storage)
+            layout = self._buckets.layout_of(p)
+            if layout is not None:
+                check_cut(fitted, layout, name, where)
+                if storage != AS_IT_IS:
+                    raise ValueError(
+                        f"parameter {name} lies on many ranks, where state and weights are stored as they are; take "
+                        f"state_dtype=None and master=None{where}"
+                    )
             if self.engine == "fused":
-                engine_for("fused", fitted, real(p), codecs)
+                engine_for("fused", fitted, real(held(p, layout)), codecs, layout)
         check_storage(rule, [tuple(p.shape) for p in group["params"]], storage, where)
 
     @torch.no_grad()
@@ -227,7 +242,7 @@ class Optimizer(torch.optim.Optimizer):
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
         settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
-            bucket.engine.apply(bucket.batch)
+            bucket.run()
         return loss
 
     @property
@@ -324,7 +339,7 @@ class Optimizer(torch.optim.Optimizer):
             group for group in (self.param_groups if among is None else among) if group.get("holds", holds) != holds
         ]
         for bucket in self._buckets.with_state(groups, self.state):
-            bucket.engine.apply(bucket.batch, holds)
+            bucket.run(holds)
         for group in groups:
             group["holds"] = holds
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.codecs import WEIGHTS, Codec, Plain, noise
+from stepwell.layout.parts import Layout
 from stepwell.rules.rule import Rule
 
 # What can be trained. Complex numbers are worked on as pairs of reals.
@@ -44,6 +45,8 @@ class Batch:
         verdict: what they are multiplied with beside that, and whether this step is left out, where only the device
             knows: see `stepwell.engines.fused.triton_memory.judge`.
         may_skip: whether the verdict may leave this step out.
+        layouts: for each parameter how it lies on many ranks, where it does: then tensors are the parts that this rank
+            holds.
         counted_on_device: whether the states' steps and scalar slots are tensors on the device, which counts on them.
     """
 
@@ -64,6 +67,7 @@ class Batch:
         self.verdict: Tensor | None = None
         self.may_skip = False
         self.counted_on_device = False
+        self.layouts: list[Layout] = []
         self._groups = groups
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
@@ -148,6 +152,15 @@ class Batch:
     def keys_now(self) -> NDArray[np.uint64]:
         """The keys of the random bits of this update."""
         return noise.keys_at(self.keys, list(map(_step_of, self.states)))
+
+    def of(
+        self, members: list[int], *, weights: list[Tensor], gradients: list[Tensor], columns: dict[str, list[Tensor]]
+    ) -> Batch:
+        """The same launch for some of its parameters, whose tensors are these; what is kept of each is kept here."""
+        states, groups = [self.states[index] for index in members], [self._groups[index] for index in members]
+        made = Batch(self.rule, weights, states, groups, self.codecs, [self._places[index] for index in members])
+        made.columns, made.gradients, made.gradient_factor = columns, gradients, self.gradient_factor
+        return made
 
     @property
     def live_groups(self) -> list[Group]:

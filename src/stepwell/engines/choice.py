@@ -14,6 +14,9 @@ from stepwell.engines.batch import REAL_DTYPES, Engine, names_of
 from stepwell.engines.foreach import Foreach
 from stepwell.engines.matrices import Matrices
 from stepwell.engines.reference import Reference
+from stepwell.layout.parts import Layout
+from stepwell.layout.reducing import Reducing
+from stepwell.layout.sharing import Sharing
 from stepwell.naming import nearest
 from stepwell.rules.rule import Rule
 
@@ -28,6 +31,9 @@ ENGINES = ("auto", "reference", "foreach", "fused")
 
 _LOG = logging.getLogger("stepwell")
 REFERENCE, FOREACH, MATRICES = Reference(), Foreach(), Matrices()
+# The same for parameters that lie on many ranks; rules that act on elements need none.
+_REDUCING = {"reference": Reducing(exactly=True), "foreach": Reducing()}
+_SHARING = {"reference": Sharing(REFERENCE), "foreach": Sharing(MATRICES)}
 
 
 def check_engine(name: str) -> None:
@@ -36,11 +42,21 @@ def check_engine(name: str) -> None:
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {name!r}{nearest(name, ENGINES)}")
 
 
-def engine_for(name: str, rule: Rule, weight: Tensor, codecs: Mapping[str, Codec] | None = None) -> Engine:
+def engine_for(
+    name: str,
+    rule: Rule,
+    weight: Tensor,
+    codecs: Mapping[str, Codec] | None = None,
+    layout: Layout | None = None,
+) -> Engine:
     """The engine for a parameter like `weight` under `rule`, stored by these codecs (as plain tensors by default).
 
+    `layout` says how the parameter lies on many ranks, if it does: `weight` is then the part that this rank holds.
     Raises ValueError where the engine asked for cannot.
     """
+    if layout is not None and rule.acts_on != "elements":
+        across = _SHARING if rule.acts_on == "matrices" else _REDUCING
+        return across["reference" if name == "reference" else "foreach"]
     if name == "reference":
         return REFERENCE
     if rule.acts_on == "matrices":
