@@ -107,6 +107,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Exponential": {"gamma": 0.9},
     "Knee": {"explore": 0.5},
     "MultiStep": {"at": (5,)},
+    "Power": {"flat": 5},
     "Noam": {"width": 16},
     "Step": {"every": 4},
 }

@@ -118,7 +118,6 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
             first = choice.recipe.rule_of(choice.recipe.routes[0]).values()
             if choice.origin != "transformers":
                 own = {"learning_rate": first["lr"], "weight_decay": first["weight_decay"]}
-            if choice.origin == "rule":
                 own |= _adam_values(choice, first)
             if choice.name == "sgd":
                 own["adam_beta1"] = first["momentum"]
@@ -202,8 +201,10 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
     def rule_warms_up(self) -> bool:
         """Whether the rule itself has the warm-up: Schedule-Free does where the schedule is constant."""
         choice = self.choice
-        if choice.recipe is None or choice.origin == OF_RECIPE or name_of(self.lr_scheduler_type) != "constant":
+        if choice.origin == "recipe" or name_of(self.lr_scheduler_type) != "constant":
             return False
+        if choice.recipe is None:
+            return choice.name in ("schedule_free_adamw", "schedule_free_sgd")
         return "warmup_steps" in choice.recipe.rule_of(choice.recipe.routes[0]).values()
 
     def get_warmup_steps(self, num_training_steps: int) -> int:

@@ -74,7 +74,7 @@ class Choice:
     @property
     def filled(self) -> tuple[str, ...]:
         """Which hyper-parameters `adam_beta1`, `adam_beta2` and `adam_epsilon` fill."""
-        if self.recipe is None or self.origin == "recipe":
+        if self.recipe is None or len(self.recipe.routes) > 1:
             return ()
         values = self.recipe.rule_of(self.recipe.routes[0]).values()
         if self.origin == "transformers":

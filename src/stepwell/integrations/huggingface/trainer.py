@@ -111,9 +111,9 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
 
     def _planned(self, recipe: Recipe, model: nn.Module, steps: int | None = None) -> Plan:
         """The recipe laid over the model; a single rule leaves undecayed what transformers would."""
-        if self.args.choice.origin != OF_RECIPE:
+        if self.args.choice.origin != "recipe":
             recipe = recipe.replace(undecayed=where(_Undecayed(self.get_decay_parameter_names(model))))
-        if self.args.rule_warms_up:
+        if self.args.rule_warms_up:  # Schedule-Free
             known = self.state.max_steps if self.is_in_train else self._count_steps()
             recipe = recipe.set(warmup_steps=self.args.get_warmup_steps(known))
         return plan(model, recipe, horizon=steps)
