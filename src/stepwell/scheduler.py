@@ -64,11 +64,17 @@ class Scheduler(LRScheduler):
             Python function of the step is one too. An element of a tuple goes by its index:
             `**{"betas[0]": Linear(end=0.9)}`.
 
+    Attributes:
+        resumes_under: what `load_state_dict` does about other schedules unless it is told: "same" refuses them. Who
+            resumes through a library that calls it without an argument sets "this" or "saved" here.
+
     Raises:
         TypeError: an unknown hyper-parameter, or one that is not a number; something that is not a schedule.
         ValueError: no schedule; a horizon that is needed and not known; a length that does not fit in it; a selector
             that matches no group; or `last_epoch` is given and a group lacks its base.
     """
+
+    resumes_under: Literal["same", "this", "saved"] = "same"
 
     def __init__(
         self,
@@ -232,7 +238,7 @@ class Scheduler(LRScheduler):
         return {"step": self.last_epoch, "schedules": written(self._resolved)}
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this", "saved"] = "same"
+        self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this", "saved"] | None = None
     ) -> None:
         """Go to the saved step and set its values at once; says "next lr = …, was …" on the logger "stepwell".
 
@@ -242,11 +248,13 @@ class Scheduler(LRScheduler):
         Args:
             state_dict: what `state_dict()` gave.
             schedule: "same" refuses a state that was saved under other schedules; "this" goes on at the saved step
-                under the schedules of this scheduler, "saved" under those that were saved.
+                under the schedules of this scheduler, "saved" under those that were saved. By default `resumes_under`,
+                which is "same" unless changed.
 
         Raises:
             ValueError: the state is not a Scheduler's, or was saved under other schedules. Nothing has changed then.
         """
+        schedule = self.resumes_under if schedule is None else schedule
         if schedule not in ("same", "this", "saved"):
             raise ValueError(f"schedule must be 'same', 'this' or 'saved', got {schedule!r}")
         if not isinstance(state_dict, Mapping) or "step" not in state_dict:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import nn, optim
 
 from stepwell.codecs import AS_IT_IS, FEWEST_IN_BLOCKS, WEIGHTS, Storage, codecs_for, in_blocks
 from stepwell.naming import nearest
@@ -290,7 +290,7 @@ class Plan:
         Raises ValueError where a schedule needs a horizon and the plan has none.
         """
         optimizer = self.build_optimizer(rounding_seed=rounding_seed)
-        return optimizer, Scheduler(optimizer, horizon=self.horizon, **self._schedules())
+        return optimizer, self.build_scheduler(optimizer)
 
     def build_optimizer(self, *, rounding_seed: int = 0) -> Optimizer:
         """The optimizer alone, for a training that sets its rates by other means; `rounding_seed` as
@@ -306,6 +306,13 @@ class Plan:
             master=recipe.master,
             rounding_seed=rounding_seed,
         )
+
+    def build_scheduler(self, optimizer: optim.Optimizer) -> Scheduler:
+        """The scheduler alone, for an optimizer that this plan, or one of the same recipe and model, has built.
+
+        Raises ValueError where a schedule needs a horizon and the plan has none.
+        """
+        return Scheduler(optimizer, horizon=self.horizon, **self._schedules())
 
     def _schedules(self) -> dict[str, Any]:
         """Schedules by hyper-parameter, as the scheduler takes them: by the name of the group where groups differ."""

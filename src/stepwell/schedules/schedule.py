@@ -140,6 +140,11 @@ def schedule_class(name: str) -> type[Schedule]:
     return folded[_folded(name)]
 
 
+def schedule_names() -> list[str]:
+    """The names of all schedules, in alphabetical order."""
+    return sorted(_KINDS)
+
+
 def given(schedule: Schedule) -> dict[str, Any]:
     """The fields that do not stand at their default, by name."""
     values = {field.name: (getattr(schedule, field.name), field.default) for field in fields(schedule) if field.init}

@@ -14,6 +14,7 @@ from stepwell.integrations.huggingface.metric import (
     check_known,
     get_greedy_schedule,
     get_reduce_on_plateau_schedule,
+    metric_arguments,
 )
 from stepwell.naming import nearest
 
@@ -80,11 +81,11 @@ def get_scheduler(
     kind = SchedulerType(name.value if isinstance(name, Enum) else name)  # transformers' own members are welcome
     make = _MAKERS[kind]
     given = dict(scheduler_specific_kwargs or {})
+    check_known(kind.value, given, arguments_of(kind))
     if kind in _METRIC:
         return make(optimizer, **given)
     parameters = inspect.signature(make).parameters
     steps = {"num_warmup_steps": num_warmup_steps, "num_training_steps": num_training_steps}
-    check_known(kind.value, given, [one for one in parameters if one not in ("optimizer", *steps)])
     if kind is SchedulerType.CONSTANT and num_warmup_steps:
         raise ValueError(
             f"the schedule 'constant' has no warm-up, got num_warmup_steps={num_warmup_steps}; "
@@ -94,3 +95,11 @@ def get_scheduler(
         if value is None and step in parameters and parameters[step].default is inspect.Parameter.empty:
             raise ValueError(f"the schedule {kind.value!r} needs {step}, got None")
     return make(optimizer, **{step: value for step, value in steps.items() if step in parameters}, **given)
+
+
+def arguments_of(kind: SchedulerType) -> list[str]:
+    """What a schedule takes beside the optimizer and the numbers of steps."""
+    if kind in _METRIC:
+        return metric_arguments(kind.value)
+    beside = ("optimizer", "num_warmup_steps", "num_training_steps")
+    return [name for name in inspect.signature(_MAKERS[kind]).parameters if name not in beside]

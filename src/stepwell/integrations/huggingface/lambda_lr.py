@@ -31,7 +31,7 @@ class LambdaScheduler(Scheduler, LambdaLR):
         return [schedules.get(id(group), _one) for group in self.optimizer.param_groups]
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this", "saved"] = "same"
+        self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this", "saved"] | None = None
     ) -> None:
         """Go to the saved step and set its values at once; see `Scheduler.load_state_dict`."""
         if "step" not in state_dict and "last_epoch" in state_dict:

@@ -1,0 +1,116 @@
+"""What `lr_scheduler_type=` names: one of transformers' schedules, or one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from enum import Enum
+from typing import Any
+
+from torch.optim import Optimizer
+
+from stepwell.integrations.huggingface.factory import SchedulerType, arguments_of, get_scheduler
+from stepwell.integrations.huggingface.lambda_lr import LambdaScheduler
+from stepwell.integrations.huggingface.metric import check_known
+from stepwell.naming import nearest
+from stepwell.recipes import Recipe
+from stepwell.schedules import Schedule, parse, warmup
+from stepwell.schedules.schedule import given, schedule_class, schedule_names
+
+OF_RECIPE = "recipe"
+"""The name that asks for the recipe's own schedules."""
+
+
+def name_of(given: Any) -> str:
+    """The name as text, also where it is a member of transformers' enumeration."""
+    return str(given.value if isinstance(given, Enum) else given)
+
+
+def is_theirs(name: str) -> bool:
+    """Whether transformers has a schedule of that name."""
+    return name in [each.value for each in SchedulerType]
+
+
+def named_schedule(name: str, arguments: Mapping[str, Any] | None) -> SchedulerType | Schedule:
+    """The schedule of that name with these arguments.
+
+    A name that both have is transformers', unless there are arguments that only ours takes. Ours may also be written
+    out: "Cosine(warmup=0.1, end=0.1)".
+
+    Raises:
+        ValueError: an unknown name, with the nearest ones, or a value out of range.
+        TypeError: an argument that the schedule does not take.
+    """
+    options = dict(arguments or {})
+    if is_theirs(name):
+        kind = SchedulerType(name)
+        takes = arguments_of(kind)
+        if all(each in takes for each in options) or not _takes(name, options):
+            check_known(name, options, takes)
+            return kind
+        return schedule_class(name)(**options)
+    if "(" in name:
+        if options:
+            raise TypeError(f"{name!r} carries its own arguments: write {', '.join(options)} into it")
+        return parse(name)
+    if not _known(name):
+        known = [*schedule_names(), *(each.value for each in SchedulerType)]
+        raise ValueError(f"unknown lr_scheduler_type {name!r}{nearest(name, known, 3)}; known are {', '.join(known)}")
+    return schedule_class(name)(**options)
+
+
+def make_scheduler(
+    optimizer: Optimizer, name: str, arguments: Mapping[str, Any] | None, *, horizon: int, warmup_steps: int
+) -> Any:
+    """The scheduler of that name over the whole training.
+
+    Args:
+        optimizer: any torch optimizer.
+        name: one of transformers' or ours.
+        arguments: what else the schedule takes.
+        horizon: total optimizer steps, at least 1.
+        warmup_steps: steps of linear warm-up; a schedule of ours that has none of its own gets one in front.
+
+    Raises:
+        ValueError, TypeError: as `named_schedule`; or the warm-up is given twice.
+    """
+    found = named_schedule(name, arguments)
+    if isinstance(found, SchedulerType):
+        return get_scheduler(found, optimizer, warmup_steps, horizon, dict(arguments or {}))
+    if warmup_steps:
+        if "warmup" in given(found):
+            raise ValueError(f"the warm-up is given twice: {found!r}, and warmup_steps or warmup_ratio; leave one out")
+        found = _with_warmup(found, warmup_steps)
+    return LambdaScheduler(optimizer, found.resolve(horizon))
+
+
+def warmed_up(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe whose schedules of the learning rate have so many steps of warm-up; 0 leaves them as they are."""
+    if not steps:
+        return recipe
+    routes = tuple(replace(route, schedules=_warmed_up(route.schedules, steps)) for route in recipe.routes)
+    return recipe.replace(schedules=_warmed_up(recipe.schedules, steps), routes=routes)
+
+
+def _warmed_up(schedules: Mapping[str, Schedule], steps: int) -> dict[str, Schedule]:
+    return {name: _with_warmup(one, steps) if name == "lr" else one for name, one in schedules.items()}
+
+
+def _with_warmup(schedule: Schedule, steps: int) -> Schedule:
+    if "warmup" not in {field.name for field in fields(schedule)}:
+        return warmup(schedule, steps)
+    changes: dict[str, Any] = {"warmup": steps}
+    return replace(schedule, **changes)
+
+
+def _known(name: str) -> bool:
+    try:
+        schedule_class(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _takes(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a schedule of ours goes by that name and takes these arguments."""
+    return _known(name) and set(arguments) <= {field.name for field in fields(schedule_class(name))}

@@ -1,0 +1,131 @@
+"""What our TrainingArguments take, what they come to, and what they say of mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.small_trainer import QUIET, Sentences, classifier
+
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # it warns of much that is not ours
+
+
+def arguments(**given: Any) -> Any:
+    from stepwell.integrations.huggingface import TrainingArguments
+
+    return TrainingArguments("out", **QUIET, **given)
+
+
+@pytest.mark.parametrize(
+    ("optim", "expected"),
+    [
+        ("adamw_torch", (5e-5, 0.0, 0.9, 0.999, 1e-8, 1.0, "linear")),  # transformers' own defaults
+        ("sgd", (5e-5, 0.0, 0.0, 0.999, 1e-8, 1.0, "linear")),  # but for the momentum
+        ("cautious(Lion)", (1e-4, 0.0, 0.9, 0.99, 1e-8, 1.0, "linear")),  # the paper's
+        ("Prodigy", (1.0, 0.0, 0.9, 0.999, 1e-8, 1.0, "linear")),
+        ("schedule_free_adamw", (5e-5, 0.0, 0.9, 0.999, 1e-8, 1.0, "constant")),
+        ("muon-original", (0.02, 0.01, 0.9, 0.999, 1e-8, 1.0, "recipe")),
+        ("llama", (3e-4, 0.1, 0.9, 0.95, 1e-5, 1.0, "recipe")),
+    ],
+)
+def test_what_is_not_given(optim: str, expected: tuple[Any, ...]) -> None:
+    made = arguments(optim=optim)
+    names = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
+    assert (*(getattr(made, name) for name in names), made.lr_scheduler_type) == expected
+    assert made.optim == optim
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "Tiger", "lion", "muon-original", "llama", "schedule-free"])
+def test_a_copy_trains_alike(optim: str) -> None:
+    made = arguments(optim=optim, optim_args="weight_decay=0.3")
+    for again in (dataclasses.replace(made), dataclasses.replace(dataclasses.replace(made))):
+        assert again.recipe() == made.recipe()
+        assert again.to_dict() == made.to_dict()
+    assert made.to_json_string()
+
+
+def test_the_command_line() -> None:
+    from transformers import HfArgumentParser
+
+    from stepwell.integrations.huggingface import TrainingArguments
+
+    line = "--output_dir out --use_cpu --optim muon --optim_args betas=(0.8,0.9) --lr_scheduler_type wsd "
+    line += '--lr_scheduler_kwargs {"decay":0.2} --warmup_ratio 0.1 --layer_decay 0.9'
+    (parsed,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(line.split())
+    assert parsed.learning_rate == 1e-3  # the preset's
+    assert parsed.recipe().layer_decay == 0.9
+    assert parsed.recipe().defaults["betas"] == (0.8, 0.9)
+    assert parsed.schedule().decay == 0.2
+    assert parsed.get_warmup_steps(100) == 10
+
+
+def test_warm_up() -> None:
+    assert arguments(warmup_ratio=0.1).get_warmup_steps(11) == 2  # ⌈1.1⌉
+    assert arguments(warmup_steps=7).get_warmup_steps(11) == 7
+    assert arguments(warmup_steps=0.5).get_warmup_steps(11) == 6  # transformers 5 takes a share here, too
+    assert arguments().get_warmup_steps(11) == 0
+
+
+def test_of_two_warm_ups_the_steps_go_first(caplog: pytest.LogCaptureFixture) -> None:
+    assert arguments(warmup_steps=7, warmup_ratio=0.1).get_warmup_steps(100) == 7
+    assert "warmup_steps=7 goes before warmup_ratio=0.1" in caplog.text
+
+
+def test_names_that_transformers_serves(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "stepwell"):
+        for _ in range(2):
+            made = arguments(optim="lomo", optim_args={"a": 1, "b": "x"})
+    assert made.recipe() is None
+    assert made.optim_args == "a=1,b=x"
+    assert caplog.text.count("optim='lomo' runs on transformers' own optimizer") == 1
+    assert arguments(optim="adamw_torch", optim_runs_on="transformers").recipe() is None
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"optim": "adamw_tosch"}, ValueError, r"^unknown optim 'adamw_tosch'; did you mean 'adamw_torch'"),
+        ({"optim": "nowhere.toml"}, ValueError, r"nowhere\.toml"),
+        ({"optim_runs_on": "stepwel"}, ValueError, r"^optim_runs_on must be one of .*; did you mean 'stepwell'\?$"),
+        ({"lr_scheduler_type": "cosin"}, ValueError, r"^unknown lr_scheduler_type 'cosin'; did you mean 'cosine'"),
+        ({"lr_scheduler_type": "recipe"}, ValueError, r"^lr_scheduler_type='recipe' needs a recipe with a schedule"),
+        (
+            {"optim": "muon", "lr_scheduler_kwargs": {"end": 1}},
+            TypeError,
+            r"^lr_scheduler_type='recipe' takes no lr_scheduler_kwargs",
+        ),
+        ({"lr_scheduler_type": "wsd", "lr_scheduler_kwargs": {"decai": 3}}, TypeError, r"did you mean 'decay'\?$"),
+        ({"optim_args": "betas=(0.9"}, ValueError, r"^optim_args does not parse at position 7 of 'betas=\(0.9'"),
+        (
+            {"optim": "stable_adamw", "optim_args": "eps=1e-8, max_lr=1"},
+            TypeError,
+            r"^unknown hyper-parameter 'max_lr' for StableAdamW.* \(optim_args, position 11\); "
+            r"optim_runs_on='transformers' leaves it to transformers$",
+        ),
+        ({"optim": "muon", "adam_beta1": 0.8}, ValueError, r"^adam_beta1=0.8 says nothing to optim='muon'"),
+        ({"optim": "SignSGD", "adam_epsilon": 0.8}, ValueError, r"^adam_epsilon=0.8 says nothing to optim='SignSGD'"),
+        ({"learning_rate": -1.0}, ValueError, r"lr must be at least 0, got -1"),
+        ({"weight_decay": -0.1}, ValueError, r"weight_decay must be at least 0, got -0.1"),
+        ({"warmup_ratio": 1.5}, ValueError, r"^warmup_ratio must be in \[0, 1\], got 1.5$"),
+        ({"warmup_steps": -1}, ValueError, r"^warmup_steps must be at least 0, got -1$"),
+        ({"layer_decay": 1.5}, ValueError, r"layer_decay must be in \(0, 1\), got 1.5"),
+        ({"layer_decay": 0.9, "optim": "lomo"}, ValueError, r"^layer_decay needs an optimizer of stepwell"),
+    ],
+    ids=lambda value: None if isinstance(value, (type, str)) else ", ".join(value),
+)
+def test_mistakes(given: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        arguments(**given)
+
+
+def test_a_constant_schedule_has_no_warm_up(tmp_path: Path) -> None:
+    from stepwell.integrations.huggingface import Trainer
+
+    made = arguments(lr_scheduler_type="constant", warmup_steps=3)
+    trainer = Trainer(classifier(), made, train_dataset=Sentences())
+    with pytest.raises(ValueError, match=r"the schedule 'constant' has no warm-up.*'constant_with_warmup' has one$"):
+        trainer.create_scheduler(10)
