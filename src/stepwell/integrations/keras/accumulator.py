@@ -59,4 +59,4 @@ class GradientAccumulator:
             self._step.assign(0)
         for total in self._gradients:
             if total is not None:
-                total.assign(keras.ops.zeros_like(total))
+                total.assign(keras.ops.zeros(total.shape, dtype=total.dtype))

@@ -6,6 +6,7 @@ carries the dtype that it is worked out in, and hands it on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +16,17 @@ from stepwell.algebra.kinds import register
 
 
 class KerasNumber:
-    """A tensor of any back end, or a condition, and the dtype of the arithmetic that it is part of."""
+    """A tensor of any back end, or a condition, and the dtype of the arithmetic that it is part of.
 
-    __slots__ = ("dtype", "tensor")
+    `truth` says that it is a hyper-parameter whose zero would be a flag, and that it is not zero.
+    """
 
-    def __init__(self, tensor: Any, dtype: str) -> None:
+    __slots__ = ("dtype", "tensor", "truth")
+
+    def __init__(self, tensor: Any, dtype: str, truth: bool = False) -> None:
         self.tensor = tensor
         self.dtype = dtype
+        self.truth = truth
 
     @classmethod
     def of(cls, x: Any, dtype: str) -> KerasNumber:
@@ -87,6 +92,8 @@ class KerasNumber:
     __hash__ = None  # type: ignore[assignment]
 
     def __bool__(self) -> bool:
+        if self.truth:
+            return True
         raise TypeError("a rule may not branch on the values of tensors; use where(condition, x, y)")
 
 
@@ -131,14 +138,16 @@ class KerasNumbers:
     def total(self, x: KerasNumber) -> Any:
         return x._apply(ops.sum, x)
 
+    # Keras takes the mean of float64 in float32 on some back ends; a sum stays what it is.
+
     def mean(self, x: KerasNumber) -> Any:
-        return x._apply(ops.mean, x)
+        return self.total(x) / math.prod(x.tensor.shape)
 
     def row_mean(self, x: KerasNumber) -> Any:
-        return x._apply(lambda tensor: ops.mean(tensor, axis=-1, keepdims=True), x)
+        return x._apply(lambda tensor: ops.sum(tensor, axis=-1, keepdims=True), x) / x.tensor.shape[-1]
 
     def column_mean(self, x: KerasNumber) -> Any:
-        return x._apply(lambda tensor: ops.mean(tensor, axis=-2, keepdims=True), x)
+        return x._apply(lambda tensor: ops.sum(tensor, axis=-2, keepdims=True), x) / x.tensor.shape[-2]
 
 
 def _one_of(*numbers: Any) -> KerasNumber:

@@ -16,7 +16,8 @@ from stepwell.integrations.keras.numbers import KerasNumber
 from stepwell.integrations.keras.schedules import LearningRate, number_dtype
 from stepwell.integrations.views import Outputs, View, check_outputs
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Names, Rule, Slot, namespace
+from stepwell.rules.hyper import is_switch
+from stepwell.rules.rule import Names, Rule, Slot, hyper_parameters, namespace
 from stepwell.rules.wrappers import SAM
 from stepwell.schedules import Schedule, from_dict, to_dict
 from stepwell.tracks import as_schedule
@@ -202,7 +203,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _values(self, dtype: str) -> dict[str, Any]:
         """The hyper-parameters at this step, those that are scheduled as tensors of this dtype."""
         step = KerasNumber.of(self.iterations, number_dtype())
-        return {name: _in_dtype(value, dtype) for name, value in self._course.at(step, {}).items()}
+        known = hyper_parameters(type(self.rule))
+        values = self._course.at(step, {}).items()
+        return {name: _in_dtype(value, dtype, truth=is_switch(known[name])) for name, value in values}
 
     def _names(self, values: Mapping[str, Any], dtype: str, learning_rate: Any) -> tuple[Names, Names]:
         """s, without the slots of a variable, and h."""
@@ -285,7 +288,7 @@ def check_expressible(rule: Rule) -> None:
         )
 
 
-def _in_dtype(value: Any, dtype: str) -> Any:
+def _in_dtype(value: Any, dtype: str, truth: bool) -> Any:
     if isinstance(value, tuple):
-        return tuple(_in_dtype(one, dtype) for one in value)
-    return KerasNumber.of(value.tensor, dtype) if isinstance(value, KerasNumber) else value
+        return tuple(_in_dtype(one, dtype, truth) for one in value)
+    return KerasNumber(ops.cast(value.tensor, dtype), dtype, truth) if isinstance(value, KerasNumber) else value
