@@ -1,1 +1,1 @@
-"""Speed and memory, side by side with peers: `python -m bench step`, `memory`, `start`, `table`."""
+"""Speed and memory, side by side with peers: `python -m bench step`, `memory`, `start`, `checkpoint`, `table`."""

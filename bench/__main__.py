@@ -1,4 +1,4 @@
-"""`python -m bench step|memory|start|schedule|plan|table|gallery`, from the root of the repository."""
+"""`python -m bench step|memory|start|schedule|plan|checkpoint|table|gallery`, from the root of the repository."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import gallery, memory, plan, schedule, start, step, table
+from bench import checkpoint, gallery, memory, plan, schedule, start, step, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.records import RESULTS, Report, Row, check_same, load, merged
@@ -59,12 +59,16 @@ def main(arguments: list[str] | None = None) -> None:
         settings = {"rounds": str(rounds)}
         rows = schedule.measure(rounds)
         enough = enough and rounds >= _FEWEST_ROUNDS
+    elif given.what == "checkpoint":
+        settings = {"rounds": str(rounds)}
+        rows = checkpoint.measure(rounds)
+        enough = enough and rounds >= _FEWEST_ROUNDS
     elif given.what == "plan":
         settings = {"processes": str(rounds)}
         rows = plan.measure(rounds)
     else:
         settings = {"processes": str(rounds)}
-        rows = start.measure(subjects, rounds)
+        rows = start.measure(subjects if given.rules else [SUBJECTS[name] for name in start.USUAL], rounds)
     machine = this_machine(device)
     empty = Report(given.what, machine, settings, [])
     folder = given.out or (RESULTS if enough else None)
@@ -133,7 +137,7 @@ def _versions() -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
     commands = parser.add_subparsers(
-        dest="what", required=True, metavar="{step,memory,start,schedule,plan,table,gallery}"
+        dest="what", required=True, metavar="{step,memory,start,schedule,plan,checkpoint,table,gallery}"
     )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
@@ -141,9 +145,10 @@ def _parser() -> argparse.ArgumentParser:
         ("start", "imports, and the first step with an empty and a filled kernel cache"),
         ("plan", "a plan of a model of 70 billion parameters: time and memory, in fresh processes"),
         ("schedule", "one call of a schedule, and one step of a scheduler beside torch's and transformers'"),
+        ("checkpoint", "a save and a load of GPT-2 small with AdamW's state, beside torch.save with fsync"),
     ):
         command = commands.add_parser(what, help=about, description=about)
-        if what not in ("schedule", "plan"):
+        if what not in ("schedule", "plan", "checkpoint"):
             command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
         command.set_defaults(rules=None, shapes=None, device="cpu", repeats=1, quick=False)

@@ -76,6 +76,8 @@ _LION = ("lr", "betas", "weight_decay")
 _RMSPROP = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")
 _ADAGRAD = ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
 _ADAFACTOR = ("lr", "eps", "weight_decay")  # its threshold and its exponent are ours by default
+_ADADELTA = ("lr", "rho", "eps", "weight_decay")
+_ASGD = ("lr", "lambd", "alpha", "t0", "weight_decay")
 _LARS = ("lr", "momentum", "weight_decay", "trust_coefficient", "nesterov")
 _SOAP = (*_ADAMW, "precondition_frequency", "correct_bias")
 _FUSED, _FOREACH, _LOOP = (("fused", True),), (("foreach", True),), (("foreach", False), ("fused", False))
@@ -121,6 +123,13 @@ PEERS = (
         _ADAMW,
         (("consume_grad", False),),  # else it drops the gradients, which the others still need
     ),
+    Peer("torch fused", ("adam",), "torch", "torch.optim", "Adam", _ADAMW, _FUSED),
+    Peer("torch foreach", ("adam",), "torch", "torch.optim", "Adam", _ADAMW, _FOREACH),
+    Peer("torch foreach", ("adadelta",), "torch", "torch.optim", "Adadelta", _ADADELTA, _FOREACH),
+    Peer("torch foreach", ("adamax",), "torch", "torch.optim", "Adamax", _ADAMW, _FOREACH),
+    Peer("torch foreach", ("radam",), "torch", "torch.optim", "RAdam", _ADAMW, _FOREACH),
+    Peer("torch foreach", ("rprop",), "torch", "torch.optim", "Rprop", ("lr", "etas", "step_sizes"), _FOREACH),
+    Peer("torch foreach", ("asgd",), "torch", "torch.optim", "ASGD", _ASGD, _FOREACH),
     Peer("torch foreach", ("rmsprop",), "torch", "torch.optim", "RMSprop", _RMSPROP, _FOREACH),
     Peer("torch foreach", ("nadam",), "torch", "torch.optim", "NAdam", (*_ADAMW, "momentum_decay"), _FOREACH),
     Peer("torch fused", ("adagrad",), "torch", "torch.optim", "Adagrad", _ADAGRAD, _FUSED),

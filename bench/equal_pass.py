@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from bench.material import Material
 from stepwell.algebra import total
@@ -21,49 +21,56 @@ from stepwell.rules import Rule
 PASS = "equal pass"
 
 
-class _OnePass(Rule, abstract=True):
-    """Loads weights, gradient and slots, and stores weights and slots."""
+Traffic = tuple[tuple[frozenset[str], frozenset[str]], ...]
+
+
+class _Passes(Rule, abstract=True):
+    """Goes over the tensors as often as `traffic` has phases; each loads and stores what it says there.
+
+    What a phase adds up, the next one waits for. Before all that it measures what it says, if anything.
+    """
+
+    traffic: ClassVar[Traffic]
+    measured: ClassVar[frozenset[str]]
+
+    def measure(self, p: Any, g: Any, s: Any, h: Any) -> Mapping[str, Any]:
+        now = {"p": p, "g": g, **vars(s)}
+        return {"sum": sum((now[name] for name in sorted(self.measured)), start=0.0)}
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        slots = {slot.name: getattr(s, slot.name) + h.lr * g for slot in self.slot_list()}
-        return p + h.lr * sum(slots.values(), start=g), slots
-
-
-class _TwoPasses(Rule, abstract=True):
-    """Stores the slots and adds up weights and slots in one pass; changes the weights by the sums in the next."""
-
-    def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        slots = {slot.name: getattr(s, slot.name) + h.lr * g for slot in self.slot_list()}
-        step = sum(slots.values(), start=0.0)
-        return p + h.lr * (total(p) + total(step)) * step, slots
-
-
-class _SumsFirst(Rule, abstract=True):
-    """Adds up weights and gradient in one pass; stores weights and slots, changed by the sums, in the next."""
-
-    def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        step = (h.lr + h.lr * (total(p) + total(g))) * g
-        slots = {slot.name: getattr(s, slot.name) + step for slot in self.slot_list()}
-        return p + h.lr * sum(slots.values(), start=step), slots
+        now = {"p": p, "g": g, **vars(s)}
+        slots: dict[str, Any] = {}
+        factor = h.lr
+        for last, (loads, stores) in enumerate(self.traffic, start=1 - len(self.traffic)):
+            step = factor * sum((now[name] for name in sorted(loads)), start=0.0)
+            slots |= {name: now[name] + step for name in sorted(stores - {"p"})}
+            now |= slots
+            if last == 0:
+                return p + step, slots
+            factor = h.lr + h.lr * total(step)
+        raise AssertionError("a program has phases")
 
 
 def equal_rule(rule: Rule) -> Rule | None:
-    """A rule with the phases, loads and stores of this one.
-
-    None for rules of matrices, which products bound, and for rules that none of the trivial ones equals: with a number
-    a row and a column, Adafactor goes over the tensors three times.
-    """
+    """A rule with the phases, loads and stores of this one; None for rules of matrices, which products bound."""
     if rule.acts_on == "matrices":
         return None
-    slots = tuple(slot.name for slot in rule.slot_list() if not slot.scalar)
-    trivial = (_with_slots(base, slots) for base in (_OnePass, _TwoPasses, _SumsFirst))
-    return next((found for found in trivial if traffic(trace(found)) == traffic(trace(rule))), None)
+    found = _with_traffic(traffic(trace(rule)), measured_by(rule))
+    return found if traffic(trace(found)) == traffic(trace(rule)) else None
 
 
 @functools.cache
-def _with_slots(base: type[Rule], slots: tuple[str, ...]) -> Rule:
-    kind = type(f"{base.__name__.strip('_')}{len(slots)}", (base,), {"slots": slots}, abstract=True)
-    return cast("Rule", kind(lr=1e-12))
+def _with_traffic(wanted: Traffic, measured: frozenset[str]) -> Rule:
+    slots = measured.union(*(names for phase in wanted for names in phase)) - {"p", "g"}
+    members = {"slots": tuple(sorted(slots)), "traffic": wanted, "measured": measured}
+    return cast("Rule", type(f"Passes{len(slots)}", (_Passes,), members, abstract=True)(lr=1e-12))
+
+
+def measured_by(rule: Rule) -> frozenset[str]:
+    """What a rule loads to measure all parameters before it updates any; nothing, for most."""
+    if type(rule).measure is Rule.measure:
+        return frozenset()
+    return frozenset(name for phase in trace(rule, "measure").phases for name in phase.loads)
 
 
 def bytes_per_element(rule: Rule, itemsize: int) -> int | None:
@@ -71,12 +78,12 @@ def bytes_per_element(rule: Rule, itemsize: int) -> int | None:
     if rule.acts_on == "matrices":
         return None
     program = trace(rule)
-    return program.bytes_per_element(dict.fromkeys(program.arrays, itemsize))
+    return program.bytes_per_element(dict.fromkeys(program.arrays, itemsize)) + itemsize * len(measured_by(rule))
 
 
-def traffic(program: Program) -> list[tuple[frozenset[str], frozenset[str]]]:
+def traffic(program: Program) -> Traffic:
     """What each phase loads and stores."""
-    return [(frozenset(phase.loads), frozenset(name for name, _ in phase.stores)) for phase in program.phases]
+    return tuple((frozenset(phase.loads), frozenset(name for name, _ in phase.stores)) for phase in program.phases)
 
 
 def equal_pass(rule: Rule, material: Material) -> Callable[[], None] | None:
@@ -89,4 +96,10 @@ def equal_pass(rule: Rule, material: Material) -> Callable[[], None] | None:
     states = [{"step": 1, **{name: w.new_zeros(w.shape) for name in names}} for w in weights]
     batch = Batch(trivial, weights, states, [trivial.values()] * len(weights))
     batch.gradients = material.gradients
-    return lambda: engine.apply(batch)
+
+    def run() -> None:
+        if measured_by(rule):
+            engine.measure(batch)
+        engine.apply(batch)
+
+    return run

@@ -108,6 +108,24 @@ class ScheduleRow:
 
 
 @dataclass(frozen=True)
+class CheckpointRow:
+    """Times of a save or a load, and for a load the bytes that the process grows by above the state that is loaded."""
+
+    what: str
+    shapes: str
+    parameters: int
+    size: int
+    timings: dict[str, Timing]
+    above: dict[str, int | None]
+
+    @property
+    def ratio(self) -> float:
+        """Our time over the peer's."""
+        (peer,) = (timing for name, timing in self.timings.items() if name != OURS)
+        return self.timings[OURS].median / peer.median
+
+
+@dataclass(frozen=True)
 class PlanRow:
     """Seconds to plan a model without data, in a new process, and bytes by which that grows at most beside torch."""
 
@@ -122,9 +140,9 @@ class PlanRow:
     resident: int | None
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | CheckpointRow
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow)
+    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow, CheckpointRow)
 }
 
 
@@ -133,7 +151,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start", "schedule" or "plan".
+        what: "step", "memory", "start", "schedule", "plan" or "checkpoint".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -221,7 +239,9 @@ def _place(row: Row) -> str:
 
 def _subject(row: Row) -> tuple[str, ...]:
     """What a row is about: rows on the same subject are measured together."""
-    if isinstance(row, ImportRow):
+    if isinstance(row, CheckpointRow):
+        about = row.what
+    elif isinstance(row, ImportRow):
         about = ""
     elif isinstance(row, PlanRow):
         about = row.recipe

@@ -13,6 +13,9 @@ from bench.records import ImportRow, StartRow
 from bench.shapes import HIDDEN, SMALL, Shapes
 from bench.subjects import Subject
 
+# Rules of every shape of program: one phase, several, another dtype, matrices.
+USUAL = ("adamw", "sgd", "lion", "lamb", "schedule-free", "adamw-bf16", "adafactor", "muon")
+
 
 def shapes_for(subject: Subject) -> Shapes:
     """Few numbers, so that the step itself takes no time beside what comes before it."""

@@ -28,6 +28,7 @@ _ADAMW = rules.AdamW(lr=1e-4, weight_decay=0.1)
 # Where the paper is silent, as torch has it; its eps is (that of float32, 1e-3) by default.
 _ADAFACTOR = rules.Adafactor(lr=1e-2, weight_decay=0.1, eps=(2.0**-23, 1e-3), eps_as_floor=True, decay="decoupled")
 _SOAP = rules.SOAP(lr=1e-4, weight_decay=0.01)
+_SHAMPOO = rules.Shampoo(lr=1e-4, precondition_frequency=10, max_precond_dim=1024)
 
 SUBJECTS = {
     subject.name: subject
@@ -48,5 +49,35 @@ SUBJECTS = {
         Subject("ademamix", "AdEMAMix", rules.AdEMAMix(lr=1e-4, weight_decay=0.1)),
         Subject("muon", "Muon", rules.Muon(lr=1e-4, weight_decay=0.1)),
         Subject("soap", "SOAP", _SOAP, cycle=_SOAP.precondition_frequency),
+        Subject("adam", "Adam", rules.Adam(lr=1e-4, weight_decay=1e-4)),
+        Subject("adadelta", "Adadelta", rules.Adadelta(lr=1e-2, weight_decay=1e-4)),
+        Subject("adamax", "Adamax", rules.Adamax(lr=1e-4, weight_decay=1e-4)),
+        Subject("radam", "RAdam", rules.RAdam(lr=1e-4, weight_decay=1e-4)),
+        Subject("rprop", "Rprop", rules.Rprop(lr=1e-4)),
+        Subject("asgd", "ASGD", rules.ASGD(lr=1e-4, weight_decay=1e-4)),
+        Subject("signsgd", "SignSGD + momentum", rules.SignSGD(lr=1e-5, momentum=0.9, weight_decay=0.1)),
+        Subject("tiger", "Tiger", rules.Tiger(lr=1e-5, weight_decay=0.1)),
+        Subject("adopt", "ADOPT", rules.ADOPT(lr=1e-4, weight_decay=1e-4)),
+        Subject("yogi", "Yogi", rules.Yogi(lr=1e-4, weight_decay=0.1)),
+        Subject("mars", "MARS", rules.MARS(lr=1e-4, weight_decay=0.1)),
+        Subject("novograd", "NovoGrad", rules.NovoGrad(lr=1e-4, weight_decay=1e-3)),
+        Subject("stable-adamw", "StableAdamW", rules.StableAdamW(lr=1e-4, weight_decay=0.1)),
+        Subject("adam-mini", "Adam-mini", rules.AdamMini(lr=1e-4, weight_decay=0.1)),
+        Subject("came", "CAME", rules.CAME(lr=1e-4, weight_decay=0.1)),
+        Subject("schedule-free-sgd", "Schedule-Free SGD", rules.ScheduleFreeSGD(lr=1e-2, weight_decay=1e-4)),
+        Subject("schedule-free-radam", "Schedule-Free RAdam", rules.ScheduleFreeRAdam(lr=1e-4, weight_decay=0.1)),
+        Subject("prodigy", "Prodigy", rules.Prodigy(weight_decay=0.1)),
+        Subject("dadapt-adam", "D-Adapt Adam", rules.DAdaptAdam(weight_decay=0.1)),
+        Subject("normuon", "NorMuon", rules.NorMuon(lr=1e-4, weight_decay=0.1)),
+        Subject("adamuon", "AdaMuon", rules.AdaMuon(lr=1e-4, weight_decay=0.1)),
+        Subject("scion", "Scion", rules.Scion(lr=1e-4)),
+        Subject("dion", "Dion, a quarter of the ranks", rules.Dion(lr=1e-4, weight_decay=0.01, rank_fraction=0.25)),
+        Subject("kron", "Kron, updated at each step", rules.Kron(lr=1e-4, preconditioner_update_probability=1.0)),
+        Subject(
+            "shampoo",
+            "Shampoo, roots at each tenth step, of sides up to 1024",
+            _SHAMPOO,
+            cycle=_SHAMPOO.precondition_frequency,
+        ),
     )
 }

@@ -9,14 +9,27 @@ from pathlib import Path
 from bench.contenders import OURS
 from bench.equal_pass import PASS
 from bench.machine import Machine
-from bench.records import RESULTS, ImportRow, MemoryRow, PlanRow, Report, Row, ScheduleRow, StartRow, StepRow, load_all
+from bench.records import (
+    RESULTS,
+    CheckpointRow,
+    ImportRow,
+    MemoryRow,
+    PlanRow,
+    Report,
+    Row,
+    ScheduleRow,
+    StartRow,
+    StepRow,
+    load_all,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 _HEAD = """# Benchmarks
 
 Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory`, `start`,
-`schedule` and `plan` leave. Times drift from machine to machine and from day to day; the ratios are what to read.
+`schedule`, `plan` and `checkpoint` leave. Times drift from machine to machine and from day to day; the ratios are what
+to read.
 """
 
 _STEP = """\
@@ -48,6 +61,12 @@ over it (`stepwell.plan`), to count its memory on 64 ranks beside four other rec
 costs (`plan.cost`). *Resident* is how far the process grows beyond torch, the model's own modules included.
 """
 
+_CHECKPOINT = """\
+Weights and AdamW's state in float32, saved until the disk has them and loaded from the system's file cache, in turn
+with `torch.save` of the same followed by fsync, and `torch.load`. *Above the state* is how far the process grows during
+a load beyond the optimizer's state that it makes; the weights are there before.
+"""
+
 _COLUMNS: dict[type[Row], tuple[str, ...]] = {
     StepRow: ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers"),
     MemoryRow: ("rule", "contender", "allocated", "resident"),
@@ -55,6 +74,7 @@ _COLUMNS: dict[type[Row], tuple[str, ...]] = {
     StartRow: ("rule", "kernel cache", "construct", "first step", "second step", "imports Numba"),
     ScheduleRow: ("schedule", "stepwell", "best peer", "ratio", "other peers"),
     PlanRow: ("recipe", "make the model", "plan", "memory", "cost", "all three", "resident"),
+    CheckpointRow: ("what", "bytes", "stepwell", "torch", "ratio", "above the state", "torch's"),
 }
 
 
@@ -87,6 +107,7 @@ def section(report: Report) -> list[str]:
         "start": ("Start", _START),
         "schedule": ("Schedules", _SCHEDULE),
         "plan": ("Plans", _PLAN),
+        "checkpoint": ("Checkpoints", _CHECKPOINT),
     }[report.what]
     parts = [f"### {title}\n", _software(report.machine) + _settings(report) + "\n", about]
     for heading, rows in itertools.groupby(report.rows, key=heading_of):
@@ -102,7 +123,7 @@ def heading_of(row: Row) -> str:
     if isinstance(row, StepRow):
         count = f"{row.tensors} tensors, " if row.tensors > 1 else ""
         return f"{_capital(row.shapes)}: {count}{_millions(row.parameters)} parameters"
-    if isinstance(row, MemoryRow):
+    if isinstance(row, MemoryRow | CheckpointRow):
         return f"{_capital(row.shapes)}: {_millions(row.parameters)} parameters"
     if isinstance(row, ScheduleRow):
         return row.what
@@ -127,11 +148,25 @@ def line(row: Row) -> str:
     if isinstance(row, StartRow):
         times = map(_seconds, (row.construct, row.first_step, row.second_step))
         return _line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
+    if isinstance(row, CheckpointRow):
+        return _checkpoint_line(row)
     if isinstance(row, PlanRow):
         times = map(_seconds, (row.build, row.plan, row.memory, row.cost))
         total = f"**{_seconds(row.plan + row.memory + row.cost)}**"
         return _line((f"`{row.recipe}`", *times, total, "—" if row.resident is None else size(row.resident)))
     return _schedule_line(row) if isinstance(row, ScheduleRow) else _step_line(row)
+
+
+def _checkpoint_line(row: CheckpointRow) -> str:
+    ours, theirs = (
+        next(timing for name, timing in row.timings.items() if (name == OURS) == is_ours) for is_ours in (True, False)
+    )
+    above = {name == OURS: "—" if grown is None else size(grown) for name, grown in row.above.items()}
+    cells = (
+        *(row.what, size(row.size), f"**{milliseconds(ours.median)}**", milliseconds(theirs.median)),
+        *(f"**{row.ratio:.2f}**", above.get(True, "—"), above.get(False, "—")),
+    )
+    return _line(cells)
 
 
 def _schedule_line(row: ScheduleRow) -> str:

@@ -12,7 +12,7 @@ from stepwell.schedules import parse
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("what-is-a-number", "schedules", "optimizers")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("what-is-a-number", "schedules", "optimizers", "checkpoints")),
 ]
 SHOW_A_KERNEL = PAGES[:2]
 

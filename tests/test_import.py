@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 import stepwell
-from stepwell import algebra, rules, schedules
+from stepwell import algebra, checkpoint, rules, schedules
 
-LATER = ("numba", "llvmlite", "rich", "typer", "plotly", "jax", "optuna", "optax", "keras", "transformers")
+LATER = (
+    *("numba", "llvmlite", "safetensors", "rich", "typer", "plotly"),
+    *("jax", "optuna", "optax", "keras", "transformers"),
+)
 
 
 def fresh_python(code: str) -> str:
@@ -45,7 +48,10 @@ def test_import_prints_nothing_and_does_no_work() -> None:
     assert fresh_python(code) == ""
 
 
-@pytest.mark.parametrize("module", [stepwell, algebra, rules, schedules], ids=lambda module: module.__name__)
+PUBLIC = [stepwell, algebra, checkpoint, rules, schedules]
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_every_public_name_exists_and_is_documented(module: types.ModuleType) -> None:
     assert module.__doc__
     assert len(set(module.__all__)) == len(module.__all__)

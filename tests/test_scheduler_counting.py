@@ -169,6 +169,33 @@ def test_in_torchs_sequential_a_new_group_gets_the_rate_of_the_one_whose_turn_it
     assert rates(optimizer) == [0.5, 1.0]  # two steps into the second
 
 
+class Stepping(torch.optim.SGD):
+    """Does something of its own at each step, and calls its base class's step for the rest."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and bool(parameter.grad.isnan().any()):
+                    raise ValueError("not a number")
+        return super().step(closure)
+
+
+def test_a_step_that_calls_its_base_classs_step_is_one() -> None:
+    torch.optim.SGD([weight()])  # from now on torch runs hooks in both steps
+    optimizer = Stepping([weight()], lr=1.0)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")
+    take(optimizer)
+    assert scheduler.last_epoch == 1
+    (parameter,) = optimizer.param_groups[0]["params"]
+    parameter.grad.fill_(torch.nan)
+    with pytest.raises(ValueError, match="not a number"):  # within the outer step, before the inner one
+        optimizer.step()
+    assert scheduler.last_epoch == 1
+    parameter.grad.zero_()
+    optimizer.step()
+    assert (scheduler.last_epoch, rates(optimizer)) == (2, [0.5])
+
+
 # Wrappers
 
 

@@ -1,6 +1,6 @@
 """stepwell: the part of deep-learning training that moves the weights."""
 
-from stepwell import algebra, rules, schedules, select
+from stepwell import algebra, checkpoint, rules, schedules, select
 from stepwell.advice import advise
 from stepwell.catalogue import list_optimizers
 from stepwell.describing import describe
@@ -113,6 +113,7 @@ __all__ = [
     "advise",
     "algebra",
     "cautious",
+    "checkpoint",
     "create_optimizer",
     "create_scheduler",
     "describe",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from stepwell.snapshot import is_open
@@ -38,6 +41,8 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
 
     def after_step(*_: Any) -> None:
         nonlocal skipped
+        if _is_within_a_step(hooked):
+            return  # the step of a base class, which the class's own step has called
         skipped_before, skipped = skipped, getattr(hooked, "skipped", 0)
         found_inf = getattr(hooked, "found_inf", None)
         left_out = skipped > skipped_before or (found_inf is not None and bool(found_inf))
@@ -47,3 +52,21 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
     hooked.register_step_pre_hook(before_step)
     if taken is not None:
         hooked.register_step_post_hook(after_step)
+
+
+# What torch makes of the `step` of each class that an optimizer was made of: a class's and its base's run the hooks.
+_HOOKING = Optimizer.profile_hook_step(Optimizer.step).__code__
+
+
+def _is_within_a_step(optimizer: Optimizer) -> bool:
+    """Whether the step whose hooks are running was called by another step of the same optimizer."""
+    if torch.compiler.is_compiling():  # then the stack is not to be had
+        return False
+    if sum(hasattr(vars(kind).get("step"), "hooked") for kind in type(optimizer).__mro__) < 2:
+        return False
+    running = 0
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None:
+        running += caller.f_code is _HOOKING and caller.f_locals.get("self") is optimizer
+        caller = caller.f_back
+    return running > 1

@@ -16,7 +16,7 @@ from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 
 # Rules of torch's whose kind of decay is a flag of theirs.
-_TORCH_HAS_A_FLAG = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
+TORCH_HAS_A_FLAG = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
 # How torch's optimizers run, not what they work out: that is chosen where the training runs, never by a file.
 ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
@@ -32,7 +32,7 @@ def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
     notes: dict[str, Any] = {}
     if "holds" in group and "fingerprint" not in group:
         notes["fingerprint"] = fingerprint(group["params"])
-    if group["rule"] in _TORCH_HAS_A_FLAG and group["decay"] in ("coupled", "decoupled"):
+    if group["rule"] in TORCH_HAS_A_FLAG and group["decay"] in ("coupled", "decoupled"):
         notes["decoupled_weight_decay"] = group["decay"] == "decoupled"
     for theirs, ours in _TORCHS_NAMES.get(group["rule"], {}).items():
         notes[theirs] = group[ours]

@@ -12,6 +12,7 @@ import torch
 
 from stepwell.algebra import matrices
 from stepwell.algebra.matrices import either, normal_like
+from stepwell.algebra.tensors import BLOCK
 from stepwell.algebra.tracing import Graph
 
 # Two matrices that are symmetric and positive definite, and two that are wide.
@@ -26,6 +27,12 @@ GIVES: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "frobenius": (matrices.frobenius, WIDE, [[[math.sqrt(34.0)]], [[math.sqrt(5.0)]]]),
     "largest": (matrices.largest, WIDE, [[[4.0]], [[2.0]]]),
     "longest_column": (matrices.longest_column, WIDE, [[[-4.0], [2.0]], [[0.0], [-2.0]]]),
+    "gram": (matrices.gram, WIDE, [[[25.0, -5.0], [-5.0, 9.0]], [[1.0, 0.0], [0.0, 4.0]]]),
+    "lerp_gram": (
+        lambda x: matrices.lerp_gram(matrices.gram(x), x[..., :2], 0.5),  # of the first two columns
+        WIDE,
+        [[[17.0, -1.0], [-1.0, 7.0]], [[1.0, 0.0], [0.0, 2.0]]],
+    ),
     "upper_triangle": (matrices.upper_triangle, SYMMETRIC, [[[2.0, 1.0], [0.0, 2.0]], [[5.0, 0.0], [0.0, 3.0]]]),
     "identity_like": (matrices.identity_like, SYMMETRIC, [[[1.0, 0.0], [0.0, 1.0]]] * 2),
     "filled_like": (lambda x: matrices.filled_like(x, 7.0), WIDE, np.full((2, 2, 3), 7.0)),
@@ -143,3 +150,27 @@ def test_normal_numbers_are_the_same_everywhere() -> None:
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
     assert normal_like(x.to("meta"), 7).shape == x.shape
     assert normal_like(x.bfloat16(), 7).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rows", [BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK - 1])
+def test_symmetric_products_in_blocks(rows: int) -> None:
+    x = torch.randn(rows, 40, generator=torch.Generator().manual_seed(rows))
+    average = x.flip(1)[:, :7] @ x.flip(1)[:, :7].mT
+    exact = x.double() @ x.double().mT
+    gram, mixed = matrices.gram(x), matrices.lerp_gram(average, x, 0.25)
+    torch.testing.assert_close(gram.double(), exact, rtol=0, atol=1e-4)
+    torch.testing.assert_close(mixed.double(), 0.75 * average.double() + 0.25 * exact, rtol=0, atol=1e-4)
+    if rows > BLOCK:  # the mirror image of the blocks right of the diagonal
+        assert torch.equal(gram[BLOCK:, :BLOCK], gram[:BLOCK, BLOCK:].mT)
+
+
+def test_columns_and_rows_by_their_places() -> None:
+    x, order = torch.arange(12.0).reshape(3, 4), torch.tensor([2, 0, 3, 1])
+    assert matrices.take_columns(x, order).tolist() == [
+        [2.0, 0.0, 3.0, 1.0],
+        [6.0, 4.0, 7.0, 5.0],
+        [10.0, 8.0, 11.0, 9.0],
+    ]
+    assert matrices.take_along(x, torch.tensor([[2], [0], [1]]), 0).tolist() == x[[2, 0, 1]].tolist()
+    each = torch.tensor([[3], [0], [1]])  # another place in every row
+    assert matrices.take_along(x, each, 1).tolist() == [[3.0], [4.0], [9.0]]

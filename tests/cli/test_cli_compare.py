@@ -109,7 +109,7 @@ def test_a_sweep_and_the_comparison_at_its_best(here, stepwell):
 def test_ctrl_c_writes_the_report_of_what_there_is(here, stepwell):
     code, out, _ = stepwell("compare", "--task", "tiny:interrupted", "--recipes", "adamw,lion", "--out", "o")
     assert code == 130
-    assert written(here / "o") == ["report.html", "results.json"]
+    assert written(here / "o") == ["report.html", "results.json", "unfinished"]
     found = Comparison.from_json((here / "o" / "results.json").read_text())
     # Two batches of preparation, then turns of one step: the twelfth batch is Lion's or AdamW's fifth.
     assert [run.steps for run in found.runs] == [5, 4]
@@ -129,7 +129,7 @@ def test_ctrl_c_in_a_sweep_keeps_its_tries(here, stepwell):
         "compare", "--task", "tiny:interrupted", "--sweep", "--tries", "2", "--recipes", "adamw", "--out", "o"
     )
     assert code == 130
-    assert written(here / "o") == ["report.html", "results.json", "sweep.json"]
+    assert written(here / "o") == ["report.html", "results.json", "sweep.json", "unfinished"]
     sweep = Sweep.from_json((here / "o" / "sweep.json").read_text())
     assert len(sweep.tries["adamw"]) == 1
     assert "Interrupted during the sweep: no comparison was run." in out

@@ -75,12 +75,13 @@ class TestOperations:
         [
             # 2·4²·(6 − 4/3) for R, and as many for the four columns of Q.
             (lambda x: torch.linalg.qr(x)[0], 4 * 4**2 * (6 - 4 / 3)),
+            (lambda x: torch.linalg.householder_product(*torch.geqrf(x)), 4 * 4**2 * (6 - 4 / 3)),
             # The product and 9·4³.
             (lambda x: x @ torch.linalg.eigh(x.mT @ x)[1], 2 * (2 * 6 * 4 * 4) + 9 * 4**3),
             # 4² for each of the six columns on the right.
             (lambda x: torch.linalg.solve_triangular(torch.eye(4), x.mT, upper=True).mT, 4**2 * 6),
         ],
-        ids=["QR", "eigenvectors", "triangle"],
+        ids=["QR", "QR in two", "eigenvectors", "triangle"],
     )
     def test_factorisations(self, function, flops):
         @dataclass(frozen=True, kw_only=True)

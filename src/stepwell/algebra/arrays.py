@@ -85,6 +85,12 @@ class JaxArrays(Arrays):
     def add_product(self, x: Any, left: Any, right: Any, x_factor: float, product_factor: float) -> Any:
         return x_factor * x + product_factor * (left @ right)
 
+    def symmetric_product(self, left: Any, right: Any) -> Any:
+        return left @ right
+
+    def add_symmetric_product(self, x: Any, left: Any, right: Any, x_factor: Any, product_factor: Any) -> Any:
+        return self.add_product(x, left, right, x_factor, product_factor)
+
     def identity(self, x: Any) -> Any:
         return self._library.broadcast_to(self._library.eye(x.shape[-1], dtype=x.dtype), x.shape)
 
@@ -123,7 +129,7 @@ class JaxArrays(Arrays):
 
     def qr(self, x: Any) -> tuple[Any, Any]:
         q, r = self._library.linalg.qr(x)
-        return q, r
+        return q, self.diagonal(r)
 
     def eigh(self, x: Any) -> tuple[Any, Any]:
         values, vectors = self._library.linalg.eigh(x)

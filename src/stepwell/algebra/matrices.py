@@ -76,23 +76,27 @@ def orthogonalized(
 
 
 def _directly(x: Any, polynomials: Sequence[Coefficients]) -> Any:
-    add_product = _kind(x).add_product
+    kind = _kind(x)
     for a, b, c in polynomials:
-        gram = x @ x.mT
-        x = add_product(x, add_product(gram, gram, gram, b, c), x, a, 1.0)
+        square = gram(x)
+        x = kind.add_product(x, kind.add_symmetric_product(square, square, square, b, c), x, a, 1.0)
     return x
 
 
 def _on_the_gram_matrix(x: Any, polynomials: Sequence[Coefficients]) -> Any:
-    """The same iteration on G = XXᵀ: X ← PX makes G ← PGP, and the product of all P meets X once, at the end."""
-    gram = x @ x.mT
-    identity = identity_like(gram)
+    """The same iteration on G = XXᵀ: X ← PX makes G ← PGP, and the product of all P meets X once, at the end.
+
+    Each P and each G is a polynomial in the first G: they commute, and all their products are symmetric.
+    """
+    kind = _kind(x)
+    square = gram(x)
+    identity = identity_like(square)
     product = None
     for step, (a, b, c) in enumerate(polynomials, start=1):
-        polynomial = _kind(x).add_product(gram, gram, gram, b, c) + a * identity
-        product = polynomial if product is None else polynomial @ product
+        polynomial = kind.add_symmetric_product(square, square, square, b, c) + a * identity
+        product = polynomial if product is None else kind.symmetric_product(polynomial, product)
         if step < len(polynomials):
-            gram = polynomial @ gram @ polynomial
+            square = kind.symmetric_product(kind.symmetric_product(polynomial, square), polynomial)
     return x if product is None else product @ x
 
 
@@ -120,6 +124,16 @@ def identity_like(x: Any) -> Any:
 def filled_like(x: Any, number: float) -> Any:
     """That number in the shape of x."""
     return _kind(x).filled(x, number)
+
+
+def gram(x: Any) -> Any:
+    """x·xᵀ, symmetric: of each number and its mirror image one is worked out."""
+    return _kind(x).symmetric_product(x, x.mT)
+
+
+def lerp_gram(average: Any, x: Any, weight: Any) -> Any:
+    """(1 − weight)·average + weight·x·xᵀ, of a symmetric average."""
+    return _kind(x).add_symmetric_product(average, x, x.mT, 1 - weight, weight)
 
 
 def row_total(x: Any) -> Any:
@@ -210,8 +224,8 @@ def _hashed(x: Any) -> Any:
 def orthonormal_columns(x: Any) -> Any:
     """Q of x = QR with a positive diagonal of R: Gram and Schmidt's basis, which changes little where x does."""
     kind = _kind(x)
-    q, r = kind.qr(x)
-    return q * kind.cast(where(kind.diagonal(r) < 0, -1.0, 1.0), q.dtype)[..., None, :]
+    q, diagonal = kind.qr(x)
+    return q * kind.cast(where(diagonal < 0, -1.0, 1.0), q.dtype)[..., None, :]
 
 
 def eigenbasis(x: Any) -> Any:

@@ -67,6 +67,8 @@ class Tensors:
         return torch.where(condition, x, y)
 
     def lerp(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and isinstance(weight, float) and x.dtype == y.dtype:
+            return torch.lerp(x, y, weight)
         return x + weight * (y - x)
 
     def total(self, x: Tensor) -> Tensor:
@@ -100,6 +102,22 @@ class Tensors:
             return torch.baddbmm(x, left, right, beta=x_factor, alpha=product_factor)
         return x_factor * x + product_factor * (left @ right)
 
+    def symmetric_product(self, left: Tensor, right: Tensor) -> Tensor:
+        if not _in_blocks(left):
+            return left @ right
+        result = left.new_empty(left.shape[0], left.shape[0])
+        _add_symmetric(result, result, left, right, 0.0, 1.0)
+        return result
+
+    def add_symmetric_product(
+        self, x: Tensor, left: Tensor, right: Tensor, x_factor: float, product_factor: float
+    ) -> Tensor:
+        if not _in_blocks(left):
+            return self.add_product(x, left, right, x_factor, product_factor)
+        result = torch.empty_like(x)
+        _add_symmetric(result, x, left, right, x_factor, product_factor)
+        return result
+
     def identity(self, x: Tensor) -> Tensor:
         return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand(x.shape)
 
@@ -132,14 +150,17 @@ class Tensors:
         return x.movedim(axis, to)
 
     def take_along(self, x: Tensor, places: Tensor, axis: int) -> Tensor:
+        if x.ndim == 2 and places.numel() == places.shape[axis]:
+            return x.index_select(axis, places.reshape(-1))  # which needs no place for every number
         return torch.take_along_dim(x, places, axis)
 
     def join_rows(self, blocks: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(blocks), dim=-2)
 
     def qr(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        q, r = torch.linalg.qr(x)
-        return q, r
+        reflections, scales = torch.geqrf(x)  # torch.linalg.qr makes R besides
+        q: Tensor = torch.linalg.householder_product(reflections, scales)
+        return q, reflections.diagonal(dim1=-2, dim2=-1)
 
     def eigh(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(x)
@@ -160,6 +181,24 @@ class Tensors:
 
     def whole_numbers(self, like: Tensor, start: int, count: int) -> Tensor:
         return torch.arange(start, start + count, dtype=torch.int64, device=like.device)
+
+
+# Rows of a block where a symmetric product is worked out in blocks: measured, fewer keep no core busy.
+BLOCK = 256
+
+
+def _in_blocks(left: Tensor) -> bool:
+    """Whether a symmetric product is worked out block by block. An accelerator is not filled by a part of it."""
+    return left.ndim == 2 and left.device.type == "cpu" and left.shape[0] > BLOCK
+
+
+def _add_symmetric(result: Tensor, x: Tensor, left: Tensor, right: Tensor, x_factor: float, factor: float) -> None:
+    """Write x_factor·x + factor·left·right, all symmetric: what stands right of a block on the diagonal is worked out,
+    and what stands below it is the mirror image."""
+    for start in range(0, left.shape[0], BLOCK):
+        block, rest, below = slice(start, start + BLOCK), slice(start, None), slice(start + BLOCK, None)
+        torch.addmm(x[block, rest], left[block], right[:, rest], beta=x_factor, alpha=factor, out=result[block, rest])
+        result[below, block] = result[block, below].mT
 
 
 def working_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

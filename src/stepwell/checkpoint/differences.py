@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Kind = Literal["missing", "unexpected", "reshaped", "retyped", "changed", "left"]
 _SHOWN = 20  # lines of one kind in a text
+_LOADED = ("here", "in the checkpoint")
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,17 @@ class Difference:
     tells: bool = False
 
     def __str__(self) -> str:
-        sides = f": {self.here} here, {self.there} in the checkpoint" if self.here and self.there else ""
-        return (
-            f"{self.kind:<10}  {self.what}{sides or (f': {self.here or self.there}' * bool(self.here or self.there))}"
-        )
+        return self.line(*_LOADED)
+
+    def line(self, here: str, there: str) -> str:
+        """It in one line, with names for the two sides."""
+        sides = f": {self.here} {here}, {self.there} {there}" if self.here and self.there else ""
+        return f"{self.kind:<10}  {self.what}{sides}"
 
 
 @dataclass(frozen=True)
 class Differences(Sequence[Difference]):
-    """All differences, those that matter most first. `str()` gives a line for each."""
+    """All differences. `str()` gives a line for each, kind by kind."""
 
     found: tuple[Difference, ...] = ()
 
@@ -53,11 +56,15 @@ class Differences(Sequence[Difference]):
         return iter(self.found)
 
     def __str__(self) -> str:
+        return self.text(*_LOADED)
+
+    def text(self, here: str, there: str, indent: str = "  ") -> str:
+        """A line for each, with names for the two sides; long lists are cut."""
         lines = []
-        for kind in dict.fromkeys(each.kind for each in self.found):
+        for kind in get_args(Kind):
             those = [each for each in self.found if each.kind == kind]
-            lines += [f"  {each}" for each in those[:_SHOWN]]
-            lines += [f"  {kind:<10}  and {len(those) - _SHOWN} more"] * (len(those) > _SHOWN)
+            lines += [f"{indent}{each.line(here, there)}" for each in those[:_SHOWN]]
+            lines += [f"{indent}{kind:<10}  and {len(those) - _SHOWN} more"] * (len(those) > _SHOWN)
         return "\n".join(lines)
 
     @property

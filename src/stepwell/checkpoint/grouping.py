@@ -59,7 +59,7 @@ def matched_groups(
             {rule_of(saved[i], section["class"]) for i in origins[index]},
         )
         own = {key: value for key, value in live.items() if key != "fingerprint"}
-        averages = _averages([saved[i] for i in sorted(origins[index])], those)
+        averages = saved_averages([saved[i] for i in sorted(origins[index])], those)
         if theirs - {here}:
             differences.append(Difference("changed", f"the rule of {where}", here, ", ".join(sorted(theirs))))
             yield MatchedGroup(where, {**own, **position}, comparable=False, keeps_state=False)
@@ -81,7 +81,7 @@ def matched_groups(
 _OF_AVERAGES = ("holds", "fingerprint")
 
 
-def _averages(groups: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
+def saved_averages(groups: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
     """What the groups say of the weights that were saved (`stepwell.averaging`), for these parameters."""
     modes = {group["holds"] for group in groups if "holds" in group}
     if len(modes) != 1:

@@ -139,7 +139,7 @@ class _Load:
         # Slots before weights: if the disk fails now, the weights are still what they were.
         fills = [*slots.fills, *weights.fills]
         in_parallel([fill.first for fill in fills])
-        with _undoing(self.optimizer, self.scheduler):
+        with undoing(self.optimizer, self.scheduler):
             self._apply(slots, steps)
             with _undoing_extra_state(self.model, weights.state):
                 self._fill(fills)
@@ -221,7 +221,7 @@ class _Load:
 
 
 @contextlib.contextmanager
-def _undoing(*objects: Any) -> Iterator[None]:
+def undoing(*objects: Any) -> Iterator[None]:
     """Within this context an error puts back what these objects and their groups held. Tensors are not copied."""
     known = list(_with_inner(objects))
     attributes = [(each, dict(vars(each))) for each in known]

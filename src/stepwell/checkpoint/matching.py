@@ -45,6 +45,11 @@ class Library:
         """A new tensor with the saved numbers."""
         return self.of(key).read(key)
 
+    def close(self) -> None:
+        """Close the files."""
+        for file in set(self.place.values()):
+            file.close()
+
 
 @dataclass
 class Fill:

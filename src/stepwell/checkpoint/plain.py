@@ -111,6 +111,22 @@ _DECODED: dict[str, Callable[[Any, Callable[[str], Tensor]], Any]] = {
 }
 
 
+def readable(value: Any) -> Any:
+    """What `encode` was given, with the names of tensors in their places."""
+    return decode(value, lambda key: _Named(f"<tensor {key}>"))  # type: ignore[arg-type, return-value]
+
+
+class _Named(str):
+    """The name of a tensor, where one is expected."""
+
+    __slots__ = ()
+
+    __repr__ = str.__str__
+
+    def numpy(self) -> _Named:
+        return self
+
+
 def tensor_keys(value: Any) -> list[str]:
     """The keys of the tensors in a tree that `encode` has made, in their order."""
     if isinstance(value, list):

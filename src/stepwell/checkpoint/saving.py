@@ -21,10 +21,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from stepwell.checkpoint import folder, generators, manifest, tensorfile
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.manifest import Manifest
-from stepwell.checkpoint.names import EXTRA_STATE, named_tensors, parameter_names
+from stepwell.checkpoint.names import EXTRA_STATE, bare, named_tensors, parameter_names, plain_name
 from stepwell.checkpoint.plain import encode
 from stepwell.loading import ENGINE_FLAGS
 from stepwell.naming import nearest
+from stepwell.roles import parameter_roles
 
 MODEL, OPTIMIZER, VALUES = "model.safetensors", "optimizer.safetensors", "values.safetensors"
 
@@ -158,7 +159,8 @@ def _sections(
 
 
 def _of_model(model: nn.Module, keep: Any) -> dict[str, Any]:
-    """Each tensor under its first name; which other names it has; and what modules keep beside tensors."""
+    """Each tensor under its first name; which other names it has; what modules keep beside tensors; and what
+    parameters are for, so that a migration knows without the model."""
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     beside: dict[str, Any] = {}
@@ -169,7 +171,8 @@ def _of_model(model: nn.Module, keep: Any) -> dict[str, Any]:
             tied[name] = first[id(value)]
         else:
             first[id(value)] = keep(name, value)
-    return {"class": class_name(model), "tied": tied, "extra_state": beside}
+    roles = {plain_name(entry.name): entry.role for entry in parameter_roles(bare(model))}
+    return {"class": class_name(model), "tied": tied, "extra_state": beside, "roles": roles}
 
 
 def _of_optimizer(optimizer: Optimizer, model: nn.Module | None, keep: Any) -> dict[str, Any]:

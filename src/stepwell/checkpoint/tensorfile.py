@@ -27,7 +27,7 @@ from torch.nn.parameter import is_lazy
 
 from stepwell.checkpoint.errors import CheckpointError, DamagedError
 
-PIECE = 8 << 20  # bytes that are held at once beside the tensors themselves
+PIECE = 4 << 20  # bytes that are held at once beside the tensors themselves, by each of a few threads
 GREATEST_HEADER = 100_000_000  # the format's own limit
 
 _DTYPES = {
@@ -218,6 +218,10 @@ class TensorFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no more from it."""
         self._file.close()
 
     def read(self, name: str, into: Tensor | None = None) -> Tensor:
@@ -245,12 +249,15 @@ class TensorFile:
     def _convert(self, entry: Entry, target: Tensor) -> int:
         """Fill a tensor of another dtype, layout or device, block by block."""
         checksum, start = 0, entry.start
+        held = torch.empty(0, dtype=entry.dtype)
         for rows in _rows(target):
-            block = torch.empty(rows.shape, dtype=entry.dtype)
+            if held.numel() < rows.numel():
+                held = torch.empty(rows.numel(), dtype=entry.dtype)
+            block = held[: rows.numel()]
             memory = bytes_of(block)
             checksum = self._fill(start, memory, checksum)
             start += len(memory)
-            rows.copy_(block)
+            rows.copy_(block.view(rows.shape))
         return checksum
 
     def _fill(self, start: int, memory: memoryview, checksum: int = 0) -> int:

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import advise, compare, find_lr, listing, memory, plan, plot, presets
+from stepwell.cli import (
+    advise,
+    compare,
+    differing,
+    find_lr,
+    inspecting,
+    listing,
+    memory,
+    migrating,
+    plan,
+    plot,
+    presets,
+)
 
 BAD_INPUT = 2
 
@@ -28,6 +40,9 @@ app.command("find-lr", help=find_lr.HELP)(find_lr.find_lr)
 app.command("advise", help=advise.HELP)(advise.advise)
 app.command("list", help=listing.HELP)(listing.listing)
 app.command("plot", help=plot.HELP)(plot.plot)
+app.command("inspect", help=inspecting.HELP)(inspecting.inspect)
+app.command("diff", help=differing.HELP)(differing.diff)
+app.command("migrate", help=migrating.HELP)(migrating.migrate)
 
 
 @app.callback(invoke_without_command=True)
@@ -59,12 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def bad_input(error: Exception) -> str | None:
     """The one line for an error that its user can mend, or None for one that is ours."""
+    from stepwell.checkpoint import CheckpointError
     from stepwell.cli.arguments import InputError
     from stepwell.compare.contestants import ContestantError
     from stepwell.compare.task import TaskError
+    from stepwell.compare.unfinished import ResumeError
     from stepwell.recipes import RecipeError
 
-    if isinstance(error, InputError | ContestantError | RecipeError | TaskError):
+    known = InputError | ContestantError | RecipeError | TaskError | CheckpointError | ResumeError
+    if isinstance(error, known):
         return str(error)
     # typer's usage errors; their class is click's or typer's own, depending on typer's version.
     written = getattr(error, "format_message", None)

@@ -14,7 +14,7 @@ HELP = "\n\n".join(
         "Train one model under several recipes, and see which gets where, and how fast.",
         "Every recipe starts from the [bold]same weights[/bold], sees the [bold]same batches[/bold] and was tuned with "
         "the [bold]same number of tries[/bold]. The result is one [bold]report.html[/bold] that opens offline, and its "
-        "numbers in [bold]results.json[/bold]. Ctrl-C writes the report of what there is.",
+        "numbers in [bold]results.json[/bold]. Ctrl-C writes the report of what there is, and --resume goes on.",
         "Without --task, a byte-level GPT of a million weights learns the Python source of your standard library; that "
         "takes about three minutes on two cores.",
         "[bold]Recipes[/bold]\n"
@@ -67,6 +67,14 @@ def compare(
         ),
     ] = False,
     tries: Annotated[str, typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.")] = "16",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a comparison that was killed or interrupted, from the checkpoints that it left under "
+            "--out: the same command again. The result has the same bits. Without it, they are replaced.",
+        ),
+    ] = False,
 ) -> int:
     """Trains one model under several recipes and writes the report; see `HELP`. Returns the exit code."""
     from stepwell.cli.arguments import InputError, listed, output_directory, users, whole_number
@@ -86,7 +94,9 @@ def compare(
     from rich.console import Console
 
     from stepwell.cli.job import INTERRUPTED, Job
+    from stepwell.compare.unfinished import Unfinished
 
+    unfinished = Unfinished(Path(out) / "unfinished", resume=resume)
     console = Console()
     try:
         with output_directory(Path(out)) as directory:
@@ -97,6 +107,7 @@ def compare(
                 steps=length or loaded.steps,
                 seed=drawn,
                 out=directory,
+                unfinished=unfinished,
             )
             if sweep:
                 return job.search(load_task(task, drawn + 1), budget)

@@ -17,6 +17,7 @@ from stepwell.compare.results import Comparison
 from stepwell.compare.sweep import Sweep, sweep
 from stepwell.compare.task import Task
 from stepwell.compare.training import Run
+from stepwell.compare.unfinished import Unfinished
 from stepwell.report import numbers, render
 from stepwell.report.finding import caution, finding
 
@@ -26,7 +27,8 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What was asked for: recipes on a task, and where the files go. Its methods return the process's exit code."""
+    """What was asked for: recipes on a task, where the files go, and what is kept until they are there. Its methods
+    return the process's exit code."""
 
     console: Console
     contestants: list[Contestant]
@@ -34,6 +36,7 @@ class Job:
     steps: int
     seed: int
     out: Path
+    unfinished: Unfinished
 
     def compare(self, found: Sweep) -> int:
         """Trains every recipe at the best settings that the sweep found, or as it is written, and writes the files."""
@@ -62,8 +65,10 @@ class Job:
                 seed=self.seed,
                 sweep=asdict(kept) if kept.tries else {},
                 watch=watch,
+                unfinished=self.unfinished,
             )
         if comparison.interrupted and not any(run.steps for run in comparison.runs):
+            self.unfinished.finish()
             raise KeyboardInterrupt
         return self._conclude(comparison)
 
@@ -83,8 +88,20 @@ class Job:
                 )
                 board.update(name, done * self.steps + run.result.steps, cells)
 
-            found = sweep(task, self.contestants, tries=tries, steps=self.steps, seed=self.seed + 1, watch=watch)
+            self.unfinished.begin({"tries": tries, "task": self.task.name, "steps": self.steps, "seed": self.seed})
+            done = self.unfinished.sweep()
+            found = sweep(
+                task,
+                self.contestants,
+                tries=tries,
+                steps=self.steps,
+                seed=self.seed + 1,
+                watch=watch,
+                done=None if done is None else Sweep.from_json(done),
+                keep=lambda so_far: self.unfinished.keep_sweep(so_far.to_json()),
+            )
         if found.interrupted and not any(found.tries.values()):
+            self.unfinished.finish()
             raise KeyboardInterrupt
         write_whole(self.out / "sweep.json", found.to_json())
         if found.interrupted:
@@ -114,6 +131,10 @@ class Job:
             say(warning, style="yellow", highlight=False)
         say(f"\n  report    {self.out / 'report.html'}", highlight=False, soft_wrap=True)
         say(f"  numbers   {self.out / 'results.json'}", highlight=False, soft_wrap=True)
+        if comparison.interrupted:
+            say("  go on     the same command with --resume", highlight=False, soft_wrap=True)
+        else:
+            self.unfinished.finish()
         return INTERRUPTED if comparison.interrupted else DONE
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepwell.catalogue import Entry
+from stepwell.checkpoint.contents import GroupContents
 from stepwell.compare.results import Comparison
 from stepwell.planning.memory import Memory
 from stepwell.planning.plans import HEADINGS, Plan
@@ -101,6 +102,29 @@ def results_table(comparison: Comparison) -> Table:
             numbers.milliseconds(row.step_milliseconds),
             numbers.share(row.optimizer_share),
             numbers.data(row.state_bytes),
+        )
+    return table
+
+
+def groups_table(groups: Sequence[GroupContents]) -> Table:
+    """One line for each parameter group of a checkpoint."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("group", no_wrap=True)
+    table.add_column("rule", no_wrap=True)
+    for heading in ("tensors", "numbers", "lr", "decay", "state"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("slots", ratio=1)
+    for group in groups:
+        kinds = ", ".join(group.state.dtypes)
+        table.add_row(
+            Text(group.name, style="bold"),
+            Text(group.rule),
+            f"{group.parameters:,}",
+            f"{group.numbers:,}",
+            numbers.MISSING if group.lr is None else numbers.rate(group.lr),
+            numbers.MISSING if group.weight_decay is None else numbers.rate(group.weight_decay),
+            numbers.data(group.state.bytes),
+            Text(", ".join(group.slots) + (f" ({kinds})" if kinds else "")),
         )
     return table
 

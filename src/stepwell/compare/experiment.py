@@ -13,6 +13,7 @@ from stepwell.compare.contestants import Contestant, Settings
 from stepwell.compare.results import Comparison
 from stepwell.compare.task import Task
 from stepwell.compare.training import Run, make_model
+from stepwell.compare.unfinished import Unfinished
 
 EVALUATIONS = 25
 
@@ -28,6 +29,7 @@ def compare(
     seed: int,
     sweep: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Comparison:
     """Trains the task's model under each recipe and returns all that was measured.
 
@@ -43,11 +45,17 @@ def compare(
         seed: of the weights and the batches.
         sweep: the sweep that found the settings, kept with the results.
         watch: called with the run after each of its steps and evaluations.
+        unfinished: keeps every run after each of its evaluations, and gives back what it has kept.
 
     Raises:
         TaskError: if the task's own functions fail or return the wrong thing.
         ContestantError: if a recipe cannot train the model.
+        ResumeError: if what was kept is of another comparison.
     """
+    if unfinished is not None:
+        recipes = {each.name: each.recipe.hash for each in contestants}
+        chosen = {each.name: dict(settings[each.name]) for each in contestants}
+        unfinished.begin({"task": task.name, "steps": steps, "seed": seed, "recipes": recipes, "settings": chosen})
     comparison = conditions(task, contestants, steps=steps, seed=seed, sweep=sweep or {})
     try:
         weights = {name: value.clone() for name, value in make_model(task, seed).state_dict().items()}
@@ -55,12 +63,19 @@ def compare(
             # The first step of a recipe may compile a kernel, once per machine. That is no part of training.
             Run(task, each, settings[each.name], steps=steps, seed=seed).advance(1)
         runs = [Run(task, each, settings[each.name], steps=steps, seed=seed, weights=weights) for each in contestants]
+        for run in runs:
+            if unfinished is not None:
+                unfinished.restore(run)
+                if watch is not None and run.result.steps:
+                    watch(run)
         comparison.runs.extend(run.result for run in runs)
         for until in evaluation_steps(steps):
             for run in runs:
-                if not run.ended:
+                if not run.ended and run.result.steps < until:
                     run.advance(until, watch)
                     run.evaluate()
+                    if unfinished is not None:
+                        unfinished.save(run)
                     if watch is not None:
                         watch(run)
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,6 +55,13 @@ class RunResult:
     evaluations: list[Evaluation] = field(default_factory=list)
     state_bytes: int = 0
     diverged_at: int | None = None
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> RunResult:
+        """The run that `asdict` gave."""
+        groups = [Group(**group) for group in data["groups"]]
+        evaluations = [Evaluation(**evaluation) for evaluation in data["evaluations"]]
+        return cls(**{**data, "groups": groups, "evaluations": evaluations})
 
     @property
     def steps(self) -> int:
@@ -143,16 +150,7 @@ class Comparison:
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"results must be of format {FORMAT}, written by stepwell compare")
         del content["results"]
-        content["runs"] = [
-            RunResult(
-                **{
-                    **run,
-                    "groups": [Group(**group) for group in run["groups"]],
-                    "evaluations": [Evaluation(**evaluation) for evaluation in run["evaluations"]],
-                }
-            )
-            for run in content["runs"]
-        ]
+        content["runs"] = [RunResult.from_data(run) for run in content["runs"]]
         return cls(**content)
 
 

@@ -84,6 +84,8 @@ def sweep(
     steps: int,
     seed: int,
     watch: Callable[[Sweep, Run], None] | None = None,
+    done: Sweep | None = None,
+    keep: Callable[[Sweep], None] | None = None,
 ) -> Sweep:
     """Searches each recipe's settings. On Ctrl-C (KeyboardInterrupt) the tries until then are returned.
 
@@ -98,11 +100,18 @@ def sweep(
         steps: steps of each try.
         seed: of the weights, the batches and the Sobol sequence.
         watch: called after each step of each try, with the sweep so far and the try that runs.
+        done: the tries of such a sweep that was interrupted, which are not made again.
+        keep: called after each try with the sweep so far.
     """
     date = datetime.now(UTC).date().isoformat()
     found = Sweep(task=task.name, steps=steps, seed=seed, tries_each=tries, date=date, versions=versions())
+    known = {} if done is None else {name: list(made) for name, made in done.tries.items()}
 
     def loss_at(contestant: Contestant, settings: dict[str, Any]) -> float | None:
+        if keep is not None:
+            keep(found)  # the tries before this one
+        if (before := known.get(contestant.name)) and before[0].settings == settings:
+            return before.pop(0).loss
         run = Run(task, contestant, settings, steps=steps, seed=seed)
         run.advance(steps, None if watch is None else lambda run: watch(found, run))
         run.evaluate()
@@ -111,6 +120,8 @@ def sweep(
     try:
         for contestant in contestants:
             search(contestant, tries, seed, found.tries.setdefault(contestant.name, []), loss_at)
+        if keep is not None:
+            keep(found)
     except KeyboardInterrupt:
         found.interrupted = True
     return found

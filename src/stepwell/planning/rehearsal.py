@@ -125,11 +125,21 @@ def _flops(function: Any, args: Any, result: Any) -> float:
     return 0.0 if count is None else float(math.prod(args[0].shape[:-2])) * count(*args[:2])
 
 
-def _qr(matrix: Tensor, *_: Any) -> float:
-    """Householder's R of a matrix, and the columns of Q that belong to it (Golub & Van Loan 2013, sec. 5.2)."""
+def _reflections(matrix: Tensor, *_: Any) -> float:
+    """Householder's R of a matrix, and the reflections that lead to it (Golub & Van Loan 2013, sec. 5.2)."""
+    least, most = sorted(map(float, matrix.shape[-2:]))
+    return 2 * least**2 * (most - least / 3)
+
+
+def _reflected(matrix: Tensor, *_: Any) -> float:
+    """The columns of Q that belong to R, from the reflections (the same section)."""
     rows, cols = map(float, matrix.shape[-2:])
-    least, most = min(rows, cols), max(rows, cols)
-    return 2 * least**2 * (most - least / 3) + 2 * least**2 * (rows - least / 3)
+    least = min(rows, cols)
+    return 2 * least**2 * (rows - least / 3)
+
+
+def _qr(matrix: Tensor, *_: Any) -> float:
+    return _reflections(matrix) + _reflected(matrix)
 
 
 def _eigh(matrix: Tensor, *_: Any) -> float:
@@ -144,6 +154,8 @@ def _solve(triangle: Tensor, right: Tensor) -> float:
 
 FACTORISATIONS: Mapping[Any, Callable[..., float]] = {
     torch.ops.aten.linalg_qr: _qr,
+    torch.ops.aten.geqrf: _reflections,
+    torch.ops.aten.linalg_householder_product: _reflected,
     torch.ops.aten._linalg_eigh: _eigh,
     torch.ops.aten.linalg_solve_triangular: _solve,
 }

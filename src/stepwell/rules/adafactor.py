@@ -65,6 +65,8 @@ class Adafactor(Rule):
         super().__post_init__()
         if self.warmup_init and not self.relative_step:
             raise ValueError("warmup_init=True needs relative_step=True")
+        if self.eps_as_floor and not self.eps[0]:
+            raise ValueError(f"eps_as_floor=True needs the first of eps above 0, got eps={self.eps}")
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
@@ -104,14 +106,22 @@ class Adafactor(Rule):
             mean_of_rows = column_mean(row_var)
             if h.eps_as_floor:
                 mean_of_rows = maximum(mean_of_rows, h.eps[0])
-            # In this order, because R·C of two numbers near ε₁ is below what float32 holds.
-            estimate, slots = row_var / mean_of_rows * col_var, {"row_var": row_var, "col_var": col_var}
+            inverse, slots = inverse_root(row_var, col_var, mean_of_rows), {"row_var": row_var, "col_var": col_var}
         else:
-            estimate = lerp(squares, s.variance, memory)
-            slots = {"variance": estimate}
+            variance = lerp(squares, s.variance, memory)
+            inverse, slots = 1 / sqrt(variance), {"variance": variance}
         if h.eps_as_floor:
-            estimate = maximum(estimate, square(h.eps[0]))
-        return clipped(g / sqrt(estimate), h.clip_threshold), slots
+            inverse = minimum(inverse, 1 / h.eps[0])
+        return clipped(g * inverse, h.clip_threshold), slots
+
+
+def inverse_root(row: Any, column: Any, mean_of_rows: Any) -> Any:
+    """1/√(R·C / mean R) of the means R of rows and C of columns.
+
+    The roots are taken once a row and once a column, so that an element needs neither root nor division; and R·C of two
+    numbers near ε₁, which float32 does not hold, is never formed.
+    """
+    return (1 / sqrt(row / mean_of_rows)) * (1 / sqrt(column))
 
 
 def root_mean_square(x: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepwell.algebra import column_mean, lerp, row_mean, sqrt, square
-from stepwell.rules.adafactor import clipped
+from stepwell.rules.adafactor import clipped, inverse_root
 from stepwell.rules.hyper import Fraction, NonNegative, Positive
 from stepwell.rules.rule import Decay, Rule, Shape, Slot, column_wise, row_wise
 
@@ -67,20 +67,15 @@ class CAME(Rule):
             return exp_avg, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
         square_row = lerp(row_mean(squares), s.exp_avg_sq_row, beta2)
         square_col = lerp(column_mean(squares), s.exp_avg_sq_col, beta2)
-        step = clipped(g / sqrt(factored(square_row, square_col)), h.clip_threshold)
+        step = clipped(g * inverse_root(square_row, square_col, column_mean(square_row)), h.clip_threshold)
         exp_avg = lerp(step, s.exp_avg, beta1)
         residue = square(step - exp_avg) + eps2
         residue_row = lerp(row_mean(residue), s.exp_avg_res_row, beta3)
         residue_col = lerp(column_mean(residue), s.exp_avg_res_col, beta3)
-        return exp_avg / sqrt(factored(residue_row, residue_col)), {
+        return exp_avg * inverse_root(residue_row, residue_col, column_mean(residue_row)), {
             "exp_avg": exp_avg,
             "exp_avg_sq_row": square_row,
             "exp_avg_sq_col": square_col,
             "exp_avg_res_row": residue_row,
             "exp_avg_res_col": residue_col,
         }
-
-
-def factored(row: Any, column: Any) -> Any:
-    """The matrix of rank 1 that has these means of rows and of columns."""
-    return row / column_mean(row) * column

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from stepwell.algebra import square
-from stepwell.algebra.matrices import row_total
+from stepwell.algebra.matrices import gram, row_total
 from stepwell.rules.rule import Shape
 
 Side = Literal["rows", "columns"]
@@ -36,4 +36,4 @@ def times_transposed(factor: Any, x: Any) -> Any:
 
 def outer_square(x: Any, factor: Any) -> Any:
     """x·xᵀ, or its diagonal where the factor of the rows is one."""
-    return x @ x.mT if is_square(factor) else row_total(square(x))
+    return gram(x) if is_square(factor) else row_total(square(x))

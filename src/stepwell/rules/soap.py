@@ -16,6 +16,7 @@ from stepwell.algebra.matrices import (
     either,
     filled_like,
     frobenius,
+    lerp_gram,
     move_axis,
     orthonormal_columns,
     take_along,
@@ -95,7 +96,7 @@ class SOAP(MatrixRule):
         beta = h.betas[1] if h.shampoo_beta is None else h.shampoo_beta
         names = side_names(h.dims)
         factors = [
-            lerp(factor, outer_product(g, side, h.dims), 1 - beta) if factor.shape[-1] else factor
+            lerp_gram(factor, by_side(g, side, h.dims), 1 - beta) if factor.shape[-1] else factor
             for side, factor in enumerate(getattr(s, f"{name}_factor") for name in names)
         ]
         bases = [getattr(s, f"{name}_basis") for name in names]
@@ -123,7 +124,7 @@ class SOAP(MatrixRule):
         beta1, beta2 = h.betas
         projected = turned(g, bases)
         exp_avg = lerp(s.exp_avg, projected, 1 - beta1)
-        exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(projected)
+        exp_avg_sq = lerp(s.exp_avg_sq, square(projected), 1 - beta2)
         direction = turned(exp_avg / (sqrt(exp_avg_sq) + h.eps), [basis.mT for basis in bases])
         if h.correct_bias:
             direction = direction * (sqrt(1 - beta2**step) / (1 - beta1**step))
@@ -155,12 +156,6 @@ def by_side(x: Any, side: int, dims: int) -> Any:
     return moved.reshape(*moved.shape[: 1 - dims], math.prod(moved.shape[1 - dims :]))
 
 
-def outer_product(x: Any, side: int, dims: int) -> Any:
-    """The products of one side with itself, summed over all others: G·Gᵀ of rows, Gᵀ·G of columns."""
-    matrix = by_side(x, side, dims)
-    return matrix @ matrix.mT
-
-
 def turned(x: Any, bases: Sequence[Any]) -> Any:
     """Q_Lᵀ·x·Q_R, or so for every side; a basis of size 0 stands for the identity."""
     dims = len(bases)
@@ -182,8 +177,21 @@ def next_bases(factors: Sequence[Any], bases: Sequence[Any], exp_avg: Any, exp_a
     for side, (_, order) in enumerate(turns):
         if order is not None:
             exp_avg_sq = reordered(exp_avg_sq, order, side, len(bases))
-    exp_avg = turned(exp_avg, [basis.mT @ new for basis, (new, _) in zip(bases, turns, strict=True)])
-    return exp_avg, exp_avg_sq, [new for new, _ in turns]
+    new_bases = [new for new, _ in turns]
+    return turned_over(exp_avg, bases, new_bases), exp_avg_sq, new_bases
+
+
+def turned_over(x: Any, old: Sequence[Any], new: Sequence[Any]) -> Any:
+    """x, which is seen in the old bases, in the new ones.
+
+    A side that is shorter than the others together is turned at once, by Q_oldᵀ·Q_new; for a longer one that product
+    would be more than the two turns.
+    """
+    others = [math.prod(x.shape[-len(old) :]) // max(basis.shape[-1], 1) for basis in old]
+    at_once = [basis.shape[-1] <= other for basis, other in zip(old, others, strict=True)]
+    back = [basis[..., :0, :0] if short else basis.mT for basis, short in zip(old, at_once, strict=True)]
+    forth = [q.mT @ r if short else r for q, r, short in zip(old, new, at_once, strict=True)]
+    return turned(turned(x, back), forth)
 
 
 def reordered(x: Any, order: Any, side: int, dims: int) -> Any:

@@ -1,0 +1,473 @@
+"""Trainings go on from what another optimizer, package or rule has left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stepwell
+from checkpoint.small_training import Training, language_model, seed, training
+from stepwell import checkpoint
+from stepwell.checkpoint import CheckpointError
+
+
+def go(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """A training whose gradients come from the weights alone."""
+    for _ in range(steps):
+        for p in model.parameters():
+            p.grad = torch.cos(3 * p.detach())
+        optimizer.step()
+
+
+def made(seeded: int = 0) -> nn.Module:
+    seed(seeded)
+    return language_model(dtype=torch.float64)
+
+
+def in_two(model: nn.Module) -> list[dict[str, Any]]:
+    """Groups as transformers makes them."""
+    decayed = [p for name, p in model.named_parameters() if p.ndim > 1]
+    return [
+        {"params": decayed, "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def assert_near(a: nn.Module, b: nn.Module, tolerance: float = 1e-11) -> None:
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
+
+
+# From torch, and back.
+
+PEERS: dict[str, tuple[Callable[[Any], torch.optim.Optimizer], Callable[[Any], torch.optim.Optimizer]]] = {
+    "AdamW": (
+        lambda params: torch.optim.AdamW(params, lr=0.1, betas=(0.8, 0.9), weight_decay=0.2),
+        lambda params: stepwell.AdamW(params, lr=0.1, betas=(0.8, 0.9), weight_decay=0.2),
+    ),
+    "SGD": (
+        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+        lambda params: stepwell.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+    ),
+    "RMSprop": (
+        lambda params: torch.optim.RMSprop(params, lr=0.01, centered=True),
+        lambda params: stepwell.RMSprop(params, lr=0.01, centered=True),
+    ),
+    "NAdam": (lambda params: torch.optim.NAdam(params), lambda params: stepwell.NAdam(params)),
+    "Adamax": (lambda params: torch.optim.Adamax(params), lambda params: stepwell.Adamax(params)),
+    "Adagrad": (lambda params: torch.optim.Adagrad(params), lambda params: stepwell.Adagrad(params)),
+    "Adadelta": (lambda params: torch.optim.Adadelta(params), lambda params: stepwell.Adadelta(params)),
+}
+
+
+@pytest.mark.parametrize("what", ["optimizer", "state dict", "file", "checkpoint"])
+@pytest.mark.parametrize("peer", PEERS)
+def test_from_torch(peer: str, what: str, tmp_path: Path) -> None:
+    theirs, ours = PEERS[peer]
+    whole = made()
+    first = theirs(whole.parameters())
+    go(whole, first, 3)
+    torch.save({"model": whole.state_dict(), "optimizer": first.state_dict()}, tmp_path / "a.pt")
+    sources: dict[str, Callable[[], Any]] = {
+        "optimizer": lambda: first,
+        "state dict": first.state_dict,
+        "file": lambda: tmp_path / "a.pt",
+        "checkpoint": lambda: checkpoint.save(tmp_path / "run", model=whole, optimizer=first),
+    }
+    source = sources[what]()
+    model = whole if what == "optimizer" else made(seeded=3)
+    if what == "state dict":
+        model.load_state_dict(whole.state_dict())
+    second = ours(model.parameters())
+    report = checkpoint.migrate(source, model=model, optimizer=second)
+    assert {(one.how, one.rules) for one in report.moved} == {("kept", (peer, peer))}
+    assert [one.name for one in report.moved] == [name for name, _ in model.named_parameters()]
+    twin = made()
+    uninterrupted = theirs(twin.parameters())
+    go(twin, uninterrupted, 6)
+    go(model, second, 3)
+    assert_near(model, twin)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_back_to_torch(peer: str, tmp_path: Path) -> None:
+    theirs, ours = PEERS[peer]
+    whole = made()
+    first = ours(whole.named_parameters())
+    go(whole, first, 3)
+    checkpoint.save(tmp_path, model=whole, optimizer=first, extra={"epoch": 3})
+    state = checkpoint.torch_state(tmp_path)
+    torch.save(state, tmp_path / "a.pt")
+    state = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert state["extra"] == {"epoch": 3}
+    model = made(seeded=3)
+    model.load_state_dict(state["model"])
+    second = theirs(model.named_parameters())
+    second.load_state_dict(state["optimizer"])
+    go(model, second, 3)
+    go(whole, first, 3)
+    assert_near(model, whole)
+
+
+def test_a_live_optimizer_of_torchs_takes_ours(tmp_path: Path) -> None:
+    whole = made()
+    first = stepwell.AdamW(whole.named_parameters(), lr=0.1)
+    go(whole, first, 3)
+    checkpoint.save(tmp_path, model=whole, optimizer=first)
+    model = made(seeded=3)
+    second = torch.optim.AdamW(model.parameters(), lr=0.1)
+    checkpoint.migrate(tmp_path, model=model, optimizer=second)
+    go(model, second, 3)
+    go(whole, first, 3)
+    assert_near(model, whole)
+
+
+def test_several_rules_become_several_of_torchs(tmp_path: Path) -> None:
+    one = training("muon", schedule="cosine").go(2)
+    one.save(tmp_path)
+    state = checkpoint.torch_state(tmp_path)
+    assert state["step"] == 2
+    assert set(state["optimizers"]) == {"Muon", "AdamW"}
+    assert state["model"].keys() == one.model.state_dict().keys()
+    muon = torch.optim.Muon([("1.weight", one.model[1].weight)])
+    muon.load_state_dict(state["optimizers"]["Muon"])
+    assert torch.equal(
+        muon.state[one.model[1].weight]["momentum_buffer"],
+        one.optimizer.state[one.model[1].weight]["momentum_buffer"],
+    )
+
+
+def test_what_torch_cannot_do_is_refused(tmp_path: Path) -> None:
+    model = made()
+    checkpoint.save(tmp_path / "a", model=model, optimizer=stepwell.Lion(model.parameters()))
+    with pytest.raises(CheckpointError, match=r"is of Lion, and torch\.optim has no such optimizer$"):
+        checkpoint.torch_state(tmp_path / "a")
+    optimizer = stepwell.AdamW(model.parameters(), decay="independent", weight_decay=0.1)
+    checkpoint.save(tmp_path / "b", model=model, optimizer=optimizer)
+    with pytest.raises(
+        CheckpointError, match=r"has independent weight decay, which torch\.optim\.AdamW does not have$"
+    ):
+        checkpoint.torch_state(tmp_path / "b")
+
+
+# Between rules.
+
+
+def test_from_adamw_to_muon_and_adamw(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = training("adamw").go(3)
+    first.save(tmp_path, extra={"epoch": 3})
+    second = training("muon", seeded=5, weight_decay=0.01)
+    with caplog.at_level(logging.INFO, "stepwell"):
+        report = checkpoint.migrate(
+            tmp_path, model=second.model, optimizer=second.optimizer, scheduler=second.scheduler
+        )
+    assert str(report) == (
+        f"{tmp_path / '000001'}:\n"
+        "  converted  1 parameter, AdamW → Muon: exp_avg as momentum_buffer\n"
+        "  kept       4 parameters, AdamW: exp_avg, exp_avg_sq\n"
+        "  note       the scheduler goes on at step 3"
+    )
+    assert caplog.messages[-1] == f"migrated from {report}"
+    assert report.extra == {"epoch": 3}
+    assert json.loads(json.dumps(report.to_data()))["moved"][0]["how"] == "converted"
+    for name, p in first.model.named_parameters():
+        assert torch.equal(second.model.get_parameter(name), p)
+        old, new = first.optimizer.state[p], second.optimizer.state[second.model.get_parameter(name)]
+        if name == "1.weight":
+            assert torch.equal(new["momentum_buffer"], old["exp_avg"])
+        else:
+            assert torch.equal(new["exp_avg"], old["exp_avg"])
+            assert torch.equal(new["exp_avg_sq"], old["exp_avg_sq"])
+        assert new["step"] == 3
+    assert second.scheduler.last_epoch == 3
+    second.go(2)
+
+
+def test_to_schedule_free_and_back(tmp_path: Path) -> None:
+    first = training("adamw", schedule=None).go(3)
+    first.save(tmp_path / "a")
+    second = training("schedule-free", schedule=None, seeded=5, warmup_steps=2)
+    report = checkpoint.migrate(tmp_path / "a", model=second.model, optimizer=second.optimizer)
+    assert {one.what for one in report.moved} == {"it starts from the weights"}
+    assert not second.optimizer.state
+    second.go(3)
+    second.save(tmp_path / "b")
+    third = training("adamw", schedule=None, seeded=6)
+    report = checkpoint.migrate(tmp_path / "b", model=third.model, optimizer=third.optimizer)
+    assert report.notes == ("the weights of '0.weight' and 4 more are their average, as Schedule-Free evaluates them",)
+    assert isinstance(second.optimizer, stepwell.Optimizer)
+    with second.optimizer.averaged():
+        for p, q in zip(third.model.parameters(), second.model.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    third.go(1)
+
+
+def test_schedule_free_that_was_saved_for_evaluation(tmp_path: Path) -> None:
+    first = training("schedule-free", schedule=None).go(3)
+    assert isinstance(first.optimizer, stepwell.Optimizer)
+    first.optimizer.eval()
+    first.save(tmp_path)
+    other = training("adamw", schedule=None, seeded=2)
+    report = checkpoint.migrate(tmp_path, model=other.model, optimizer=other.optimizer)
+    assert report.notes == ("the weights of '0.weight' and 4 more were saved as their average, and stay that",)
+    assert all(map(torch.equal, other.model.parameters(), first.model.parameters()))
+    same = training("schedule-free", schedule=None, seeded=2)
+    checkpoint.migrate(tmp_path, model=same.model, optimizer=same.optimizer)
+    assert same.optimizer.param_groups[0]["holds"] == "averaged"
+    for each in (first, same):
+        assert isinstance(each.optimizer, stepwell.Optimizer)
+        each.optimizer.train()
+        seed(1)
+        each.go(2)
+    assert same.everything()[0] == first.everything()[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_slots_in_another_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    first = training("adamw").go(2)
+    first.save(tmp_path)
+    second = training("adamw", seeded=5)
+    checkpoint.migrate(tmp_path, model=second.model, optimizer=second.optimizer, dtype=dtype)
+    for p, q in zip(first.parameters, second.parameters, strict=True):
+        for slot in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(second.optimizer.state[q][slot], first.optimizer.state[p][slot].to(dtype))
+    second.go(1)
+
+
+def test_what_the_source_lacks_and_what_the_model_lacks(tmp_path: Path) -> None:
+    first = training("adamw").go(1)
+    first.save(tmp_path)
+    seed(4)
+    model = nn.Sequential(nn.Embedding(16, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 3))
+    optimizer = stepwell.create_optimizer(model, "adamw")
+    report = checkpoint.migrate(tmp_path, model=model, optimizer=optimizer)
+    assert [(one.name, one.how) for one in report.moved] == [
+        *(("0.weight", "kept"), ("1.weight", "kept"), ("2.weight", "fresh"), ("2.bias", "fresh"))
+    ]
+    assert report.notes == (
+        "lr of group 'adamw' is 0.001; it was 0.01",
+        "the state of '1.bias' and 2 more is left out: they are not here",
+        "'2.weight' and 1 more of the model stay as they are: {} does not have them".format(tmp_path / "000001"),
+    )
+
+
+# Other packages.
+
+
+def test_transformers_folders(tmp_path: Path) -> None:
+    package = pytest.importorskip("safetensors.torch")
+    whole = made()
+    first = torch.optim.AdamW(in_two(whole), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(first, lambda _: 1.0)
+    for _ in range(3):
+        go(whole, first, 1)
+        scheduler.step()
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    torch.save(first.state_dict(), folder / "optimizer.pt")
+    torch.save(scheduler.state_dict(), folder / "scheduler.pt")
+    torch.save({"cpu": torch.get_rng_state()}, folder / "rng_state.pth")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 3, "epoch": 0.5, "log_history": []}))
+    package.save_file({k: v for k, v in whole.state_dict().items() if k != "4.weight"}, folder / "model.safetensors")
+    model = made(seeded=5)
+    second = stepwell.AdamW(in_two(model), lr=0.1)
+    schedule = stepwell.create_scheduler(second, "constant", horizon=10)
+    report = checkpoint.migrate(folder, model=model, optimizer=second, scheduler=schedule)
+    assert report.extra == {"global_step": 3, "epoch": 0.5}
+    assert report.notes == (
+        "its random generators' states are left out: they were pickled",
+        "the scheduler goes on at step 3",
+    )
+    assert {one.how for one in report.moved} == {"kept"}
+    assert schedule.last_epoch == 3
+    go(whole, first, 3)
+    go(model, second, 3)
+    assert_near(model, whole)
+
+
+def test_timm_checkpoints(tmp_path: Path) -> None:
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        return in_two(model)[::-1]
+
+    whole = made()
+    first = torch.optim.AdamW(groups(whole), lr=0.1)
+    go(whole, first, 3)
+    content = {
+        "epoch": 7,
+        "arch": "vit",
+        "state_dict": whole.state_dict(),
+        "optimizer": first.state_dict(),
+        "version": 2,
+        "args": argparse.Namespace(lr=0.1, model="vit"),
+        "amp_scaler": {"scale": 65536.0},
+    }
+    torch.save(content, tmp_path / "last.pth.tar")
+    model = made(seeded=5)
+    second = stepwell.AdamW(groups(model), lr=0.1)
+    report = checkpoint.migrate(tmp_path / "last.pth.tar", model=model, optimizer=second)
+    assert report.extra == {"epoch": 7, "arch": "vit", "version": 2}
+    go(whole, first, 3)
+    go(model, second, 3)
+    assert_near(model, whole)
+
+
+def quantised(values: Tensor, table: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Codes and largest magnitudes of blocks, as bitsandbytes has them."""
+    flat = values.flatten()
+    largest = torch.stack([part.abs().max() for part in flat.split(block)])
+    scaled = flat / largest.repeat_interleave(block)[: len(flat)].clamp_min(1e-30)
+    codes = (scaled.unsqueeze(1) - table).abs().argmin(1)
+    return codes.to(torch.uint8).view(values.shape), largest
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("block", [256, 2048])
+def test_bitsandbytes(block: int, nested: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.linspace(-1, 1, 256)
+    big, small = torch.randn(60, 100, generator=generator), torch.randn(7, generator=generator)
+    codes, largest = quantised(big, table, block)
+    square_codes, square_largest = quantised(big.square(), table, block)
+    eight = {
+        "state1": codes,
+        "absmax1": largest,
+        "qmap1": table,
+        "state2": square_codes,
+        "absmax2": square_largest,
+        "qmap2": table,
+    }
+    state = {
+        0: {"step": 5, "__bnb_optimizer_quant_state__": eight} if nested else {"step": 5, **eight},
+        1: {"step": 5, "state1": small, "state2": small.square()},
+    }
+    group = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "params": [0, 1]}
+    model = nn.Linear(100, 60)
+    model.bias = nn.Parameter(torch.zeros(7))
+    optimizer = stepwell.AdamW(model.parameters(), weight_decay=0.1)
+    report = checkpoint.migrate({"state": state, "param_groups": [group]}, model=model, optimizer=optimizer)
+    assert [(one.how, one.what) for one in report.moved] == [("kept", "exp_avg, exp_avg_sq")] * 2
+    weight, bias = optimizer.state[model.weight], optimizer.state[model.bias]
+    assert weight["step"] == 5
+    # The codes are the nearest of 256 values that are 2/255 apart, times the largest of the block.
+    spread = largest.repeat_interleave(block)[:6000].view(60, 100)
+    assert ((weight["exp_avg"] - big).abs() <= spread / 255 + 1e-6).all()
+    assert weight["exp_avg_sq"].dtype == torch.float32
+    assert torch.equal(bias["exp_avg"], small)
+    assert torch.equal(bias["exp_avg_sq"], small.square())
+
+
+def test_bitsandbytes_of_a_rule_that_only_the_user_knows() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    state = {"state": {0: {"step": 2, "state1": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    optimizer = stepwell.RMSprop(model.parameters())
+    report = checkpoint.migrate(state, model=model, optimizer=optimizer, rule="rmsprop")
+    assert [(one.how, one.what) for one in report.moved] == [("kept", "square_avg")]
+    assert torch.equal(optimizer.state[model.weight]["square_avg"], torch.ones(2, 3))
+    with pytest.raises(CheckpointError, match=r"^unknown rule 'rmspro'; did you mean 'RMSprop'\?$"):
+        checkpoint.migrate(state, model=model, optimizer=optimizer, rule="rmspro")
+
+
+# Names.
+
+
+def test_names_may_be_given(tmp_path: Path) -> None:
+    whole = made()
+    names = [name for name, _ in whole.named_parameters()][::-1]
+    first = torch.optim.AdamW([whole.get_parameter(name) for name in names], lr=0.1)
+    go(whole, first, 2)
+    model = made()
+    second = stepwell.AdamW(model.parameters(), lr=0.1)
+    with pytest.raises(CheckpointError, match=r"^the state dict has its optimizer's state by number, and the model's"):
+        checkpoint.migrate(first.state_dict(), model=model, optimizer=second)
+    with pytest.raises(CheckpointError, match=r"^names must be a list for each of the groups .*, of 5 names$"):
+        checkpoint.migrate(first.state_dict(), model=model, optimizer=second, names=[names[:2]])
+    checkpoint.migrate(first.state_dict(), model=model, optimizer=second, names=[names])
+    for name, p in model.named_parameters():
+        assert torch.equal(second.state[p]["exp_avg"], first.state[whole.get_parameter(name)]["exp_avg"])
+
+
+def test_without_a_model_numbers_cannot_be_named() -> None:
+    whole = made()
+    first = torch.optim.AdamW(whole.parameters(), lr=0.1)
+    go(whole, first, 1)
+    with pytest.raises(CheckpointError, match=r"by number, not by name: give the model that it was saved from$"):
+        checkpoint.migrate(first.state_dict(), optimizer=stepwell.AdamW(whole.named_parameters()))
+
+
+def test_what_fits_in_two_ways_is_not_guessed() -> None:
+    # The same shapes in both groups: transformers would spare the one called norm, timm neither.
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.Parameter(torch.ones(2, 2))
+            self.other = nn.Parameter(torch.ones(2, 2))
+            self.bias = nn.Parameter(torch.ones(2, 2))
+
+    model = Two()
+    first = torch.optim.AdamW([{"params": [model.other]}, {"params": [model.norm, model.bias]}])
+    go(model, first, 1)
+    second = stepwell.AdamW(model.parameters())
+    assert checkpoint.migrate(first.state_dict(), model=model, optimizer=second).moved[0].how == "kept"
+    swapped = torch.optim.AdamW([{"params": [model.norm]}, {"params": [model.other, model.bias]}])
+    go(model, swapped, 1)
+    model.no_weight_decay = lambda: {"norm"}  # type: ignore[assignment]
+    with pytest.raises(CheckpointError, match=r"in 2 ways; give names="):
+        checkpoint.migrate(swapped.state_dict(), model=model, optimizer=second)
+
+
+# Bad input.
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return Path("evil").write_text, ("gone",)
+
+
+def test_files_that_are_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = made()
+    optimizer = stepwell.AdamW(model.named_parameters())
+    (tmp_path / "text.pt").write_text("no file of torch's")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    torch.save({"optimizer": Evil()}, tmp_path / "evil.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"a": 1}, tmp_path / "other.pt")
+    torch.save({"state": {}, "param_groups": 3}, tmp_path / "broken.pt")
+    (tmp_path / "folder").mkdir()
+    before = [p.clone() for p in model.parameters()]
+    for name, message in {
+        "text.pt": r"text\.pt ",
+        "empty.pt": r"empty\.pt ",
+        "evil.pt": r"evil\.pt holds more than tensors and plain values, and is not opened: ",
+        "list.pt": r"list\.pt is no state dict, but a list$",
+        "other.pt": r"other\.pt holds no optimizer's state and no weights, but a$",
+        "broken.pt": r"broken\.pt is no optimizer's state dict: TypeError",
+        "folder": r"folder holds neither a checkpoint of stepwell's nor an optimizer\.pt of transformers'$",
+        "nowhere": r"there is no folder nowhere$",
+    }.items():
+        with pytest.raises(CheckpointError, match=message) as raised:
+            checkpoint.migrate(name, model=model, optimizer=optimizer)
+        assert "\n" not in str(raised.value)
+    assert not Path("evil").exists()
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_weights_of_another_shape_are_refused_and_nothing_changes(tmp_path: Path) -> None:
+    training("adamw").go(1).save(tmp_path)
+    seed(3)
+    model = language_model()
+    assert isinstance(model, nn.Sequential)
+    model[4] = nn.Linear(8, 20, bias=False)
+    other = Training(model, stepwell.create_optimizer(model, "adamw")).go(1)
+    before = other.everything()
+    with pytest.raises(CheckpointError, match=r"has '4\.weight' in shape \(16, 8\), the model has it in \(20, 8\)$"):
+        checkpoint.migrate(tmp_path, model=model, optimizer=other.optimizer)
+    assert other.everything() == before
