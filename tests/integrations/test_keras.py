@@ -308,6 +308,8 @@ def test_gradient_accumulator() -> None:
     total, none = accumulator.gradients
     assert none is None
     assert keras.ops.convert_to_numpy(total).tolist() == [2.0, 4.0]
+    accumulator([None, one])
+    assert [keras.ops.convert_to_numpy(g).tolist() for g in accumulator.gradients] == [[2.0, 4.0], [1.0, 2.0]]
     with pytest.raises(ValueError, match="holds 2 gradients, got 1"):
         accumulator([one])
     accumulator.reset()

@@ -16,7 +16,7 @@ class GradientAccumulator:
             optimizer.apply([gradient / 4 for gradient in accumulator.gradients], model.trainable_variables)
             accumulator.reset()
 
-    Sums are kept in Keras variables; a gradient that is None stays None. For loops of your own: `model.fit` accumulates
+    Sums are kept in Keras variables; where every gradient was None, it is None. For loops of your own: `model.fit` accumulates
     where the optimizer is given `gradient_accumulation_steps`, which takes the mean.
     """
 
@@ -43,14 +43,15 @@ class GradientAccumulator:
         dense = [None if g is None else keras.ops.convert_to_tensor(g, sparse=False) for g in gradients]
         if not self._gradients:
             _ = self.step  # makes its variable
-            self._gradients = [
-                None if g is None else keras.Variable(keras.ops.zeros_like(g), trainable=False) for g in dense
-            ]
+            self._gradients = [None] * len(dense)
         if len(dense) != len(self._gradients):
             raise ValueError(f"the accumulator holds {len(self._gradients)} gradients, got {len(dense)}")
-        for total, g in zip(self._gradients, dense, strict=True):
-            if total is not None and g is not None:
-                total.assign_add(g)
+        for index, g in enumerate(dense):
+            if g is None:
+                continue
+            if self._gradients[index] is None:
+                self._gradients[index] = keras.Variable(keras.ops.zeros_like(g), trainable=False)
+            self._gradients[index].assign_add(g)
         self._step.assign_add(1)
 
     def reset(self) -> None:

@@ -15,8 +15,8 @@ from stepwell.integrations.course import Course
 from stepwell.integrations.keras.numbers import KerasNumber
 from stepwell.integrations.keras.schedules import LearningRate, number_dtype
 from stepwell.integrations.views import Outputs, View, check_outputs
-from stepwell.rules.registry import rule_class
 from stepwell.rules.hyper import is_switch
+from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Names, Rule, Slot, hyper_parameters, namespace
 from stepwell.rules.wrappers import SAM
 from stepwell.schedules import Schedule, from_dict, to_dict
