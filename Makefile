@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.ready-peers
 
-.PHONY: demo test lint types unit test-triton test-gpu test-slow test-peers test-keras test-all bench clean
+.PHONY: demo test lint types unit test-triton test-gpu test-slow test-peers test-keras test-all docs bench clean
 
 demo: $(READY)
 	$(BIN)/stepwell compare --out stepwell-demo
@@ -49,6 +49,10 @@ test-keras: $(PEERS)
 
 test-all: test test-slow test-peers
 
+docs: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
 bench: $(PEERS)
 	$(BIN)/python -m bench step
 	$(BIN)/python -m bench memory
@@ -70,4 +74,4 @@ $(PEERS): $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build site

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import checkpoint, gallery, memory, plan, schedule, start, step, table
+from bench import checkpoint, gallery, memory, plan, presets, schedule, start, step, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.records import RESULTS, Report, Row, check_same, load, merged
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(table.write())
         return
     if given.what == "gallery":
-        print(gallery.write(), gallery.draw(), sep="\n")
+        print(gallery.write(), gallery.draw(), presets.write(), sep="\n")
         return
     try:
         subjects = _chosen("rule", given.rules, SUBJECTS)

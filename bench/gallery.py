@@ -155,7 +155,7 @@ def _section(entry: Entry, reports: Sequence[Report]) -> str:
     return f"""\
 ### {entry.name}
 
-{entry.about} ({_linked(entry.source)}).
+{entry.about} ({linked(entry.source)}).
 
 ```text
 {entry.formula}
@@ -178,5 +178,6 @@ def _time(row: StepRow, name: str) -> str:
     return f"{milliseconds(row.timings[OURS].median)} ({about})"
 
 
-def _linked(source: str) -> str:
+def linked(source: str) -> str:
+    """A source whose arXiv number is a link."""
     return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)

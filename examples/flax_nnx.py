@@ -1,7 +1,5 @@
 """A Flax NNX model trained by a recipe: Muon for its hidden matrices, AdamW for the rest, one optax transformation."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -39,9 +37,8 @@ def main() -> float:
     """Train, and return the share of held-out points that are told right."""
     model = Classifier(nnx.Rngs(0))
     hidden = Route(rule="Muon", select=select.name("hidden.kernel"), hyper_parameters={"lr": 2e-2})
-    recipe = Recipe(
-        routes=(hidden, Route(rule="AdamW")), defaults={"lr": 1e-2}, schedules={"lr": "WSD(warmup=0.1)"}, clip_norm=1.0
-    )
+    routes = (hidden, Route(rule="AdamW", hyper_parameters={"lr": 1e-2}))
+    recipe = Recipe(routes=routes, schedules={"lr": "WSD(warmup=0.1)"}, clip_norm=1.0)
     optimizer = nnx.Optimizer(model, partition(recipe, nnx.state(model, nnx.Param), horizon=STEPS), wrt=nnx.Param)
 
     @nnx.jit
@@ -53,7 +50,8 @@ def main() -> float:
     for _ in range(STEPS):
         step(model, optimizer, *rings(train))
     points, ring = rings(test)
-    print(f"{(accuracy := float(((model(points) > 0) == ring).mean())):.1%} after {STEPS} steps")
+    accuracy = float(((model(points) > 0) == ring).mean())
+    print(f"{accuracy:.1%} after {STEPS} steps")
     return accuracy
 
 

@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from stepwell.engines import choice
+
+settings.register_profile("untimed", deadline=None)  # no test fails for a machine that is busy
+settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

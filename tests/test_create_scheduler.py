@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from stepwell.scheduler import create_scheduler
+from stepwell.routing import create_scheduler
 from stepwell.schedules import Constant, Cosine, Linear, OneCycle, Schedule
 
 

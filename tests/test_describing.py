@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import stepwell
 from stepwell.describing import Count, describe
 
 
@@ -77,11 +78,11 @@ def test_frozen_and_forgotten_parameters_are_counted_where_the_model_is_given():
 def test_no_line_is_wider_than_asked(width):
     _, optimizer = two_groups()
     optimizer.param_groups[0]["why"] = "a reason that takes many words to give, " * 5
-    optimizer.param_groups[0]["name"] = "a_name_longer_than_any_table_column_should_be"
+    optimizer.param_groups[0]["name"] = "a_name_longer_than_any_column_of_a_table_should_be"
     optimizer.param_groups[0]["param_names"] = ["a.parameter.name.with.many.parts." * 6, "b"]
     text = describe(optimizer).to_text(width)
     assert max(map(len, text.splitlines())) <= width
-    assert "a_name_longer_than_any_tabl…" in text
+    assert "a_name_longer_than_any_column_o…" in text
 
 
 def test_narrow_tables_keep_their_numbers():
@@ -102,3 +103,16 @@ def test_what_is_no_optimizer_is_refused():
     with pytest.raises(TypeError) as error:
         describe(nn.Linear(2, 2))  # type: ignore[arg-type]
     assert str(error.value) == "describe takes a torch optimizer, got Linear"
+
+
+def test_a_rate_that_is_scheduled_stands_beside_its_base():
+    model, optimizer = two_groups()
+    optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = 1e-3, 0.5
+    scheduler = stepwell.create_scheduler(optimizer, "cosine", horizon=100, warmup=4)
+    rows = describe(optimizer, model).rows
+    assert [(row.lr, row.base_lr) for row in rows] == [(0.0, 1e-3), (0.0, 0.5)]
+    assert "0 of 0.001" in str(describe(optimizer))
+    scheduler.step(1)
+    assert "0.125 of 0.5" in str(describe(optimizer))
+    scheduler.step(4)
+    assert "of" not in str(describe(optimizer)).split()

@@ -1,19 +1,31 @@
 """The code of the README and of the docs runs as written."""
 
+import contextlib
+import io
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from stepwell import schedules
+from stepwell.cli import main
 from stepwell.report.gallery import EXAMPLES, gallery
 from stepwell.schedules import parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("what-is-a-number", "schedules", "optimizers", "checkpoints")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in (
+            *("what-is-a-number", "schedules", "optimizers", "checkpoints"),
+            *("getting-started", "own-optimizer", "migrating", "troubleshooting"),
+        )
+    ),
 ]
+RECIPES = ROOT / "docs" / "recipes.md"
 SHOW_A_KERNEL = PAGES[:2]
 WITH_PEERS = [ROOT / "docs" / "jax.md", ROOT / "docs" / "keras.md"]
 
@@ -32,6 +44,9 @@ def test_python_blocks_run_in_order(page: Path, capsys: pytest.CaptureFixture[st
     run(page)
     printed = capsys.readouterr().out
     assert ("def phase0(" in printed) == (page in SHOW_A_KERNEL)
+    if page == PAGES[0]:
+        (table,) = re.findall(r"^```text\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        assert table in printed
 
 
 @pytest.mark.peers
@@ -54,7 +69,37 @@ def test_the_picture_of_schedules_is_what_the_program_draws() -> None:
     assert known - kinds == {schedules.Schedule, schedules.Function}
 
 
+def test_recipes_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python and commands run in order, in a folder of their own; each text is what the block before it prints. A block
+    that begins with the name of a file is that file, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    scope: dict[str, object] = {"__name__": "docs_recipes"}
+    printed, shown = "", 0
+    page = RECIPES.read_text(encoding="utf-8")
+    for kind, block in re.findall(r"^```(\w+)\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        if kind == "text":
+            shown += 1
+            assert [line.rstrip() for line in printed.strip("\n").splitlines()] == block.splitlines()
+            continue
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            if kind == "python":
+                if named := re.match(r"# (\w+\.py)\n", block):
+                    (tmp_path / named[1]).write_text(block, encoding="utf-8")
+                exec(compile(block, str(RECIPES), "exec", dont_inherit=True), scope)
+            else:
+                assert kind == "console"
+                for line in block.splitlines():
+                    with pytest.raises(SystemExit) as ended:
+                        main(shlex.split(line)[1:])
+                    assert ended.value.code == (2 if " mun " in line else 0)
+        printed = out.getvalue()
+    assert shown == 12
+    sys.modules.pop("mymodel")
+
+
 def test_links_lead_to_files() -> None:
-    for page in PAGES + WITH_PEERS:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+    for page in [*PAGES, RECIPES, *WITH_PEERS]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 
-from stepwell.scheduler import Scheduler, create_scheduler
+from stepwell.routing import create_scheduler
+from stepwell.scheduler import Scheduler
 from stepwell.schedules import Constant, Cosine, Linear
 
 

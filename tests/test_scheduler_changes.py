@@ -197,6 +197,11 @@ def test_rewarm_never_jumps_and_resumes(schedule: Schedule, horizon: int, at: in
     [
         ({"horizon": 5, "how": "stretch"}, "horizon must be more than the 5 steps that are done, got 5"),
         ({"horizon": 9, "how": "strech"}, "how must be 'stretch', 'hold' or 'rewarm', got 'strech'"),
+        ({"horizon": 9, "how": "hold", "warmup": 2}, "how='hold' has no warm-up, got warmup=2; how='rewarm' has one"),
+        (
+            {"horizon": 9, "how": "stretch", "warmup": 0.1},
+            "how='stretch' has no warm-up, got warmup=0.1; how='rewarm' has one",
+        ),
         ({"horizon": 8, "how": "rewarm", "warmup": 3}, "warmup must be less than the 3 steps that are left, got 3"),
     ],
 )

@@ -53,9 +53,9 @@ from stepwell.planning import Plan, plan
 from stepwell.plateau import Greedy, ReduceOnPlateau
 from stepwell.range_test import find_lr
 from stepwell.recipes import Recipe, RecipeError, Route
-from stepwell.routing import create_optimizer
+from stepwell.routing import create_optimizer, create_scheduler
 from stepwell.rules import Rule, Slot, cautious, ema, grokfast, lookahead, sam, schedule_free
-from stepwell.scheduler import Scheduler, create_scheduler
+from stepwell.scheduler import Scheduler
 
 __version__ = "0.1.0"
 

@@ -30,6 +30,7 @@ class GroupRow:
         role: what its parameters are for, where known.
         why: why they are in this group, where known.
         names: the names of its parameters, where known.
+        base_lr: the rate that a scheduler multiplies, where one has been made; most schedules reach it at their peak.
     """
 
     group: str
@@ -41,6 +42,7 @@ class GroupRow:
     role: str = ""
     why: str = ""
     names: tuple[str, ...] = ()
+    base_lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Description:
         lines: list[tuple[tuple[str, ...], str]] = []
         for row in self.rows:
             counts = (f"{row.tensors:,}", f"{row.parameters:,}")
-            rates = (_number(row.lr), _number(row.weight_decay))
+            rates = (_rate(row), _number(row.weight_decay))
             lines.append(((row.group, row.rule, *counts, *rates), _reason(row)))
         lines.append(_sum("total", self.total, ""))
         if self.frozen and self.frozen.tensors:
@@ -95,7 +97,7 @@ def describe(optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -
 
     Args:
         optimizer: any torch optimizer; stepwell's also say rule, role and reason of each group. The values are those
-            that the groups hold now.
+            that the groups hold now; a rate that is scheduled stands beside its base, as "0 of 0.001".
         model: if given, what of it is frozen, and what is trainable but in no group, is counted too.
 
     Raises:
@@ -130,6 +132,7 @@ def _row(index: int, group: Mapping[str, Any], optimizer: str) -> GroupRow:
         role=group.get("role") or "",
         why=group.get("why") or "",
         names=tuple(group.get("param_names") or ()),
+        base_lr=_value(group.get("initial_lr")),
     )
 
 
@@ -139,6 +142,12 @@ def _value(value: Any) -> float | None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
+
+
+def _rate(row: GroupRow) -> str:
+    """The rate, and what it is a share of: in a warm-up it says little alone."""
+    shown = _number(row.lr)
+    return shown if row.base_lr in (None, row.lr) else f"{shown} of {_number(row.base_lr)}"
 
 
 def _sum(title: str, count: Count, why: str) -> tuple[tuple[str, ...], str]:

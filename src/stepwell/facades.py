@@ -17,7 +17,7 @@ from stepwell.rules.rule import Rule, hyper_parameters
 
 _OPTIONS = ("engine", "clip_norm", "on_nonfinite")
 # Come last and by name only: fields of every rule, as torch has `maximize`, and what torch's rule of the name has not.
-_BY_NAME = ("decay", "maximize", "correct_bias", "average", "conv1d", "split", "polar_express")
+_BY_NAME = ("decay", "maximize", "correct_bias", "average", "conv1d", "split", "split_dim", "polar_express")
 # In the place of parameters: None is a value that somebody may have passed.
 _NOT_GIVEN = object()
 

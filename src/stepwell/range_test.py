@@ -70,6 +70,21 @@ class RangeTest:
         length, start = falls[end]
         return self.rates[(start + end) // 2] if length > 1 else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data for `json.dumps`, the suggestions first; a loss that is no finite number is None."""
+
+        def finite(losses: tuple[float, ...]) -> list[float | None]:
+            return [loss if math.isfinite(loss) else None for loss in losses]
+
+        return {
+            "steepest": self.steepest,
+            "valley": self.valley,
+            "diverged": self.diverged,
+            "rates": list(self.rates),
+            "losses": finite(self.losses),
+            "smoothed": finite(self.smoothed),
+        }
+
     def svg(self) -> Markup:
         """The losses and their average against the rate, as an SVG that stands alone."""
         from stepwell.report.charts import Series

@@ -1,4 +1,4 @@
-"""The short way to an optimizer: a preset, a few settings, a model."""
+"""The short ways to an optimizer and to a scheduler: a name and a few settings."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer as TorchOptimizer
 
 from stepwell.engines.choice import EngineName
 from stepwell.optimizer import OnNonfinite, Optimizer
 from stepwell.planning import plan
 from stepwell.recipes import Recipe, preset
 from stepwell.roles import Role
+from stepwell.scheduler import Scheduler
+from stepwell.schedules import Schedule
+from stepwell.schedules.schedule import schedule_class
 
 
 def create_optimizer(
@@ -61,3 +65,35 @@ def create_optimizer(
     changes = {"engine": engine, "clip_norm": clip_norm, "on_nonfinite": on_nonfinite, "roles": roles}
     chosen = chosen.replace(**{name: value for name, value in changes.items() if value is not None})
     return plan(model, chosen).build_optimizer()
+
+
+def create_scheduler(
+    optimizer: TorchOptimizer,
+    schedule: str | Schedule,
+    *,
+    horizon: int | None = None,
+    warmup: int | float = 0,
+    **options: Any,
+) -> Scheduler:
+    """A scheduler of the learning rate: `create_scheduler(optimizer, "cosine", horizon=10_000, warmup=0.1)`.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        schedule: the name of a schedule, such as "cosine" or "wsd" (case, dashes and underscores do not matter), or a
+            schedule.
+        horizon: total optimizer steps, at least 1; only schedules without an end can do without.
+        warmup: steps (int), or a share of the horizon (float strictly between 0 and 1).
+        options: what else the named schedule takes, such as `end=0.1`.
+
+    Raises:
+        ValueError: an unknown name, or a value out of range.
+        TypeError: an option that the named schedule does not take, or options beside a schedule that carries its own.
+    """
+    beside = options if type(warmup) is int and warmup == 0 else {"warmup": warmup, **options}
+    if isinstance(schedule, Schedule):
+        if beside:
+            raise TypeError(f"{schedule!r} carries its own arguments: give {', '.join(beside)} to it, not beside it")
+        return Scheduler(optimizer, horizon=horizon, lr=schedule)
+    if not isinstance(schedule, str):
+        raise TypeError(f"schedule must be a name, such as 'cosine', or a Schedule, got {schedule!r}")
+    return Scheduler(optimizer, horizon=horizon, lr=schedule_class(schedule)(**beside))

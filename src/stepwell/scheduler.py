@@ -18,7 +18,6 @@ from stepwell.saved_schedules import check_same, read, written
 from stepwell.schedules import Length, Schedule
 from stepwell.schedules.extending import extended
 from stepwell.schedules.fields import check_horizon
-from stepwell.schedules.schedule import schedule_class
 from stepwell.snapshot import is_open
 from stepwell.tracks import Entry, Group, Selector, Track, by_selector, copied, find_entry, plain, selects
 
@@ -154,7 +153,7 @@ class Scheduler(LRScheduler):
         ]
 
     def extend(
-        self, horizon: int, *, how: Literal["stretch", "hold", "rewarm"], warmup: Length = 0.01
+        self, horizon: int, *, how: Literal["stretch", "hold", "rewarm"], warmup: Length | None = None
     ) -> dict[str, list[Any]]:
         """Train longer than was planned, and say how; says "next lr = …, was …" on the logger "stepwell" (INFO).
 
@@ -164,13 +163,15 @@ class Scheduler(LRScheduler):
                 mid-decay the values jump up. "hold" goes on at the value that each schedule ends with. "rewarm" goes in
                 a line from the present value to the peak, and lays each schedule, without its own warm-up, over the
                 steps that are left (Ibrahim et al. 2024, arXiv:2403.08763).
-            warmup: how long "rewarm" takes to the peak: steps, or a share of the steps that are left.
+            warmup: how long "rewarm" takes to the peak: steps, or a share of the steps that are left; by default 0.01.
+                The other ways have none.
 
         Returns:
             The values set, as `last`.
 
         Raises:
-            ValueError: a horizon that is not beyond the steps done, or an unknown way. Nothing has changed then.
+            ValueError: a horizon that is not beyond the steps done, an unknown way, or a warm-up for one that has none.
+                Nothing has changed then.
         """
         wanted = check_horizon("horizon", horizon)
         if wanted is None or wanted <= self.last_epoch:
@@ -381,35 +382,3 @@ def _check_step(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name} must be a whole number of steps (int), got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
-
-
-def create_scheduler(
-    optimizer: Optimizer,
-    schedule: str | Schedule,
-    *,
-    horizon: int | None = None,
-    warmup: int | float = 0,
-    **options: Any,
-) -> Scheduler:
-    """A scheduler of the learning rate: `create_scheduler(optimizer, "cosine", horizon=10_000, warmup=0.1)`.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        schedule: the name of a schedule, such as "cosine" or "wsd" (case, dashes and underscores do not matter), or a
-            schedule.
-        horizon: total optimizer steps, at least 1; only schedules without an end can do without.
-        warmup: steps (int), or a share of the horizon (float strictly between 0 and 1).
-        options: what else the named schedule takes, such as `end=0.1`.
-
-    Raises:
-        ValueError: an unknown name, or a value out of range.
-        TypeError: an option that the named schedule does not take, or options beside a schedule that carries its own.
-    """
-    beside = options if type(warmup) is int and warmup == 0 else {"warmup": warmup, **options}
-    if isinstance(schedule, Schedule):
-        if beside:
-            raise TypeError(f"{schedule!r} carries its own arguments: give {', '.join(beside)} to it, not beside it")
-        return Scheduler(optimizer, horizon=horizon, lr=schedule)
-    if not isinstance(schedule, str):
-        raise TypeError(f"schedule must be a name, such as 'cosine', or a Schedule, got {schedule!r}")
-    return Scheduler(optimizer, horizon=horizon, lr=schedule_class(schedule)(**beside))

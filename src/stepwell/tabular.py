@@ -6,21 +6,23 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 WIDTH = 110
-WIDEST_CELL = 28
+WIDEST_CELL = 32
 NARROWEST_LAST = 24
 
 Line = tuple[Sequence[str], str]
 """The cells of a line, and the text of its last column."""
 
 
-def text_table(headings: Line, lines: Iterable[Line], width: int = WIDTH, *, left_aligned: int = 1) -> str:
+def text_table(
+    headings: Line, lines: Iterable[Line], width: int = WIDTH, *, left_aligned: int = 1, widest: int = WIDEST_CELL
+) -> str:
     """A table whose last column is wrapped to keep the lines within `width` (down to a column of 24 characters).
 
-    The first `left_aligned` columns start their cells at the left, the others end them at the right. Cells longer than
-    28 characters are cut.
+    The first `left_aligned` columns start their cells at the left, the others end them at the right. Cells wider than
+    `widest` characters are cut.
     """
-    rows = [([_short(cell) for cell in cells], last) for cells, last in (headings, *lines)]
-    widths = [max(map(len, column)) for column in zip(*(cells for cells, _ in rows), strict=True)]
+    rows = [([_short(cell, widest) for cell in cells], last) for cells, last in (headings, *lines)]
+    widths = _widths(cells for cells, _ in rows)
     margin = sum(widths) + 2 * len(widths)
     text = []
     for cells, last in rows:
@@ -34,14 +36,29 @@ def text_table(headings: Line, lines: Iterable[Line], width: int = WIDTH, *, lef
     return "\n".join(text)
 
 
+def room_beside(rows: Iterable[Sequence[str]], width: int) -> int:
+    """The characters that columns of such cells leave to a last one, in lines of this width."""
+    widths = _widths([_short(cell) for cell in cells] for cells in rows)
+    return width - sum(widths) - 2 * len(widths)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """A text in lines of at most `width` characters, all but the first indented."""
+    return [f"{indent if index else ''}{line}" for index, line in enumerate(_wrap(text, width - len(indent)))]
+
+
+def _widths(rows: Iterable[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
 def some(names: Sequence[str], most: int) -> str:
     """The first names, and how many there are beside them."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
-def _short(cell: str) -> str:
-    return cell if len(cell) <= WIDEST_CELL else cell[: WIDEST_CELL - 1] + "…"
+def _short(cell: str, widest: int = WIDEST_CELL) -> str:
+    return cell if len(cell) <= widest else cell[: widest - 1] + "…"
 
 
 def _wrap(text: str, width: int) -> list[str]:

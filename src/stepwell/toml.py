@@ -1,10 +1,21 @@
-"""Plain values as TOML writes them; the standard library reads TOML, and does not write it."""
+"""TOML, read with the place of each mistake, and written, which the standard library does not."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from typing import Any
+
+
+def read(text: str) -> dict[str, Any]:
+    """What a TOML document holds. Raises ValueError, with line and column."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        *before, last = text.split("\n")
+        end = f"line {len(before) + 1}, column {len(last) + 1}"
+        raise ValueError(f"no TOML: {error}".replace("(at end of document)", f"(at {end})")) from None
 
 
 def document(values: Mapping[str, Any]) -> str:

@@ -109,7 +109,7 @@ def find_entry(name: str, groups: Sequence[Mapping[str, Any]], where: str = "no 
     """The entry called `name`. Raises TypeError, which begins with `where`, where no group has it as a number."""
     entry = entry_called(name)
     if not any(entry.stands_in(group) for group in groups):
-        known = list(dict.fromkeys(key for group in groups for key in _schedulable(group)))
+        known = list(dict.fromkeys(key for group in groups for key in numbers_in(group)))
         elements = [key for key in known if key.startswith(f"{name}[")]
         if elements:
             raise TypeError(f"{name} is not one number: schedule {' or '.join(elements)}")
@@ -169,7 +169,8 @@ def label(selector: Selector) -> str:
     return selector if isinstance(selector, str) else function_name(selector)
 
 
-def _schedulable(group: Mapping[str, Any]) -> Iterator[str]:
+def numbers_in(group: Mapping[str, Any]) -> Iterator[str]:
+    """What a schedule can scale: the names of numbers, and of those in tuples."""
     for name, value in group.items():
         if name == "params" or name.startswith("initial_"):
             continue

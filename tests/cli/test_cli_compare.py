@@ -41,6 +41,14 @@ def test_recipes_steps_and_seed(here, stepwell):
     assert (found.seed, found.steps, found.runs[0].steps) == (5, 3, 3)
 
 
+def test_results_as_json(here, stepwell):
+    code, out, err = stepwell("compare", "--task", "tiny:fit", "--recipes", "adamw,lion", "--out", "o", "--json")
+    assert code == 0
+    assert out == (here / "o" / "results.json").read_text()
+    assert [run.recipe for run in Comparison.from_json(out).runs] == ["adamw", "lion"]
+    assert "step 6/6" in err
+
+
 def test_recipes_as_files(here, stepwell):
     PRESETS["adamw"].set(lr=0.01).save(here / "a.toml")
     PRESETS["muon-original"].save(here / "B.json")

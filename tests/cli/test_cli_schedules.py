@@ -51,6 +51,31 @@ def test_plot_writes_a_picture(stepwell, here, name):
         assert text.startswith("<!doctype html>")
 
 
+def test_plot_prints_data(stepwell):
+    code, out, err = stepwell("plot", "Linear()", "recipe:schedule-free", "--horizon", "4", "--lr", "2", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "horizon": 4,
+        "lr": 2.0,
+        "schedules": [
+            {
+                "name": "Linear()",
+                "schedule": "Linear(horizon=4)",
+                "steps": [0, 1, 2, 3, 4],
+                "values": [2.0, 1.5, 1.0, 0.5, 0.0],
+            },
+            {
+                "name": "recipe:schedule-free",
+                "schedule": "Constant()",  # a tenth of four steps is none, and what never moves has no end
+                "steps": [0, 1, 2, 3, 4],
+                "values": [2.0] * 5,
+            },
+        ],
+    }
+    code, out, err = stepwell("plot", "Linear()", "--json", "--out", "s.svg")
+    assert (code, out, err) == (2, "", "stepwell: --out writes a picture and --json prints data: give one of them\n")
+
+
 def test_plot_reads_data(stepwell, here):
     (here / "a.toml").write_text('kind = "Linear"\nend = 0.5\n')
     (here / "b.json").write_text(json.dumps({"kind": "Linear", "end": 0.25}))
@@ -63,7 +88,7 @@ def test_plot_reads_data(stepwell, here):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.toml", "kind = ", "a.toml: Invalid value (at "),
+        ("a.toml", "kind = ", "a.toml: no TOML: Invalid value (at line 1, column 8)"),
         ("a.json", "{", "a.json: Expecting property name enclosed in double quotes: line 1 column 2"),
         ("a.json", "[]", "a.json: a schedule must be a dict with a 'kind', got []"),
         ("a.toml", 'kind = "Linear"\nends = 1', "a.toml: unknown argument 'ends' for Linear"),
@@ -126,6 +151,16 @@ def test_find_lr_runs_a_task(stepwell, here):
     assert re.search(r"steepest|no rate lowers the loss", out)
     assert "after 12 steps" in out
     assert (here / "rates.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_find_lr_as_json(stepwell, here):
+    code, out, err = stepwell("find-lr", "--task", "tiny:fit", "--steps", "12", "--out", "rates.svg", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert list(found) == ["steepest", "valley", "diverged", "rates", "losses", "smoothed"]
+    assert len(found["rates"]) == len(found["losses"]) == len(found["smoothed"]) <= 12
+    assert found["rates"][0] == pytest.approx(1e-6)
+    assert (here / "rates.svg").exists()
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,8 @@ def test_adam_is_kerass(amsgrad: bool) -> None:
     for step in range(1, STEPS + 1):
         for optimizer, of in zip(optimizers, (mine, theirs), strict=True):
             apply(optimizer, of, numbers(step))
-    assert_near([to_torch(v) for v in mine], [to_torch(v) for v in theirs], 1e-12)
+    # Keras's hyper-parameters and maxima are of float32 on some back ends.
+    assert_near([to_torch(v) for v in mine], [to_torch(v) for v in theirs], 1e-7)
 
 
 @pytest.mark.usefixtures("_in_float64")
@@ -268,7 +269,8 @@ def test_create_optimizer() -> None:
     assert isinstance(again._learning_rate, WarmUp)
     assert again.get_config() == optimizer.get_config()
     plain, schedule = create_optimizer(0.8, 10, 0, power=2.0)
-    assert type(plain) is keras.optimizers.Adam
+    assert isinstance(plain, keras.optimizers.Adam)
+    assert not isinstance(plain, AdamWeightDecay)
     # (1 − 5/10)²
     assert float(keras.ops.convert_to_numpy(schedule(5))) == pytest.approx(0.8 * 0.25)
     with pytest.raises(ValueError, match="num_train_steps must be more than num_warmup_steps=10, got 10"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -11,7 +9,6 @@ from torch import nn
 import stepwell
 from small_models import Language, Vision
 from stepwell import Recipe, RecipeError, Route
-from stepwell.planning import laying
 from stepwell.recipes import PRESETS
 
 ADAMW = Recipe(routes=Route(rule="AdamW"))
@@ -125,23 +122,6 @@ class TestPlaces:
             f"blocks.0.norm.weight, blocks.0.norm.bias, blocks.0.up.weight and 9 more ({2 * (16 + 144 + 136)} numbers) "
             "will not be trained: requires_grad=False"
         )
-
-    def test_layers_side_by_side_in_columns(self, monkeypatch):
-        read = laying.parameter_roles
-        monkeypatch.setattr(
-            laying,
-            "parameter_roles",
-            lambda *given: [
-                replace(entry, split=(8, 8), split_dim=-1) if entry.name == "blocks.0.down.weight" else entry
-                for entry in read(*given)
-            ],
-        )
-        assert warnings(Language(), Recipe(routes=(MUON, REST))) == {
-            "split": [
-                "blocks.0.down.weight hold several layers side by side in their columns, and Muon takes each as one "
-                "matrix: it can split rows only"
-            ]
-        }
 
 
 class TestRounding:

@@ -149,15 +149,17 @@ class TestSplit:
         monkeypatch.setattr(laying, "parameter_roles", with_splits)
 
     @pytest.mark.usefixtures("fused")
-    def test_a_rule_that_splits_rows_gets_them(self):
-        recipe = Recipe(routes=(Route(rule="Muon", select="role('hidden matrix')"), Route(rule="AdamW")))
-        splits = {group.name: group.rule.values().get("split") for group in lay(Language(), recipe).groups}
-        assert splits == {
-            "muon": 1,
-            "muon split 4+6+6": (4, 6, 6),
-            "muon split 8+8": 2,
-            "adamw": None,
-            "adamw undecayed": None,
+    @pytest.mark.parametrize("rule", ["Muon", "NorMuon", "AdaMuon"])
+    def test_a_rule_that_splits_matrices_gets_them(self, rule):
+        recipe = Recipe(routes=(Route(rule=rule, name="hidden", select="role('hidden matrix')"), Route(rule="AdamW")))
+        values = {group.name: group.rule.values() for group in lay(Language(), recipe).groups}
+        assert {name: (each.get("split"), each.get("split_dim")) for name, each in values.items()} == {
+            "hidden": (1, -2),
+            "hidden split 4+6+6": ((4, 6, 6), -2),
+            "hidden split 8+8": (2, -2),
+            "hidden split 8+8 columns": (2, -1),
+            "adamw": (None, None),
+            "adamw undecayed": (None, None),
         }
 
     @pytest.mark.usefixtures("fused")

@@ -24,6 +24,9 @@ RECIPE = Recipe(
 )
 
 
+THERE = "there are betas[0], betas[1], eps, lr, weight_decay"
+
+
 class Reader(HTMLParser):
     """What a page is made of; raises where a tag is not closed."""
 
@@ -61,6 +64,13 @@ class TestPlot:
         assert {"learning rate", "step", "0.02"} <= set(texts)
         assert svg._repr_svg_() == svg
 
+    def test_it_brings_its_own_ground(self):
+        """A page may be light where the reader's system, which the picture's colours follow, is dark."""
+        svg = ElementTree.fromstring(stepwell.plan(Language(), RECIPE, horizon=1000).plot())
+        ground = next(svg.iter("{http://www.w3.org/2000/svg}rect"))
+        assert ground.get("style") == "fill:var(--card)"
+        assert svg.get("viewBox").split()[2:] == [ground.get("width"), ground.get("height")]
+
     def test_another_hyper_parameter(self):
         texts = text_of(stepwell.plan(Language(), RECIPE, horizon=1000).plot("weight_decay"))
         assert {"weight_decay", "hidden: Linear()", "adamw undecayed: Linear()"} <= set(texts)
@@ -76,8 +86,8 @@ class TestPlot:
         ("recipe", "name", "message"),
         [
             ("adamw", "lr", "the schedule of lr needs a horizon: give plan(…, horizon=…)"),
-            ("adamw", "lrr", "no group of the plan has a number 'lrr'; did you mean 'lr'?"),
-            ("adamw", "betas", "no group of the plan has a number 'betas'; did you mean 'betas'?"),
+            ("adamw", "lrr", f"no group of the plan has a number 'lrr'; {THERE}; did you mean 'lr'?"),
+            ("adamw", "betas", f"no group of the plan has a number 'betas'; {THERE}; did you mean 'betas[1]'?"),
         ],
     )
     def test_what_cannot_be_drawn(self, recipe, name, message):

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import stepwell
+import stepwell.integrations.huggingface  # registers the rule that has no rate
 from small_models import Language
-from stepwell import Recipe, Route
+from stepwell import Recipe, RecipeError, Route
 from stepwell.planning import Plan
 
 RECIPE = Recipe(
@@ -88,6 +89,75 @@ warning: embed.weight (88 numbers) will not be trained: requires_grad=False"""
         assert (hidden["rule"], hidden["lr"], hidden["values"]["momentum"]) == ("Muon", [0.0, 0.02, 0.02], 0.95)
         assert hidden["schedules"] == {"lr": "Constant(warmup=10)"}
         assert data["warnings"] == []
+
+
+class TestOwnRates:
+    """Rules that find the length of a step themselves, of which `lr` is a cap, a factor or nothing."""
+
+    @pytest.mark.parametrize(
+        ("rule", "values", "rate", "words"),
+        [
+            ("Adafactor", {"lr": None}, "0.01 *", "min(lr, 1/√t)·max(ε₂, RMS(θ))"),
+            ("Adafactor", {"warmup_init": True, "scale_parameter": False}, "0.01 *", "min(10⁻⁶·t, 1/√t)"),
+            ("Adafactor", {"lr": 1e-3, "relative_step": False}, "0.001 *", "lr·max(ε₂, RMS(θ))"),
+            ("Adafactor", {"lr": 1e-3, "relative_step": False, "scale_parameter": False}, "0.001", ""),
+            ("Prodigy", {}, "1 *", "lr·d, d estimated while it trains"),
+            ("DAdaptAdam", {}, "1 *", "lr·d, d estimated while it trains"),
+            ("TransformersAdafactor", {}, "its own *", "min(0.01, 1/√t)·max(ε₂, RMS(θ))"),
+        ],
+        ids=str,
+    )
+    def test_say_how_long_a_step_is(self, rule, values, rate, words):
+        recipe = Recipe(routes=Route(rule=rule, name="all", hyper_parameters=values))
+        assert Recipe.from_toml(recipe.to_toml()) == recipe
+        plan = stepwell.plan(language(), recipe, horizon=100)
+        assert [cells[4] for cells, *_ in plan.lines()[:2]] == [rate, rate]
+        assert plan.groups[0].why.endswith(f"* steps of {words}") == bool(words)
+        assert (f"lr is not the length of its steps: that is {words}" in plan.explain("head.weight")) == bool(words)
+        assert plan.to_dict()["groups"][0]["own_rate"] == words
+        assert plan.memory().own.state > 0
+        assert plan.cost().moved > 0
+        assert words in plan.to_html()
+
+    def test_training_without_any_rate(self):
+        model = language()
+        plan = stepwell.plan(model, Recipe(routes=Route(rule="TransformersAdafactor")), horizon=100)
+        optimizer, scheduler = plan.build()
+        before = model.head.weight.detach().clone()
+        sum(parameter.square().sum() for parameter in model.parameters()).backward()
+        optimizer.step()
+        scheduler.step()
+        assert scheduler.get_last_lr() == [None, None]
+        assert not torch.equal(model.head.weight, before)
+        assert plan.groups[0].rule.lr is None
+        scheduler.load_state_dict(scheduler.state_dict())
+
+    def test_no_layer_wise_share_of_what_is_not_there(self):
+        recipe = Recipe(routes=Route(rule="TransformersAdafactor", name="all"), layer_decay=0.9)
+        with pytest.raises(
+            RecipeError, match=r"route 'all': layer_decay multiplies lr, and TransformersAdafactor has n"
+        ):
+            stepwell.plan(language(), recipe)
+
+    def test_a_rate_of_none_is_for_rules_that_know_one(self):
+        with pytest.raises(RecipeError, match="lr must be a number at least 0, got None"):
+            Recipe(routes=Route(rule="AdamW", hyper_parameters={"lr": None}))
+        with pytest.raises(RecipeError, match="lr must be a number at least 0, got None"):
+            Recipe(routes=Route(rule="Adafactor", hyper_parameters={"lr": None, "relative_step": False}))
+
+
+class TestManyGroups:
+    def test_reasons_stand_below_each_once(self, set_depths):
+        """Layer-wise rates leave no room beside them, and the groups of a route have one reason."""
+        set_depths(lambda name: 1 + int(name.split(".")[1]) if name.startswith("blocks") else 3)
+        plan = stepwell.plan(language(), RECIPE.replace(layer_decay=0.123456), horizon=100)
+        lines = plan.to_text(96).splitlines()
+        assert all(len(line) <= 96 for line in lines)
+        assert lines[0].split() == ["group", "rule", "tensors", "parameters", "lr", "decay"]
+        text = " ".join(" ".join(lines).split())
+        assert text.count("hidden matrix: role('hidden matrix'); maps activations") == 1
+        assert "hidden depth 1, hidden depth 2: hidden matrix: role('hidden matrix')" in text
+        assert "blocks.0.up.weight, blocks.0.down.weight and 2 more" in text
 
 
 class TestExplain:

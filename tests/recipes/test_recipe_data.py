@@ -149,6 +149,10 @@ class TestMistakes:
             ("routes = [1]", "routes[0]: a route must be a table with a rule, got 1"),
             ("routes = [{name = 'a'}]", "routes[0]: it has no rule, such as rule = 'AdamW'"),
             ("nmae = 'x'\nroutes = [{rule = 'AdamW'}]", "unknown key 'nmae'; did you mean 'name'?"),
+            (
+                "clip_nrom = 1.0\nroutes = [{rule = 'AdamW'}]",
+                "unknown key 'clip_nrom'; did you mean 'clip_norm' under [stages]?",
+            ),
             ("routes = [{rule = 'AdamW', slect = ''}]", "routes[0]: unknown key 'slect'; did you mean 'select'?"),
             (
                 "stages = {clip = 1.0}\nroutes = [{rule = 'AdamW'}]",

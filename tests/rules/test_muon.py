@@ -21,7 +21,7 @@ from stepwell.algebra.matrices import (
     orthogonalized,
     polar_express,
 )
-from stepwell.rules import Muon
+from stepwell.rules import AdaMuon, Muon, NorMuon
 
 approx = pytest.approx
 
@@ -239,6 +239,38 @@ def test_blocks_of_every_expert() -> None:
     near(step_of(gradient, split=2), -torch.stack(expected))
 
 
+@pytest.mark.parametrize("split", [2, (2, 2)], ids=str)
+def test_columns_by_hand(split: Any) -> None:
+    """Two diagonal matrices side by side: the iteration works on the numbers of a diagonal alone, so each block ends at
+    the recurrence of its own two; as one matrix the four of them would share a norm."""
+    gradient = torch.tensor([[3.0, 0.0, 5.0, 0.0], [0.0, 4.0, 0.0, 12.0]], dtype=torch.float64)
+    (a, b), (c, d) = newton_schulz([3.0, 4.0]), newton_schulz([5.0, 12.0])
+    expected = torch.tensor([[a, 0.0, c, 0.0], [0.0, b, 0.0, d]], dtype=torch.float64)
+    near(step_of(gradient, split=split, split_dim=-1), -expected)
+
+
+@pytest.mark.parametrize("split", [3, (4, 4, 4), (6, 2, 4)], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [Muon(lr=0.1), Muon(lr=0.1, adjust_lr_fn="match_rms_adamw"), NorMuon(lr=0.1), AdaMuon(lr=0.1)],
+    ids=["original", "match_rms_adamw", "NorMuon", "AdaMuon"],
+)
+@ENGINES
+def test_blocks_of_columns_are_parameters_of_their_own(engine: str, rule: Any, split: Any) -> None:
+    sizes = [12 // split] * split if isinstance(split, int) else list(split)
+    whole = random(5, 12).requires_grad_()
+    parts = [part.clone().requires_grad_() for part in whole.detach().split(sizes, dim=1)]
+    together = Optimizer([whole], rule.but(split=split, split_dim=-1), engine=engine)
+    alone = Optimizer(parts, rule, engine=engine)
+    for step in (1, 2):
+        whole.grad = step * random(5, 12).cos()
+        for part, gradient in zip(parts, whole.grad.split(sizes, dim=1), strict=True):
+            part.grad = gradient.clone()
+        together.step()
+        alone.step()
+        near(whole.detach(), torch.cat(parts, dim=1).detach())
+
+
 @pytest.mark.parametrize(
     ("split", "reason"),
     [
@@ -249,6 +281,9 @@ def test_blocks_of_every_expert() -> None:
 def test_blocks_that_do_not_fit(split: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=rf"^{reason}, as parameter 'qkv' has \(group 0\)$"):
         Optimizer([("qkv", torch.zeros(12, 4, requires_grad=True))], Muon(split=split))
+    columns = reason.replace("rows", "columns").replace(r"\(12, 4\)", r"\(4, 12\)")
+    with pytest.raises(ValueError, match=rf"^{columns}, as parameter 'qkv' has \(group 0\)$"):
+        Optimizer([("qkv", torch.zeros(4, 12, requires_grad=True))], Muon(split=split, split_dim=-1))
 
 
 @pytest.mark.parametrize("split", [0, (), (3, 0), (3.5,), "3"], ids=repr)

@@ -196,6 +196,10 @@ def test_growth_that_is_no_whole_number_fills_the_horizon() -> None:
         (lambda: MultiStep(at=[5, 5]), "at must ascend, got [5, 5]"),
         (lambda: MultiStep(at=[5], warmup=9), "at must not lie in the warm-up of 9 steps, got [5]"),
         (lambda: MultiStep(at=[0.5, 0.4]).resolve(10), "at must ascend"),
+        (
+            lambda: MultiStep(at=[5, 11, 12]).resolve(10),
+            "at must be at most the horizon of 10 steps, got 11, which never",
+        ),
         (lambda: Polynomial(power=0), "power must be a finite number above 0, got 0"),
         (
             lambda: WSD(shape="cosin"),

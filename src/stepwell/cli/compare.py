@@ -67,6 +67,9 @@ def compare(
         ),
     ] = False,
     tries: Annotated[str, typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.")] = "16",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON, as in results.json; progress goes to stderr.")
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -97,7 +100,7 @@ def compare(
     from stepwell.compare.unfinished import Unfinished
 
     unfinished = Unfinished(Path(out) / "unfinished", resume=resume)
-    console = Console()
+    console = Console(stderr=as_json)
     try:
         with output_directory(Path(out)) as directory:
             job = Job(
@@ -108,6 +111,7 @@ def compare(
                 seed=drawn,
                 out=directory,
                 unfinished=unfinished,
+                as_json=as_json,
             )
             if sweep:
                 return job.search(load_task(task, drawn + 1), budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +42,7 @@ def find_lr(
     sweep: Annotated[str, typer.Option(metavar="NAME", help="exponential or linear.")] = "exponential",
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="Draws the weights and the batches.")] = "0",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the curve there: .svg or .html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: rates, losses, what they suggest.")] = False,
 ) -> int:
     """Runs a range test; see `HELP`. Returns the exit code."""
     from stepwell.cli.arguments import number, picture, users, whole_number, write_whole
@@ -73,10 +75,11 @@ def find_lr(
         except KeyboardInterrupt:
             print("stepwell: interrupted; nothing was changed", file=sys.stderr)
             return INTERRUPTED
-    typer.echo(str(found))
+    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else str(found))
     if out is not None:
         write_whole(out, _picture(found, kind == "html"))
-        typer.echo(str(out))
+        if not as_json:
+            typer.echo(str(out))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Job:
     seed: int
     out: Path
     unfinished: Unfinished
+    as_json: bool = False
 
     def compare(self, found: Sweep) -> int:
         """Trains every recipe at the best settings that the sweep found, or as it is written, and writes the files."""
@@ -135,6 +137,8 @@ class Job:
             say("  go on     the same command with --resume", highlight=False, soft_wrap=True)
         else:
             self.unfinished.finish()
+        if self.as_json:
+            sys.stdout.write(comparison.to_json())
         return INTERRUPTED if comparison.interrupted else DONE
 
 

@@ -34,9 +34,10 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture there instead: .svg or .html.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: steps and values.")] = False,
 ) -> int:
     """Draws schedules; see `HELP`. Returns the exit code."""
-    from stepwell.cli.arguments import number, picture, users, whole_number, write_whole
+    from stepwell.cli.arguments import InputError, number, picture, users, whole_number, write_whole
     from stepwell.report import numbers
     from stepwell.report.plots import drawing, page
     from stepwell.report.sampled import sampled
@@ -45,12 +46,26 @@ def plot(
     steps = whole_number("--horizon", horizon, low=1)
     base = number("--lr", lr, above=0)
     kind = None if out is None else picture(out)
+    if as_json and out is not None:
+        raise InputError("--out writes a picture and --json prints data: give one of them")
     with users():
         found = {name: schedule for text in schedules for name, schedule in _read(text).items()}
         series = [
             sampled(name, schedule.resolve(steps), steps, colour=index, base=base)
             for index, (name, schedule) in enumerate(found.items())
         ]
+    if as_json:
+        data = [
+            {
+                "name": one.name,
+                "schedule": repr(found[one.name].resolve(steps)),
+                "steps": [int(step) for step, _ in one.points],
+                "values": [value for _, value in one.points],
+            }
+            for one in series
+        ]
+        typer.echo(json.dumps({"horizon": steps, "lr": base, "schedules": data}, indent=1, ensure_ascii=False))
+        return 0
     y_name = "factor" if base == 1 else "learning rate"
     if out is None:
         typer.echo(sketch([one.points for one in series], x_name="step", y_name=y_name, low=0.0), nl=False)

@@ -17,9 +17,6 @@ from stepwell.recipes import Recipe
 from stepwell.report import numbers
 from stepwell.tabular import WIDTH
 
-REASONS_BESIDE = 110
-"""From this width on, the reasons of a plan stand beside its numbers; below them in a narrower terminal."""
-
 
 def console() -> Console:
     """The terminal; where there is none, as wide as a page of text."""
@@ -29,18 +26,20 @@ def console() -> Console:
 
 def show_plan(plan: Plan, where: Console) -> None:
     """The plan's table, and below it what is likely not meant."""
-    beside = where.width >= REASONS_BESIDE
+    beside = where.width >= WIDTH and plan.has_room(where.width)
     table = _table(*HEADINGS, *(["why"] if beside else []), left=("group", "rule", "why"))
-    reasons = []
     for (group, *cells), why, names in plan.lines():
-        reason = Text.assemble(why, ("\n" + names if names else "", "dim"))
-        reasons.append(Text.assemble("\n", (group, "bold"), ": ", reason))
-        table.add_row(Text(group, style="bold"), *cells, *([reason] if beside else []))
+        table.add_row(Text(group, style="bold"), *cells, *([_reason(why, names)] if beside else []))
     where.print(table)
     if not beside:
-        where.print(*reasons, sep="\n")
+        for groups, why, names in plan.reasons():
+            where.print(Text.assemble("\n", (groups, "bold"), ": ", _reason(why, names)))
     for doubt in plan.warnings:
         where.print(Text.assemble("\n", ("warning: ", "bold yellow"), str(doubt)))
+
+
+def _reason(why: str, names: str) -> Text:
+    return Text.assemble(why, (f"\n{names}" if names else "", "dim"))
 
 
 def memory_table(memory: Memory) -> Table:

@@ -40,4 +40,6 @@ def course(base: float, schedule: Schedule | None, horizon: int | None) -> Cours
     last = horizon if horizon is not None else getattr(resolved, "horizon", None) or SAMPLES
     steps = np.arange(last + 1) if last < SAMPLES else np.unique(np.linspace(0, last, SAMPLES).round().astype(int))
     factors = [float(resolved(int(step))) for step in steps]
-    return Course(base * factors[0], base * max(factors), base * factors[-1])
+    highest = int(np.argmax(factors))  # the peak itself may lie between two of the samples
+    around = range(int(steps[max(highest - 1, 0)]), int(steps[min(highest + 1, len(steps) - 1)]) + 1)
+    return Course(base * factors[0], base * max(float(resolved(step)) for step in around), base * factors[-1])

@@ -108,14 +108,6 @@ def _misplaced(group: PlannedGroup) -> Iterator[Doubt]:
                 f"{_names(tables)} under {rule}: the rows of an embedding or head are apart, and its paper leaves them "
                 "to a rule of elements; route them to AdamW",
             )
-    if "split" in group.rule.field_names():
-        side_by_side = [member for member in group.members if member.split and member.split_dim == -1]
-        if side_by_side:
-            yield Doubt(
-                "split",
-                f"{_names(side_by_side)} hold several layers side by side in their columns, and {rule} takes each as "
-                "one matrix: it can split rows only",
-            )
     if group.rule.weight_decay and group.decayed:
         offsets = [member for member in group.members if member.role in ("norm", "bias")]
         if offsets:
@@ -163,9 +155,11 @@ def _size(weight: Tensor) -> float:
 def _rates(groups: tuple[PlannedGroup, ...]) -> Iterator[Doubt]:
     said: set[tuple[str, float]] = set()
     for group in groups:
-        kind, rate = type(group.rule).__name__, group.rule.lr / group.rate_scale
         advised = _advised(group.rule)
-        if advised is None or (kind, rate) in said:
+        if advised is None:
+            continue
+        kind, rate = type(group.rule).__name__, group.rule.lr / group.rate_scale
+        if (kind, rate) in said:
             continue
         said.add((kind, rate))
         if not advised.low / FAR <= rate <= advised.high * FAR:

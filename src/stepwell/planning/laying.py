@@ -15,12 +15,15 @@ from stepwell.recipes.mistakes import Mistakes
 from stepwell.recipes.recipe import Recipe
 from stepwell.recipes.route import Route
 from stepwell.roles import ROLES, ParameterRole, Role, deepest, parameter_roles
+from stepwell.roles.fused import WHOLE, Split
 from stepwell.rules.rule import Rule
 from stepwell.schedules import Schedule
 from stepwell.select import Everything, Selector
 from stepwell.tabular import some
 
 EXAMPLES = 3
+OWN_RATE = "*"
+"""Marks the rates of rules that find the length of a step, or a part of it, while they train."""
 
 Idleness = Literal["shadowed", "frozen", "unmatched"]
 """Why a route took nothing: earlier routes have all it matches, all of that is frozen, or it matches nothing."""
@@ -61,10 +64,11 @@ class PlannedGroup:
 
     @property
     def why(self) -> str:
-        """Which selector matched, why the route is there, and why the group is apart."""
+        """Which selector matched, why the route is there, why the group is apart, and what its rate is not."""
         selected = "all the rest" if isinstance(self.route.select, Everything) else repr(self.route.select)
         undecayed = "" if self.decayed else "decay would only pull these to 0"
-        return "; ".join(part for part in (selected, self.route.why, undecayed) if part)
+        rate = f"{OWN_RATE} steps of {self.rule.own_rate}" if self.rule.own_rate else ""
+        return "; ".join(part for part in (selected, self.route.why, undecayed, rate) if part)
 
     def as_param_group(self) -> dict[str, Any]:
         """The group as an optimizer takes it."""
@@ -222,16 +226,18 @@ def _check_fit(groups: Sequence[PlannedGroup], found: Mistakes) -> None:
 def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last: int) -> list[PlannedGroup]:
     """The groups of one route: one for each depth, each way to decay and each way to split matrices."""
     rule = recipe.rule_of(route)
-    if rule.values()["lr"] is None:
-        raise ValueError(f"{type(rule).__name__} finds its rate itself with lr=None, which a plan cannot show; set lr")
-    splits = "split" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
-    apart: defaultdict[tuple[bool, int, tuple[int, ...]], list[ParameterRole]] = defaultdict(list)
+    if recipe.layer_decay is not None and rule.values()["lr"] is None:
+        raise ValueError(
+            f"layer_decay multiplies lr, and {type(rule).__name__} has none here; set lr, or no layer_decay"
+        )
+    splits = "split_dim" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
+    apart: defaultdict[tuple[bool, int, Split], list[ParameterRole]] = defaultdict(list)
     for member in members:
         depth = -1 if recipe.layer_decay is None else member.depth
-        blocks = member.split if splits and member.split_dim == -2 else ()
-        apart[recipe.undecayed(member), depth, blocks].append(member)
+        split = (member.split, member.split_dim) if splits and member.split else WHOLE
+        apart[recipe.undecayed(member), depth, split].append(member)
     groups = []
-    for (undecayed, depth, blocks), those in sorted(apart.items(), key=lambda item: item[0]):
+    for (undecayed, depth, (blocks, dim)), those in sorted(apart.items(), key=lambda item: item[0]):
         scale = 1.0 if recipe.layer_decay is None else recipe.layer_decay ** (last - depth)
         values: dict[str, Any] = {}
         words = [route.name]
@@ -243,7 +249,8 @@ def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last
             words.append(f"depth {depth}")
         if blocks:
             values["split"] = len(blocks) if len(set(blocks)) == 1 else blocks
-            words.append(f"split {'+'.join(map(str, blocks))}")
+            values["split_dim"] = dim
+            words.append(f"split {'+'.join(map(str, blocks))}{' columns' if dim == -1 else ''}")
         groups.append(
             PlannedGroup(
                 name=" ".join(words),

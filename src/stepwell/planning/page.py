@@ -15,7 +15,7 @@ from stepwell.report.sampled import sampled
 from stepwell.report.tables import table
 from stepwell.schedules import Constant
 from stepwell.tabular import some
-from stepwell.tracks import entry_called
+from stepwell.tracks import entry_called, numbers_in
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
@@ -37,8 +37,10 @@ class Picture(str):
 def drawing(plan: Plan, name: str) -> Picture:
     """See `Plan.plot`."""
     if not any(_has(group, name) for group in plan.groups):
-        known = [each for group in plan.groups for each in group.rule.field_names()]
-        raise ValueError(f"no group of the plan has a number {name!r}{nearest(name, known)}")
+        known = sorted({each for group in plan.groups for each in numbers_in(group.rule.values())})
+        raise ValueError(
+            f"no group of the plan has a number {name!r}; there are {', '.join(known)}{nearest(name, known)}"
+        )
     drawn = _drawn(plan, name)
     if drawn is None:
         raise ValueError(f"the schedule of {name} needs a horizon: give plan(…, horizon=…)")

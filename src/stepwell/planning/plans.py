@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,13 @@ from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer
 from stepwell.planning.course import Course, course
 from stepwell.planning.doubts import Doubt, doubts
-from stepwell.planning.laying import Laid, PlannedGroup, lay
+from stepwell.planning.laying import OWN_RATE, Laid, PlannedGroup, lay
 from stepwell.recipes import Recipe, preset
-from stepwell.roles import ParameterRole
+from stepwell.roles import ROLES, ParameterRole
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Constant, Schedule
 from stepwell.schedules.fields import check_horizon
-from stepwell.tabular import WIDTH, some, text_table
+from stepwell.tabular import WIDTH, room_beside, some, text_table, wrapped
 from stepwell.tracks import entry_called
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
 """The presets that a plan's memory is compared with."""
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 EXAMPLES = 2
+ROOM = 32  # characters in which a reason is read with ease
+INDENT = "  "
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,10 +67,38 @@ class Plan:
         return self.to_text()
 
     def to_text(self, width: int = WIDTH) -> str:
-        """The table as plain text, lines of at most `width` characters, and the warnings below it."""
-        lines = [(cells, "\n".join(filter(None, (why, names)))) for cells, why, names in self.lines()]
-        text = text_table((HEADINGS, "why"), lines, width, left_aligned=2)
-        return "\n".join((text, *("\nwarning: " + str(doubt) for doubt in self.warnings)))
+        """The table as plain text, lines of at most `width` characters, and the warnings below it.
+
+        Where the numbers leave no room beside them, the reasons stand below, each once.
+        """
+        if self.has_room(width):
+            lines = [(cells, "\n".join(filter(None, (why, names)))) for cells, why, names in self.lines()]
+            text = [text_table((HEADINGS, "why"), lines, width, left_aligned=2)]
+        else:
+            rows = [(cells, "") for cells, *_ in self.lines()]
+            text = [text_table((HEADINGS, ""), rows, width, left_aligned=2, widest=width // 2)]
+            for groups, why, names in self.reasons():
+                text += ["", *wrapped(f"{groups}: {why}", width, INDENT)]
+                text += [f"{INDENT}{line}" for line in wrapped(names, width - len(INDENT))]
+        return "\n".join((*text, *(f"\nwarning: {doubt}" for doubt in self.warnings)))
+
+    def has_room(self, width: int) -> bool:
+        """Whether lines of this width have room for the reasons beside the numbers."""
+        return room_beside([HEADINGS, *(cells for cells, *_ in self.lines())], width) >= ROOM
+
+    def reasons(self) -> list[tuple[str, str, str]]:
+        """Groups, why they are what they are, and the first names: a line for those that have the same reason."""
+        apart: dict[str, list[PlannedGroup]] = {}
+        for group in self.groups:
+            apart.setdefault(group.why, []).append(group)
+        lines = []
+        for why, groups in apart.items():
+            present = {role for group in groups for role in group.roles}
+            roles = ", ".join(role for role in ROLES if role in present)
+            members = [member.name for group in groups for member in group.members]
+            lines.append((some([group.name for group in groups], EXAMPLES), f"{roles}: {why}", some(members, EXAMPLES)))
+        rest = [(cells[0], why, names) for cells, why, names in self.lines()[len(self.groups) :]]
+        return [*lines, *rest]
 
     def lines(self) -> list[tuple[tuple[str, ...], str, str]]:
         """The table line by line: cells under `HEADINGS`, the reason, and the first names. Groups, then what they come
@@ -83,11 +113,17 @@ class Plan:
         return lines
 
     def _line(self, group: PlannedGroup) -> tuple[tuple[str, ...], str, str]:
-        way = self.course(group, "lr")
         counts = (f"{len(group.members):,}", f"{group.parameters:,}")
-        rate = f"{group.rule.lr:g}, scheduled" if way is None else str(way)
-        cells = (group.name, type(group.rule).__name__, *counts, rate, f"{group.rule.weight_decay:g}")
+        cells = (group.name, type(group.rule).__name__, *counts, self._rate(group), f"{group.rule.weight_decay:g}")
         return cells, f"{', '.join(group.roles)}: {group.why}", some([each.name for each in group.members], EXAMPLES)
+
+    def _rate(self, group: PlannedGroup) -> str:
+        """The rate at start, peak and end, as far as it can be known."""
+        if group.rule.values()["lr"] is None:
+            return f"its own {OWN_RATE}"
+        way = self.course(group, "lr")
+        text = f"{group.rule.lr:g}, scheduled" if way is None else str(way)
+        return f"{text} {OWN_RATE}" if group.rule.own_rate else text
 
     @property
     def headline(self) -> str:
@@ -102,8 +138,10 @@ class Plan:
         return sum(group.parameters for group in self.groups)
 
     def course(self, group: PlannedGroup, name: str) -> Course | None:
-        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon. None where a schedule needs
-        a horizon and none is known."""
+        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon. None where it is no number,
+        and where a schedule needs a horizon and none is known."""
+        if not entry_called(name).stands_in(group.rule.values()):
+            return None
         return course(self.base(group, name), group.schedules.get(name), self.horizon)
 
     def base(self, group: PlannedGroup, name: str) -> float:
@@ -151,6 +189,8 @@ class Plan:
         for name, schedule in group.schedules.items():
             way = self.course(group, name)
             lines.append(f"{name}: {schedule!r}{'' if way is None else f', so {way}'}")
+        if group.rule.own_rate:
+            lines.append(f"lr is not the length of its steps: that is {group.rule.own_rate}")
         slots = [slot.name for slot in group.rule.fit(tuple(member.parameter.shape)).slot_list() if not slot.scalar]
         lines.append(f"state: {', '.join(slots) or 'none'}")
         return lines
@@ -232,6 +272,7 @@ class Plan:
             "tensors": len(group.members),
             "parameters": group.parameters,
             "lr": None if rate is None else [rate.start, rate.peak, rate.end],
+            "own_rate": group.rule.own_rate,
             "names": [member.name for member in group.members],
         }
 
@@ -263,22 +304,27 @@ class Plan:
             for name, schedule in group.schedules.items():
                 by_name.setdefault(name, {})[escape(group.name)] = schedule  # a name, and no pattern
         if "lr" not in by_name:
-            by_name["lr"] = {escape(group.name): Constant() for group in self.groups}
+            # A scheduler there must be, whose step() and state any loop can use; where every rule finds its rate
+            # itself, it holds the decay.
+            held = "lr" if self._groups_with("lr") else "weight_decay"
+            by_name.setdefault(held, {escape(group.name): Constant() for group in self._groups_with(held)})
         alike = {
-            name: len(set(map(repr, chosen.values()))) == 1 and len(chosen) == self._having(name)
+            name: len(set(map(repr, chosen.values()))) == 1 and len(chosen) == len(self._groups_with(name))
             for name, chosen in by_name.items()
         }
         return {name: next(iter(chosen.values())) if alike[name] else chosen for name, chosen in by_name.items()}
 
-    def _having(self, name: str) -> int:
-        """How many groups have a hyper-parameter as a number."""
-        return sum(entry_called(name).stands_in(group.rule.values()) for group in self.groups)
+    def _groups_with(self, name: str) -> list[PlannedGroup]:
+        """The groups that have a hyper-parameter as a number."""
+        return [group for group in self.groups if entry_called(name).stands_in(group.rule.values())]
 
     def diff(self, other: Plan) -> str:
         """What differs between this plan and another of the same model, a line for each; an empty text for nothing."""
         if not isinstance(other, Plan):
             raise TypeError(f"a plan is compared with another stepwell.Plan, got {type(other).__name__}")
-        return "\n".join(_differences(self, other))
+        from stepwell.planning.differences import differences
+
+        return "\n".join(differences(self, other))
 
 
 def plan(
@@ -329,41 +375,3 @@ def _identity(entry: ParameterRole) -> list[str]:
     if entry.aliases:
         lines.append(f"tied with: {', '.join(entry.aliases)}")
     return lines
-
-
-def _differences(ours: Plan, theirs: Plan) -> list[str]:
-    lines: list[tuple[str, str]] = []
-    if ours.horizon != theirs.horizon:
-        lines.append(("horizon", f"{_text(ours.horizon)} → {_text(theirs.horizon)}"))
-    first, second = _by_parameter(ours), _by_parameter(theirs)
-    for name in [*first, *(name for name in second if name not in first)]:
-        one, two = first.get(name, {"rule": "not trained"}), second.get(name, {"rule": "not trained"})
-        # Where the rules differ, what only one of them has is no change of its own.
-        common = [key for key in one if key in two] if one["rule"] != two["rule"] else list({**one, **two})
-        changed = [
-            f"{key} {_text(one.get(key))} → {_text(two.get(key))}" for key in common if one.get(key) != two.get(key)
-        ]
-        if changed:
-            lines.append((name, ", ".join(changed)))
-    return _gathered(lines)
-
-
-def _by_parameter(plan: Plan) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
-    for group in plan.groups:
-        schedules = {f"{name} schedule": repr(one) for name, one in group.schedules.items()}
-        settings = {"rule": type(group.rule).__name__, **group.rule.values(), **schedules}
-        found |= {member.name: settings for member in group.members}
-    return found
-
-
-def _text(value: Any) -> str:
-    return "–" if value is None else str(value)
-
-
-def _gathered(lines: list[tuple[str, str]]) -> list[str]:
-    """Lines that say the same of several parameters as one."""
-    said: dict[str, list[str]] = {}
-    for name, what in lines:
-        said.setdefault(what, []).append(name)
-    return [f"{some(names, EXAMPLES)}: {what}" for what, names in said.items()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -178,7 +177,10 @@ def _check_keys(data: Mapping[str, Any], known: Any, found: Mistakes, place: str
     prefix = f"{place}: " if place else ""
     for key in data:
         if key not in known:
-            hint = nearest(str(key), known) or f"; keys are {', '.join(known)}"
+            hint = nearest(str(key), known)
+            if not hint and known is KEYS:
+                hint = nearest(str(key), STAGES).replace("?", " under [stages]?")
+            hint = hint or f"; keys are {', '.join(known)}"
             found.found.append(f"{prefix}unknown key {key!r}{hint}")
 
 
@@ -190,12 +192,9 @@ def to_toml(recipe: Recipe) -> str:
 def from_toml(text: str, *, functions: Predicates | None = None, subject: str = "") -> Recipe:
     """The recipe in a TOML document."""
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        *before, last = text.split("\n")
-        end = f"line {len(before) + 1}, column {len(last) + 1}"
-        mistake = f"no TOML: {error}".replace("(at end of document)", f"(at {end})")
-        raise RecipeError([mistake], subject or "this recipe") from None
+        data = toml.read(text)
+    except ValueError as error:
+        raise RecipeError([str(error)], subject or "this recipe") from None
     return from_dict(_with_values(data, {NONE: None}), functions=functions, subject=subject)
 
 

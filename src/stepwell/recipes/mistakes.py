@@ -78,5 +78,6 @@ def check_values(rule: type[Rule], values: Mapping[str, Any], found: Mistakes, p
     for name, value in values.items():
         with found.at(place):
             rule.check_names((name,))
-            right[name] = validated(name, value, known[name])
+            settled_by_the_rule = value is None and name in rule.may_be_none
+            right[name] = None if settled_by_the_rule else validated(name, value, known[name])
     return right

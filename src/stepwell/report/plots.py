@@ -41,7 +41,9 @@ def drawing(
     legend = _LEGEND_ROW * len(series)
     frame = replace(_FRAME, height=_FRAME.height + legend, bottom=_FRAME.bottom + legend)
     x, y = frame.x(min(places), max(places), log=log), frame.y(bottom, top + room)
-    parts = [axes(frame, x, y, "", x_write=numbers.rates if log else numbers.ticks, y_write=numbers.rates)]
+    # A ground of its own: in a notebook or a README the page may be light where the reader's system is dark.
+    ground = tag("rect", width=frame.width, height=frame.height, rx=8, style="fill:var(--card)")
+    parts = [ground, axes(frame, x, y, "", x_write=numbers.rates if log else numbers.ticks, y_write=numbers.rates)]
     parts.append(tag("text", x_name, x=x.end, y=y.start + 33, class_="tick end name"))
     parts.append(tag("text", y_name, x=x.start + 6, y=y.end + 4, class_="tick name"))
     for index, (name, place) in enumerate(marks):

@@ -57,6 +57,7 @@ class Adafactor(Rule):
     decay: Literal["inside", "coupled", "decoupled", "independent"] = "inside"
 
     acts_on = "tensors"
+    may_be_none = ("lr",)
 
     def __post_init__(self) -> None:
         given: Any = self.lr
@@ -76,6 +77,10 @@ class Adafactor(Rule):
 
     def fit(self, shape: Shape) -> Rule:
         return self.but(factored=False) if self.factored and len(shape) < 2 else self
+
+    @property
+    def own_rate(self) -> str:
+        return relative_in_words("10⁻⁶·t" if self.warmup_init else "lr", self)
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         if h.decay == "coupled":
@@ -122,6 +127,13 @@ def inverse_root(row: Any, column: Any, mean_of_rows: Any) -> Any:
     numbers near ε₁, which float32 does not hold, is never formed.
     """
     return (1 / sqrt(row / mean_of_rows)) * (1 / sqrt(column))
+
+
+def relative_in_words(cap: str, rule: Any) -> str:
+    """α of a rule with Adafactor's `relative_step` and `scale_parameter`, ρ capped so; "" where it is lr."""
+    step = f"min({cap}, 1/√t)" if rule.relative_step else "lr"
+    size = "·max(ε₂, RMS(θ))" if rule.scale_parameter else ""
+    return f"{step}{size}" if rule.relative_step or size else ""
 
 
 def root_mean_square(x: Any) -> Any:

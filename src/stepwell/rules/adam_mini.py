@@ -58,7 +58,7 @@ class AdamMini(Rule):
         if self.blocks == "rows" and len(shape) not in (2, 3):
             return self.but(blocks="tensor", heads=None)
         if self.heads is not None:
-            check_split(self.heads, shape, "heads")
+            check_split(self.heads, shape, name="heads")
         return self
 
     def working_shape(self, shape: Shape) -> Shape:

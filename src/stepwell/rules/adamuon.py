@@ -10,7 +10,7 @@ from typing import Any
 from stepwell.algebra import lerp, maximum, sign, sqrt, square
 from stepwell.algebra.matrices import frobenius
 from stepwell.rules.hyper import Count, Fraction, NonNegative
-from stepwell.rules.matrix_rule import by_row_blocks
+from stepwell.rules.matrix_rule import by_blocks
 from stepwell.rules.muon import OrthogonalizedMomentum
 from stepwell.rules.rule import Slot
 
@@ -36,7 +36,7 @@ class AdaMuon(OrthogonalizedMomentum):
         eps: ε, and the least norm that a matrix is divided by.
         ns_steps: iterations, at least 1.
         sign_stabilized: take the signs of the momentum; without them, as in the paper's first version, the momentum.
-        polar_express, split, conv1d: as for `Muon`.
+        polar_express, split, split_dim, conv1d: as for `Muon`.
     """
 
     lr: NonNegative = 1e-3
@@ -57,7 +57,7 @@ class AdaMuon(OrthogonalizedMomentum):
         buffer, update = self.mixed_momentum(g, s, h)
         if h.sign_stabilized:
             update = sign(update)
-        orthogonal = by_row_blocks(h.split, lambda block: self.orthogonal(block, h), update)
+        orthogonal = by_blocks(h.split, h.split_dim, lambda block: self.orthogonal(block, h), update)
         moment = lerp(s.exp_avg_sq, square(orthogonal), 1 - h.beta2)
 
         def step(normalized: Any) -> Any:
@@ -65,4 +65,4 @@ class AdaMuon(OrthogonalizedMomentum):
             return normalized * (0.2 * math.sqrt(rows * cols) / maximum(frobenius(normalized), h.eps))
 
         normalized = orthogonal / (sqrt(moment) + h.eps)
-        return by_row_blocks(h.split, step, normalized), {"momentum_buffer": buffer, "exp_avg_sq": moment}
+        return by_blocks(h.split, h.split_dim, step, normalized), {"momentum_buffer": buffer, "exp_avg_sq": moment}

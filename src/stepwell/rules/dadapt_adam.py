@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stepwell.algebra import absolute, lerp, minimum, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative, Positive
-from stepwell.rules.prodigy import bias_correction, current_d, larger
+from stepwell.rules.prodigy import IN_WORDS, bias_correction, current_d, larger
 from stepwell.rules.rule import Rule, Slot
 
 
@@ -55,6 +55,10 @@ class DAdaptAdam(Rule):
         Slot("next_d", scalar=True, shared=True),
         Slot("numerator_weighted", scalar=True, shared=True),
     )
+
+    @property
+    def own_rate(self) -> str:
+        return IN_WORDS
 
     def measure(self, p: Any, g: Any, s: Any, h: Any) -> Mapping[str, Any]:
         if h.decay == "coupled":

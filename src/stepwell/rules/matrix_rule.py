@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
-from stepwell.algebra.matrices import join_rows
+from stepwell.algebra.matrices import join_rows, move_axis
 from stepwell.rules.rule import Decay, Rule, Shape
 
 
@@ -38,28 +38,55 @@ class MatrixRule(Rule, abstract=True):
         return (shape[0], math.prod(shape[1:])) if self.is_kernel(shape) else shape
 
 
-def by_row_blocks(split: int | tuple[int, ...], function: Callable[..., Any], *matrices: Any) -> Any:
-    """The function of each block of rows of the matrices (…, rows, cols), put together again.
+SplitDim = Literal[-2, -1]
+"""The dimension along which the blocks of a matrix lie side by side: its rows, or its columns."""
 
-    `split` is a number of equal blocks, which the function then gets as a stack (…, blocks, rows/blocks, cols), or the
-    number of rows of each.
+
+def by_blocks(split: int | tuple[int, ...], dim: SplitDim, function: Callable[..., Any], *matrices: Any) -> Any:
+    """The function of each block of the matrices (…, rows, cols), put together again.
+
+    Args:
+        split: a number of equal blocks, which the function then gets as a stack (…, blocks, rows, cols), or the size of
+            each.
+        dim: whether blocks of rows are meant, or of columns.
+        function: of as many blocks as there are matrices.
+        matrices: one that has a single row or column for each block is cut into these.
     """
     if split == 1:
         return function(*matrices)
     if isinstance(split, int):
-        stacks = [x.reshape(*x.shape[:-2], split, x.shape[-2] // split, x.shape[-1]) for x in matrices]
-        result = function(*stacks)
-        *stack, blocks, rows, cols = result.shape
-        return result.reshape(*stack, blocks * rows, cols)
-    bounds = pairwise((0, *accumulate(split)))
-    return join_rows([function(*(x[..., start:end, :] for x in matrices)) for start, end in bounds])
+        return _joined(function(*(_stack(x, split, dim) for x in matrices)), dim)
+    blocks = zip(*(_cut(x, split, dim) for x in matrices), strict=True)
+    results = [function(*block) for block in blocks]
+    return join_rows(results) if dim == -2 else join_rows([result.mT for result in results]).mT
 
 
-def check_split(split: int | tuple[int, ...], shape: Shape, name: str = "split") -> None:
-    """Raise ValueError where the rows of a matrix of this shape cannot be split as the hyper-parameter `name` says."""
-    if isinstance(split, int) and shape[-2] % split:
-        raise ValueError(f"{name}={split} does not divide the {shape[-2]} rows of a matrix of shape {shape}")
-    if not isinstance(split, int) and sum(split) != shape[-2]:
-        raise ValueError(
-            f"{name}={split} adds up to {sum(split)} rows, not the {shape[-2]} of a matrix of shape {shape}"
-        )
+def _stack(x: Any, blocks: int, dim: SplitDim) -> Any:
+    """Equal blocks of (…, rows, cols) as a stack (…, blocks, rows, cols)."""
+    *stack, rows, cols = x.shape
+    if dim == -2:
+        return x.reshape(*stack, blocks, rows // blocks, cols)
+    return move_axis(x.reshape(*stack, rows, blocks, cols // blocks), -2, -3)
+
+
+def _joined(x: Any, dim: SplitDim) -> Any:
+    """What `_stack` took apart."""
+    *stack, blocks, rows, cols = x.shape
+    if dim == -2:
+        return x.reshape(*stack, blocks * rows, cols)
+    return move_axis(x, -3, -2).reshape(*stack, rows, blocks * cols)
+
+
+def _cut(x: Any, sizes: tuple[int, ...], dim: SplitDim) -> list[Any]:
+    sizes = sizes if x.shape[dim] == sum(sizes) else (1,) * len(sizes)
+    bounds = pairwise((0, *accumulate(sizes)))
+    return [x[..., start:end, :] if dim == -2 else x[..., start:end] for start, end in bounds]
+
+
+def check_split(split: int | tuple[int, ...], shape: Shape, dim: SplitDim = -2, name: str = "split") -> None:
+    """Raise ValueError where a matrix of this shape cannot be split as the hyper-parameter `name` says."""
+    size, what = shape[dim], "rows" if dim == -2 else "columns"
+    if isinstance(split, int) and size % split:
+        raise ValueError(f"{name}={split} does not divide the {size} {what} of a matrix of shape {shape}")
+    if not isinstance(split, int) and sum(split) != size:
+        raise ValueError(f"{name}={split} adds up to {sum(split)} {what}, not the {size} of a matrix of shape {shape}")

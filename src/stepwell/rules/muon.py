@@ -10,7 +10,7 @@ from typing import Any, Literal
 from stepwell.algebra import lerp
 from stepwell.algebra.matrices import as_dtype_of, orthogonalized, polar_express
 from stepwell.rules.hyper import Count, Fraction, NonNegative
-from stepwell.rules.matrix_rule import MatrixRule, by_row_blocks, check_split
+from stepwell.rules.matrix_rule import MatrixRule, SplitDim, by_blocks, check_split
 from stepwell.rules.rule import Rule, Shape, Slot
 
 Adjustment = Literal["original", "match_rms_adamw"]
@@ -27,6 +27,7 @@ class OrthogonalizedMomentum(MatrixRule, abstract=True):
     ns_steps: Count = 5
     polar_express: bool = False
     split: Count | tuple[Count, ...] = 1
+    split_dim: SplitDim = -2
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
@@ -34,7 +35,7 @@ class OrthogonalizedMomentum(MatrixRule, abstract=True):
 
     def fit(self, shape: Shape) -> Rule:
         if len(shape) > 1:
-            check_split(self.split, self.working_shape(shape))
+            check_split(self.split, self.working_shape(shape), self.split_dim)
         return self
 
     def mixed_momentum(self, g: Any, s: Any, h: Any) -> tuple[Any, Any]:
@@ -72,6 +73,7 @@ class Muon(OrthogonalizedMomentum):
             from step to step and converge, in place of `ns_coefficients`.
         split: orthogonalise blocks of rows, each on its own: a number of equal blocks (3 for a fused QKV layer,
             3·heads for its heads), or the rows of each. rows and cols in s are then the block's.
+        split_dim: -2 for blocks of rows; -1 for blocks of columns, as in a weight that is stored (in, out), GPT-2's.
         conv1d: take a 3-D parameter as the kernel (out, in, width) of a 1-d convolution, not as a stack.
     """
 
@@ -90,7 +92,7 @@ class Muon(OrthogonalizedMomentum):
         def step(block: Any) -> Any:
             return rate_adjustment(block, h.adjust_lr_fn) * self.orthogonal(block, h)
 
-        return by_row_blocks(h.split, step, update), {"momentum_buffer": buffer}
+        return by_blocks(h.split, h.split_dim, step, update), {"momentum_buffer": buffer}
 
 
 def rate_adjustment(x: Any, kind: Adjustment | None) -> float:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from stepwell.algebra import lerp, maximum, row_mean, sqrt, square
 from stepwell.algebra.matrices import frobenius
 from stepwell.rules.hyper import Count, Fraction, NonNegative
-from stepwell.rules.matrix_rule import by_row_blocks
+from stepwell.rules.matrix_rule import by_blocks
 from stepwell.rules.muon import Adjustment, OrthogonalizedMomentum, rate_adjustment
-from stepwell.rules.rule import Slot, row_wise
+from stepwell.rules.rule import Shape, Slot, row_wise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class NorMuon(OrthogonalizedMomentum):
         ns_steps: iterations, at least 1.
         adjust_lr_fn: "match_rms_adamw" (also None) gives the update the RMS 0.2, as the paper does; "original" keeps
             the norm of Oₜ and multiplies it by √max(1, rows/cols), as the authors' code does.
-        polar_express, split, conv1d: as for `Muon`.
+        polar_express, split, split_dim, conv1d: as for `Muon`; a row has a second moment in each block of columns.
     """
 
     lr: NonNegative = 1e-3
@@ -51,12 +52,15 @@ class NorMuon(OrthogonalizedMomentum):
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
-        return ("momentum_buffer", Slot("second_momentum_buffer", shape=row_wise))
+        blocks = self.split if isinstance(self.split, int) else len(self.split)
+        shape = row_wise if self.split_dim == -2 else _row_wise_in(blocks)
+        return ("momentum_buffer", Slot("second_momentum_buffer", shape=shape))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         buffer, update = self.mixed_momentum(g, s, h)
-        orthogonal = by_row_blocks(h.split, lambda block: self.orthogonal(block, h), update)
-        moment = lerp(s.second_momentum_buffer, row_mean(square(orthogonal)), 1 - h.beta2)
+        orthogonal = by_blocks(h.split, h.split_dim, lambda block: self.orthogonal(block, h), update)
+        means = by_blocks(h.split, h.split_dim, lambda block: row_mean(square(block)), orthogonal)
+        moment = lerp(s.second_momentum_buffer, means, 1 - h.beta2)
 
         def step(orthogonal: Any, moment: Any) -> Any:
             normalized = orthogonal / (sqrt(moment) + h.eps)
@@ -67,4 +71,10 @@ class NorMuon(OrthogonalizedMomentum):
             return 0.2 * math.sqrt(rows * cols) / length * normalized
 
         slots = {"momentum_buffer": buffer, "second_momentum_buffer": moment}
-        return by_row_blocks(h.split, step, orthogonal, moment), slots
+        return by_blocks(h.split, h.split_dim, step, orthogonal, moment), slots
+
+
+@functools.cache
+def _row_wise_in(blocks: int) -> Callable[[Shape], Shape]:
+    """The shape of one number for each row of each block of columns."""
+    return lambda shape: (*shape[:-1], blocks)

@@ -10,6 +10,8 @@ from stepwell.algebra import absolute, lerp, maximum, minimum, sqrt, square, whe
 from stepwell.rules.hyper import Fraction, NonNegative, Positive
 from stepwell.rules.rule import Rule, Slot
 
+IN_WORDS = "lr·d, d estimated while it trains"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prodigy(Rule):
@@ -63,6 +65,10 @@ class Prodigy(Rule):
         Slot("d_max", scalar=True, shared=True),
         Slot("d_numerator", scalar=True, shared=True),
     )
+
+    @property
+    def own_rate(self) -> str:
+        return IN_WORDS
 
     def measure(self, p: Any, g: Any, s: Any, h: Any) -> Mapping[str, Any]:
         if h.decay == "coupled":

@@ -78,6 +78,8 @@ class Rule:
     maximize: bool = False
 
     acts_on: ClassVar[ActsOn] = "elements"
+    # Hyper-parameters for which None may be given, in place of what the rule then puts there.
+    may_be_none: ClassVar[tuple[str, ...]] = ()
     # Whether several matrices of one shape may be handed to a rule of matrices as one stack.
     stackable: ClassVar[bool] = True
 
@@ -117,6 +119,12 @@ class Rule:
     def rate(self, s: Any, h: Any) -> Any:
         """What the direction is multiplied with: `lr`, unless the rule makes something of it."""
         return h.lr
+
+    @property
+    def own_rate(self) -> str:
+        """The length of a step in words, for a rule that finds it, or a part of it, while it trains; "" where `lr` says
+        it. Plans show it, for what stands in `lr` is not the rate then."""
+        return ""
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """The weights after the step, and the new values of the slots."""

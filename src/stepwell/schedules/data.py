@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +56,7 @@ def to_toml(schedule: Schedule) -> str:
 
 def from_toml(text: str, *, functions: Functions | None = None) -> Schedule:
     """The schedule in a TOML document; see `from_dict`."""
-    return from_dict(tomllib.loads(text), functions=functions)
+    return from_dict(toml.read(text), functions=functions)
 
 
 def parse(text: str, *, functions: Functions | None = None) -> Schedule:

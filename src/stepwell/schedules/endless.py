@@ -161,7 +161,8 @@ class Step(_Endless):
     gamma: float = fields.number(0.1, above=0, most=1)
 
     def way(self, since: Any) -> Any:
-        return self.gamma ** floor(since / max(int(self.every), 1))
+        # Half a step on: XLA multiplies by the reciprocal, and 47 · (1/47) may lie below 1.
+        return self.gamma ** floor((since + 0.5) / max(int(self.every), 1))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -175,7 +176,7 @@ class MultiStep(_Endless):
     Args:
         horizon: where the schedule holds; None has no end, unless the scheduler knows one.
         warmup: steps (int), or a share of the horizon (float strictly between 0 and 1); at most the horizon.
-        at: steps (int, at least 1) or shares of the horizon, ascending, after the warm-up.
+        at: steps (int, at least 1) or shares of the horizon, ascending, after the warm-up, none beyond the horizon.
         gamma: the factor, above 0 and at most 1.
     """
 
@@ -189,6 +190,12 @@ class MultiStep(_Endless):
             raise ValueError(f"at must ascend, got {list(self.at)}")
         if self.at and isinstance(self.warmup, int) and isinstance(self.at[0], int) and self.at[0] < self.warmup:
             raise ValueError(f"at must not lie in the warm-up of {self.warmup} steps, got {list(self.at)}")
+
+    def check_fits(self, horizon: int) -> None:
+        super().check_fits(horizon)
+        late = [start for start in self.at if isinstance(start, int) and start > horizon]
+        if late:
+            raise ValueError(f"at must be at most the horizon of {horizon} steps, got {late[0]}, which never comes")
 
     def way(self, since: Any) -> Any:
         value = 1.0 + 0.0 * since  # a one of the step's own kind: torch makes a float32 of two bare numbers

@@ -9,12 +9,14 @@ from stepwell.schedules.fields import Length, check_length
 from stepwell.schedules.schedule import Schedule, in_steps
 from stepwell.schedules.sequence import sequence
 
+WARMUP = 0.01
+
 Chosen = dict[str, dict[Any, Schedule]]
 """For each hyper-parameter the schedules of the groups, by what selects them."""
 
 
 def extended(
-    given: Chosen, resolved: Chosen, *, how: str, done: int, horizon: int, warmup: Length
+    given: Chosen, resolved: Chosen, *, how: str, done: int, horizon: int, warmup: Length | None
 ) -> tuple[Chosen, Chosen]:
     """What is given and what is resolved from now on, by one of the ways of `Scheduler.extend`.
 
@@ -24,18 +26,20 @@ def extended(
         how: "stretch", "hold" or "rewarm".
         done: the present step.
         horizon: the new horizon, more than `done`.
-        warmup: of "rewarm": steps to the peak, or a share of those that are left.
+        warmup: of "rewarm": steps to the peak, or a share of those that are left, `WARMUP` for None.
 
-    Raises ValueError for another way, and for a length that does not fit.
+    Raises ValueError for another way, for a length that does not fit, and for a warm-up of another way than "rewarm".
     """
+    if how not in ("stretch", "hold", "rewarm"):
+        raise ValueError(f"how must be 'stretch', 'hold' or 'rewarm', got {how!r}")
+    if warmup is not None and how != "rewarm":
+        raise ValueError(f"how={how!r} has no warm-up, got warmup={warmup!r}; how='rewarm' has one")
     if how == "stretch":
         given = {name: {key: one.stretched(horizon) for key, one in those.items()} for name, those in given.items()}
         return given, {name: {key: one.resolve(horizon) for key, one in those.items()} for name, those in given.items()}
     if how == "hold":
         return given, resolved
-    if how != "rewarm":
-        raise ValueError(f"how must be 'stretch', 'hold' or 'rewarm', got {how!r}")
-    length = check_length("warmup", warmup)
+    length = check_length("warmup", WARMUP if warmup is None else warmup)
     return given, {
         name: {key: rewarmed(one, resolved[name][key], max(done, 0), horizon, length) for key, one in those.items()}
         for name, those in given.items()

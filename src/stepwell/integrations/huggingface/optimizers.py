@@ -16,7 +16,7 @@ import torch
 from stepwell import rules
 from stepwell.algebra import lerp, minimum, sqrt, square
 from stepwell.optimizer import Optimizer
-from stepwell.rules.adafactor import root_mean_square
+from stepwell.rules.adafactor import relative_in_words, root_mean_square
 from stepwell.rules.hyper import Fraction, NonNegative, validated
 from stepwell.rules.rule import Rule, Slot, tensor_wise
 
@@ -92,6 +92,10 @@ class TransformersAdafactor(rules.Adafactor):
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         updated, slots = super().update(p, g, s, h)
         return updated, {**slots, "RMS": root_mean_square(p)} if h.scale_parameter else slots
+
+    @property
+    def own_rate(self) -> str:
+        return relative_in_words("10⁻⁶·t" if self.warmup_init else "0.01", self)
 
     def relative_rate(self, s: Any, h: Any) -> Any:
         if not h.relative_step:

@@ -16,8 +16,8 @@ class GradientAccumulator:
             optimizer.apply([gradient / 4 for gradient in accumulator.gradients], model.trainable_variables)
             accumulator.reset()
 
-    Sums are kept in Keras variables; where every gradient was None, it is None. For loops of your own: `model.fit` accumulates
-    where the optimizer is given `gradient_accumulation_steps`, which takes the mean.
+    Sums are kept in Keras variables; where every gradient was None, it is None. For loops of your own: `model.fit`
+    accumulates where the optimizer is given `gradient_accumulation_steps`, which takes the mean.
     """
 
     def __init__(self) -> None:

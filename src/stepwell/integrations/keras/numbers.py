@@ -119,13 +119,15 @@ class KerasNumbers:
         return x._apply(ops.cos, x)
 
     def floor(self, x: KerasNumber) -> Any:
-        return x._apply(ops.floor, x)
+        return x._apply(lambda tensor: ops.cast(ops.floor(tensor), x.dtype), x)
+
+    # On torch Keras compares float64 in float32, and gives that back. Of a number and NaN both give NaN.
 
     def minimum(self, x: Any, y: Any) -> Any:
-        return _one_of(x, y)._apply(ops.minimum, x, y)
+        return _one_of(x, y)._apply(lambda x, y: ops.where(ops.logical_or(ops.less(x, y), ops.isnan(x)), x, y), x, y)
 
     def maximum(self, x: Any, y: Any) -> Any:
-        return _one_of(x, y)._apply(ops.maximum, x, y)
+        return _one_of(x, y)._apply(lambda x, y: ops.where(ops.logical_or(ops.greater(x, y), ops.isnan(x)), x, y), x, y)
 
     def where(self, condition: Any, x: Any, y: Any) -> Any:
         if isinstance(condition, bool):
