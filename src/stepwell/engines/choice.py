@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from stepwell.codecs import Codec
 from stepwell.engines.batch import REAL_DTYPES, Engine, names_of
 from stepwell.engines.foreach import Foreach
 from stepwell.engines.matrices import Matrices
@@ -34,8 +36,11 @@ def check_engine(name: str) -> None:
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {name!r}{nearest(name, ENGINES)}")
 
 
-def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
-    """The engine for a parameter like `weight` under `rule`. Raises ValueError where the engine asked for cannot."""
+def engine_for(name: str, rule: Rule, weight: Tensor, codecs: Mapping[str, Codec] | None = None) -> Engine:
+    """The engine for a parameter like `weight` under `rule`, stored by these codecs (as plain tensors by default).
+
+    Raises ValueError where the engine asked for cannot.
+    """
     if name == "reference":
         return REFERENCE
     if rule.acts_on == "matrices":
@@ -49,6 +54,8 @@ def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
         reason = f"it serves tensors of {names_of(REAL_DTYPES)} that lie in the device's memory without gaps"
     elif not engine.serves_rule(rule, weight):
         reason = f"for {type(rule).__name__} it serves contiguous matrices"
+    elif (limit := engine.limit(rule, weight, codecs or {})) is not None:
+        reason = limit
     else:
         return engine
     if name == "fused":
