@@ -16,9 +16,7 @@ from stepwell import averaging
 from stepwell.batching import Buckets, check_dense, real, settle
 from stepwell.codecs import (
     AS_IT_IS,
-    CHOICES,
     WEIGHTS,
-    Codec,
     MasterKind,
     StateDtype,
     Storage,
@@ -27,13 +25,13 @@ from stepwell.codecs import (
     names_beside,
     settle_storage,
 )
-from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
+from stepwell.groups import NOTES, STORAGE, check_fit, check_names, named_tensors
 from stepwell.layout import check_cut, held, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
 from stepwell.naming import nearest
-from stepwell.rules.hyper import Positive, Seed, validated
+from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.sharpness import sharp_gradients, sharp_groups
@@ -42,10 +40,6 @@ from stepwell.verdicts import Verdicts
 OnNonfinite = Literal["ignore", "raise", "skip"]
 Parameters = Iterable[Any]
 
-# How a group is stored: what its values may be.
-STORAGE = {**CHOICES, "rounding_seed": Seed}
-# What a group may hold beside its parameters, its rule, the rule's hyper-parameters and how it is stored.
-NOTES = ("name", "why", "role", "param_names", "holds")
 # What a copy takes along; hooks and what is derived stay behind, as in torch.
 _KEPT = frozenset(
     ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "_skipped", "_gradient_norm")
@@ -136,7 +130,7 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(f"a parameter group must be a dict with 'params', got {found}")
         group = dict(param_group)
         where = f" (group {group.get('name', len(self.param_groups))!r})"
-        names, group["params"] = _named(group["params"], where)
+        names, group["params"] = named_tensors(group["params"], where)
         if names or "param_names" in group:
             group["param_names"] = names or list(group["param_names"])
         rule = group.get("rule", self.rule)
@@ -168,16 +162,7 @@ class Optimizer(torch.optim.Optimizer):
         self._buckets.forget()
 
     def _check_parameters(self, group: Mapping[str, Any], rule: Rule, where: str) -> None:
-        if bool(self.param_groups) and ("param_names" in group) != ("param_names" in self.param_groups[0]):
-            raise ValueError(f"either all parameter groups have names or none{where}")
-        names = group.get("param_names", [])
-        if "param_names" in group and len(names) != len(group["params"]):
-            raise ValueError(f"{len(names)} names for {len(group['params'])} parameters{where}")
-        known = {name for other in self.param_groups for name in other.get("param_names", [])}
-        for name in names:
-            if name in known:
-                raise ValueError(f"two parameters are called {name!r}{where}; state is matched by name")
-            known.add(name)
+        check_names(group, self.param_groups, where)
         taken = {id(p) for other in self.param_groups for p in other["params"]}
         storage = Storage.of(group)
         for index, p in enumerate(group["params"]):
@@ -422,49 +407,3 @@ class Optimizer(torch.optim.Optimizer):
         if not found:
             raise ValueError("no parameter of this optimizer runs in the fused engine, so there is no kernel to show")
         return "\n\n".join(found)
-
-
-def check_fit(
-    rule: Rule, parameter: Tensor, name: str, where: str = "", storage: Storage = AS_IT_IS
-) -> tuple[Rule, dict[str, Codec]]:
-    """The rule fitted to a parameter, and how its weights and slots are stored. Raises ValueError or TypeError where it
-    cannot be updated, or stored, so; `name` is what the error calls it, and `where` ends the sentence."""
-    if parameter.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
-        supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
-        raise TypeError(f"parameter {name} has dtype {parameter.dtype}; what can be trained is {supported}{where}")
-    shape = tuple(parameter.shape)
-    try:
-        fitted = rule.fit(shape)
-    except ValueError as error:
-        raise ValueError(f"{error}, as parameter {name} has{where}") from None
-    if fitted.acts_on == "matrices" and (parameter.ndim < 2 or parameter.is_complex()):
-        raise ValueError(
-            f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape {shape} and "
-            f"dtype {parameter.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
-            "stepwell.create_optimizer(model, 'muon') does"
-        )
-    if parameter.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
-        raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {parameter.dtype}{where}")
-    try:
-        return fitted, codecs_for(fitted, shape, parameter.dtype, storage)
-    except ValueError as error:
-        raise ValueError(f"{error}, for parameter {name}{where}") from None
-
-
-def _named(params: Any, where: str) -> tuple[list[str], list[Tensor]]:
-    """The names (none, or one each) and the tensors of a group's `params`."""
-    if isinstance(params, Tensor):
-        params = [params]
-    elif isinstance(params, set):
-        raise TypeError(f"parameters must come in an order, got a set{where}; use a list")
-    entries = list(params)
-    names = [entry[0] for entry in entries if isinstance(entry, tuple)]
-    tensors = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
-    if names and len(names) != len(tensors):
-        raise ValueError(f"either all parameters of a group have names or none{where}")
-    if any(isinstance(entry, tuple) and len(entry) != 2 for entry in entries):
-        raise ValueError(f"a parameter with a name is a pair (name, tensor){where}")
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"an optimizer takes tensors, got a {type(tensor).__name__}{where}")
-    return names, tensors

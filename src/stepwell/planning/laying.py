@@ -10,8 +10,8 @@ from typing import Any, Literal
 from torch import nn
 
 from stepwell.codecs import AS_IT_IS, Storage, check_storage, has_blocks, in_blocks
+from stepwell.groups import check_fit
 from stepwell.naming import nearest
-from stepwell.optimizer import check_fit
 from stepwell.recipes.mistakes import Mistakes
 from stepwell.recipes.recipe import Recipe
 from stepwell.recipes.route import Route
