@@ -54,7 +54,7 @@ from stepwell.plateau import Greedy, ReduceOnPlateau
 from stepwell.range_test import find_lr
 from stepwell.recipes import Recipe, RecipeError, Route
 from stepwell.routing import create_optimizer, create_scheduler
-from stepwell.rules import Rule, Slot, cautious, ema, grokfast, lookahead, sam, schedule_free
+from stepwell.rules import Rule, Slot, agc, cautious, clip_value, ema, grokfast, lookahead, sam, schedule_free
 from stepwell.scheduler import Scheduler
 
 __version__ = "0.1.0"
@@ -111,9 +111,11 @@ __all__ = [
     "Tiger",
     "Yogi",
     "advise",
+    "agc",
     "algebra",
     "cautious",
     "checkpoint",
+    "clip_value",
     "create_optimizer",
     "create_scheduler",
     "describe",

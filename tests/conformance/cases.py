@@ -22,7 +22,9 @@ from stepwell.rules import (
     SGD,
     AdamW,
     Rule,
+    agc,
     cautious,
+    clip_value,
     column_wise,
     ema,
     grokfast,
@@ -224,15 +226,19 @@ def _cases() -> list[Case]:
 def _wrapped() -> list[Case]:
     """Every wrapper but `sam`, which needs a closure, around a rule with slots for averages and one with a flag."""
     inner = [AdamW(**SETTINGS["AdamW"]), SGD(**SETTINGS["SGD"], momentum=0.8)]
-    return [
-        Case(type(rule).__name__, rule)
-        for each in inner
-        for rule in (cautious(each), lookahead(each, k=2), ema(each, decay=0.3), grokfast(each, alpha=0.8))
-    ] + [
-        Case(type(rule).__name__, rule)
-        for each in (AdamW(**{**SETTINGS["AdamW"], "betas": (0.0, 0.9)}), SGD(**SETTINGS["SGD"]))
-        for rule in (schedule_free(each, warmup_steps=3),)
-    ]
+    return (
+        [
+            Case(type(rule).__name__, rule)
+            for each in inner
+            for rule in (cautious(each), lookahead(each, k=2), ema(each, decay=0.3), grokfast(each, alpha=0.8))
+        ]
+        + [Case(type(rule).__name__, rule) for rule in (clip_value(inner[0], limit=0.5), agc(inner[1], ratio=0.2))]
+        + [
+            Case(type(rule).__name__, rule)
+            for each in (AdamW(**{**SETTINGS["AdamW"], "betas": (0.0, 0.9)}), SGD(**SETTINGS["SGD"]))
+            for rule in (schedule_free(each, warmup_steps=3),)
+        ]
+    )
 
 
 CASES = [*_cases(), *_wrapped()]

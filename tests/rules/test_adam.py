@@ -122,5 +122,5 @@ def test_what_adamw_changes() -> None:
     assert (Adam().weight_decay, Adam().decay) == (0.0, "coupled")
     assert (AdamW().weight_decay, AdamW().decay) == (0.01, "decoupled")
     assert {**AdamW().values(), "weight_decay": 0.0, "decay": "coupled"} == Adam().values()
-    assert Adam().slots == ("exp_avg", "exp_avg_sq")
-    assert Adam(amsgrad=True).slots == ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    assert [slot.name for slot in Adam().slot_list()] == ["exp_avg", "exp_avg_sq"]
+    assert [slot.name for slot in Adam(amsgrad=True).slot_list()] == ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import stepwell
 from rules.walking import Walk, quartic
-from stepwell import Optimizer, Rule, cautious, ema, grokfast, lookahead, sam, schedule_free
-from stepwell.rules import SGD, SOAP, Adam, AdamW, Lion, Muon, ScheduleFreeAdamW, ScheduleFreeSGD
+from stepwell import Optimizer, Rule, agc, cautious, clip_value, ema, grokfast, lookahead, sam, schedule_free
+from stepwell.rules import SGD, SOAP, Adam, AdamW, Lion, Muon, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
 from stepwell.rules.registry import rule_class
 
 approx = pytest.approx
@@ -28,6 +28,8 @@ WRAPPERS: dict[str, Wrap] = {
     "grokfast": grokfast,
     "schedule_free": schedule_free,
     "sam": sam,
+    "clip_value": clip_value,
+    "agc": agc,
 }
 each = pytest.mark.parametrize("word", WRAPPERS)
 
@@ -214,6 +216,41 @@ def test_what_does_not_change_is_amplified_and_what_alternates_is_not(engine: st
     assert abs(alternating) < 1.3
 
 
+# Clipping.
+
+
+def test_two_steps_clipped_by_value(walk: Walk) -> None:
+    assert walk(clip_value(SGD(lr=0.1)), 1.0, [3.0, -0.5]) == [approx({"weight": 0.9}), approx({"weight": 0.95})]
+
+
+@ENGINES
+def test_gradients_clipped_by_value_are_those_of_torch(engine: str) -> None:
+    gradients = [random(3, 5, seed=seed) for seed in range(6)]
+    clipped = [gradient.clone().requires_grad_() for gradient in gradients]
+    for each_gradient in clipped:
+        each_gradient.grad = each_gradient.detach().clone()
+        torch.nn.utils.clip_grad_value_([each_gradient], 0.3)
+    ours = walk_tensors(clip_value(AdamW(lr=0.1), limit=0.3), gradients, engine)
+    plain = walk_tensors(AdamW(lr=0.1), [each_gradient.grad for each_gradient in clipped], engine)
+    torch.testing.assert_close(ours, plain)
+
+
+@ENGINES
+def test_a_tensors_gradient_is_clipped_to_a_share_of_its_weights(engine: str) -> None:
+    # Four ones have norm 2, half of which is 1: (3, 4, 0, 0), of norm 5, becomes (0.6, 0.8, 0, 0). Then the weights
+    # (0.4, 0.2, 1, 1) have a norm of √2.2, half of which is more than 0.5: the second gradient stays.
+    gradients = [torch.tensor([3.0, 4.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 0.5, 0.0])]
+    path = walk_tensors(agc(SGD(lr=1.0), ratio=0.5), gradients, engine)
+    torch.testing.assert_close(path[0], torch.tensor([0.4, 0.2, 1.0, 1.0]))
+    torch.testing.assert_close(path[1], torch.tensor([0.4, 0.2, 0.5, 1.0]))
+
+
+@ENGINES
+def test_weights_of_zero_can_move_under_adaptive_clipping(engine: str) -> None:
+    (weights,) = walk_tensors(agc(SGD(lr=1.0), ratio=0.5, eps=0.1), [torch.tensor([3.0, 4.0])], engine, start=0.0)
+    torch.testing.assert_close(weights, torch.tensor([-0.03, -0.04]))  # 0.5·0.1 along (0.6, 0.8)
+
+
 # Schedule-Free around a rule.
 
 
@@ -326,7 +363,7 @@ def test_wrappers_may_be_nested() -> None:
     assert set(optimizer.state[p]) == {"step", "exp_avg", "exp_avg_sq", "ema"}
 
 
-@pytest.mark.parametrize("word", ["cautious", "lookahead", "ema", "grokfast", "schedule_free"])
+@pytest.mark.parametrize("word", ["cautious", "lookahead", "ema", "grokfast", "schedule_free", "clip_value", "agc"])
 @pytest.mark.parametrize("engine", ["reference", "auto"])
 def test_around_muon(word: str, engine: str) -> None:
     # Matrices of one shape in one optimizer, of which some may be stacked, are what each is alone.
@@ -368,6 +405,8 @@ def test_around_a_rule_that_another_serves_for_vectors() -> None:
         (lookahead, ScheduleFreeSGD(), "it keeps an average of its own"),
         (ema, ScheduleFreeAdamW(), "it keeps an average of its own"),
         (ema, ema(SGD()), "it keeps an average of its own"),
+        (clip_value, Prodigy(), "it measures the gradients of all parameters before they are clipped"),
+        (agc, Prodigy(), "it measures the gradients of all parameters before they are clipped"),
         (grokfast, grokfast(SGD()), "both have a hyper-parameter called 'grok_alpha'"),
     ],
 )
@@ -403,6 +442,8 @@ def test_around_schedule_free_where_it_fits(wrap: Wrap, inner: Rule) -> None:
         (lambda: lookahead(SGD(), alpha=0.0), ValueError, r"^slow_step must be in \(0, 1\], got 0\.0$"),
         (lambda: ema(SGD(), decay=1.0), ValueError, r"^ema_decay must be in \[0, 1\), got 1\.0$"),
         (lambda: grokfast(SGD(), lamb=-1.0), ValueError, r"^grok_lambda must be at least 0, got -1\.0$"),
+        (lambda: clip_value(SGD(), limit=0.0), ValueError, r"^value_limit must be above 0, got 0\.0$"),
+        (lambda: agc(SGD(), ratio=0.0), ValueError, r"^agc_ratio must be above 0, got 0\.0$"),
         (lambda: sam(SGD(), rho=-0.1), ValueError, r"^rho must be at least 0, got -0\.1$"),
         (lambda: cautious(SGD(), least_share=0.0), ValueError, r"^least_share must be above 0, got 0\.0$"),
         (lambda: schedule_free(SGD(), warmup_steps=0.5), ValueError, r"^warmup_steps must be a whole number"),

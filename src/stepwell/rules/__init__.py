@@ -13,6 +13,7 @@ from stepwell.rules.ademamix import AdEMAMix
 from stepwell.rules.adopt import ADOPT
 from stepwell.rules.asgd import ASGD
 from stepwell.rules.came import CAME
+from stepwell.rules.clipping import agc, clip_value
 from stepwell.rules.dadapt_adam import DAdaptAdam
 from stepwell.rules.dion import Dion
 from stepwell.rules.kron import Kron
@@ -83,7 +84,9 @@ __all__ = [
     "StableAdamW",
     "Tiger",
     "Yogi",
+    "agc",
     "cautious",
+    "clip_value",
     "column_wise",
     "ema",
     "grokfast",
