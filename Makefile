@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.ready-peers
 
-.PHONY: demo test lint types unit test-triton test-gpu test-slow test-peers test-all docs bench clean
+.PHONY: demo test lint types unit test-triton test-gpu test-slow test-peers test-keras test-all docs bench clean
 
 demo: $(READY)
 	$(BIN)/stepwell compare --out stepwell-demo
@@ -26,8 +26,9 @@ unit: $(READY)
 
 # What is fused runs as Triton here, under Triton's interpreter, which is asked for before Triton is imported.
 test-triton: $(READY)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto -k "(fused or triton or rows or sixteen) and not several_chunks" \
-		tests/engines/test_triton.py tests/engines/test_rows_and_columns.py tests/conformance/test_agreement.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto -k "(fused or triton or rows or sixteen) and not (several_chunks or goes_on)" \
+		tests/engines/test_triton.py tests/engines/test_rows_and_columns.py tests/conformance/test_agreement.py \
+		tests/conformance/test_storage.py
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q -m gpu
@@ -36,8 +37,16 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m "slow and not peers and not gpu"
 
 test-peers: $(PEERS)
-	$(BIN)/python -m pytest -q -m peers
+	$(BIN)/python -m pytest -q -m "peers and not keras"
 	$(BIN)/python -m pytest -q tests/algebra tests/schedules  # again, now that JAX is there
+	$(MAKE) test-keras
+
+# Keras takes its back end from the environment, once a process.
+test-keras: $(PEERS)
+	for backend in tensorflow jax torch; do \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q -m keras \
+			tests/integrations/test_keras.py tests/test_docs.py tests/test_examples.py || exit 1; \
+	done
 
 test-all: test test-slow test-peers
 

@@ -1,4 +1,4 @@
-"""`python -m bench step|memory|start|schedule|plan|checkpoint|table|gallery`, from the root of the repository."""
+"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|table|gallery`, from the repository's root."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import checkpoint, gallery, memory, plan, presets, schedule, start, step, table
+from bench import checkpoint, gallery, memory, plan, presets, schedule, start, step, storage, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.records import RESULTS, Report, Row, check_same, load, merged
@@ -20,6 +20,8 @@ from bench.turns import copy_bandwidth
 from stepwell.naming import nearest
 
 _ROUNDS, _QUICK_ROUNDS, _FEWEST_ROUNDS = 9, 3, 7
+# Of the trainings that compare storages: as many as the committed sweep's tries took.
+_STEPS = 200
 _T = TypeVar("_T")
 
 
@@ -55,6 +57,9 @@ def main(arguments: list[str] | None = None) -> None:
     elif given.what == "memory":
         settings = {"peers": ", ".join(_versions())}
         rows = memory.measure(subjects, shapes if given.shapes else [GPT2], device)
+    elif given.what == "storage":
+        settings = {"seeds": str(rounds)}
+        rows = storage.measure(_STEPS, range(1, rounds + 1))
     elif given.what == "schedule":
         settings = {"rounds": str(rounds)}
         rows = schedule.measure(rounds)
@@ -137,7 +142,7 @@ def _versions() -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
     commands = parser.add_subparsers(
-        dest="what", required=True, metavar="{step,memory,start,schedule,plan,checkpoint,table,gallery}"
+        dest="what", required=True, metavar="{step,memory,start,schedule,plan,checkpoint,storage,table,gallery}"
     )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
@@ -146,9 +151,10 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", "a plan of a model of 70 billion parameters: time and memory, in fresh processes"),
         ("schedule", "one call of a schedule, and one step of a scheduler beside torch's and transformers'"),
         ("checkpoint", "a save and a load of GPT-2 small with AdamW's state, beside torch.save with fsync"),
+        ("storage", "the loss of a training whose state is stored in fewer bits (an hour or so)"),
     ):
         command = commands.add_parser(what, help=about, description=about)
-        if what not in ("schedule", "plan", "checkpoint"):
+        if what not in ("schedule", "plan", "checkpoint", "storage"):
             command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
         command.set_defaults(rules=None, shapes=None, device="cpu", repeats=1, quick=False)
@@ -157,7 +163,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--shapes", metavar="NAMES", help=f"of {', '.join(SHAPES)}; {default} by default")
             command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         if what != "memory":
-            repeats, unit = (_QUICK_ROUNDS, "processes") if what in ("start", "plan") else (_ROUNDS, "rounds")
+            kinds = {
+                "start": (_QUICK_ROUNDS, "processes"),
+                "plan": (_QUICK_ROUNDS, "processes"),
+                "storage": (_QUICK_ROUNDS, "seeds"),
+            }
+            repeats, unit = kinds.get(what, (_ROUNDS, "rounds"))
             command.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"{unit}, default {repeats}")
             command.add_argument("--quick", action="store_true", help=f"at most {_QUICK_ROUNDS} {unit}, and not saved")
     commands.add_parser("table", help="write docs/benchmarks.md from bench/results")

@@ -14,6 +14,7 @@ import torch
 
 import stepwell
 from bench.subjects import Subject
+from stepwell.engines.choice import EngineName
 from stepwell.rules import Rule
 
 OURS = "stepwell"
@@ -81,11 +82,12 @@ _ASGD = ("lr", "lambd", "alpha", "t0", "weight_decay")
 _LARS = ("lr", "momentum", "weight_decay", "trust_coefficient", "nesterov")
 _SOAP = (*_ADAMW, "precondition_frequency", "correct_bias")
 _FUSED, _FOREACH, _LOOP = (("fused", True),), (("foreach", True),), (("foreach", False), ("fused", False))
-_PRECISIONS = ("adamw", "adamw-bf16")
+_PRECISIONS = ("adamw", "adamw-bf16", "adamw-stochastic", "adamw-8bit")
 
 PEERS = (
     Peer("torch fused", _PRECISIONS, "torch", "torch.optim", "AdamW", _ADAMW, _FUSED),
     Peer("torch foreach", _PRECISIONS, "torch", "torch.optim", "AdamW", _ADAMW, _FOREACH),
+    Peer("torchao", ("adamw-8bit",), "torchao", "torchao.optim", "AdamW8bit", _ADAMW),
     Peer("torch loop", ("adamw",), "torch", "torch.optim", "AdamW", _ADAMW, _LOOP),
     Peer("optimi", ("adamw",), "torch-optimi", "optimi", "AdamW", _ADAMW),
     Peer("torch fused", ("sgd",), "torch", "torch.optim", "SGD", _SGD, _FUSED),
@@ -181,12 +183,16 @@ def peers_of(subject: Subject) -> tuple[Peer, ...]:
     return tuple(peer for peer in PEERS if subject.name in peer.subjects)
 
 
+def _ours(subject: Subject, parameters: list[Any], engine: EngineName) -> stepwell.Optimizer:
+    return stepwell.Optimizer(parameters, subject.rule, engine=engine, **subject.options)
+
+
 def entrants(subject: Subject, device: torch.device) -> tuple[dict[str, Build], dict[str, str]]:
     """Who builds an optimizer for this subject, by name, stepwell first; and who cannot, with the reason."""
     # We insist on the fused engine, so that no fallback is measured in its name.
     insist = device.type in ("cpu", "cuda") and subject.rule.acts_on != "matrices"
     rule = subject.rule
-    found: dict[str, Build] = {OURS: lambda p: stepwell.Optimizer(p, rule, engine="fused" if insist else "auto")}
+    found: dict[str, Build] = {OURS: functools.partial(_ours, subject, engine="fused" if insist else "auto")}
     missing: dict[str, str] = {}
     for peer in peers_of(subject):
         if problem := peer.problem():

@@ -10,15 +10,21 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
+import torch
+
 from bench.material import Material
 from stepwell.algebra import total
+from stepwell.codecs import Codec, Plain, Storage, codecs_for
 from stepwell.engines.batch import Batch
 from stepwell.engines.choice import fused
-from stepwell.engines.fused.program import Program
+from stepwell.engines.fused.program import GRADIENT, Program
 from stepwell.engines.fused.traces import trace
 from stepwell.rules import Rule
 
 PASS = "equal pass"
+_AS_THE_WEIGHTS = Storage()
+# A tensor that no exception for small ones is made for.
+_LARGE = (1024, 1024)
 
 
 Traffic = tuple[tuple[frozenset[str], frozenset[str]], ...]
@@ -73,12 +79,19 @@ def measured_by(rule: Rule) -> frozenset[str]:
     return frozenset(name for phase in trace(rule, "measure").phases for name in phase.loads)
 
 
-def bytes_per_element(rule: Rule, itemsize: int) -> int | None:
+def bytes_per_element(rule: Rule, dtype: torch.dtype, storage: Storage = _AS_THE_WEIGHTS) -> float | None:
     """The bytes that a fused step of the rule loads and stores for each weight; None for rules of matrices."""
     if rule.acts_on == "matrices":
         return None
-    program = trace(rule)
-    return program.bytes_per_element(dict.fromkeys(program.arrays, itemsize)) + itemsize * len(measured_by(rule))
+    codecs = codecs_for(rule, _LARGE, dtype, storage)
+    program = trace(rule, stores_round=any(codec.rounds for codec in codecs.values()))
+    sizes = {number: _bytes(codec) for number, codec in {**codecs, GRADIENT: Plain(dtype)}.items()}
+    return round(program.bytes_per_element(sizes) + sum(sizes[name] for name in measured_by(rule)), 2)
+
+
+def _bytes(codec: Codec) -> float:
+    held = [torch.Size(shape).numel() * dtype.itemsize for shape, dtype in codec.layout(_LARGE)]
+    return sum(held) / torch.Size(_LARGE).numel()
 
 
 def traffic(program: Program) -> Traffic:

@@ -112,7 +112,7 @@ def measured(name: str, reports: Sequence[Report]) -> list[tuple[str, StepRow]]:
     titles = {
         subject.title
         for subject in SUBJECTS.values()
-        if type(subject.rule).__name__ == name and subject.dtype == torch.float32
+        if type(subject.rule).__name__ == name and subject.dtype == torch.float32 and not subject.storage
     }
     found = []
     for report in reports:

@@ -24,7 +24,7 @@ class StepRow:
     shapes: str
     tensors: int
     parameters: int
-    bytes_per_parameter: int | None
+    bytes_per_parameter: float | None
     timings: dict[str, Timing]
     missing: dict[str, str] = field(default_factory=dict)
     note: str = ""
@@ -140,9 +140,28 @@ class PlanRow:
     resident: int | None
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | CheckpointRow
+@dataclass(frozen=True)
+class StorageRow:
+    """Last validation losses of one training from several seeds, with the state in this storage and in float32."""
+
+    rule: str
+    task: str
+    storage: str
+    steps: int
+    losses: tuple[float, ...]
+    in_float32: tuple[float, ...]
+    state_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """The mean loss over that in float32."""
+        return sum(self.losses) / sum(self.in_float32)
+
+
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | CheckpointRow | StorageRow
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow, CheckpointRow)
+    kind.__name__: kind
+    for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow, CheckpointRow, StorageRow)
 }
 
 
@@ -151,7 +170,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start", "schedule", "plan" or "checkpoint".
+        what: "step", "memory", "start", "schedule", "plan", "checkpoint" or "storage".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -232,6 +251,8 @@ def _place(row: Row) -> str:
     """The table in which a row stands."""
     if isinstance(row, ImportRow):
         return ""
+    if isinstance(row, StorageRow):
+        return row.task
     if isinstance(row, PlanRow):
         return row.model
     return row.what if isinstance(row, ScheduleRow) else row.shapes
@@ -245,6 +266,8 @@ def _subject(row: Row) -> tuple[str, ...]:
         about = ""
     elif isinstance(row, PlanRow):
         about = row.recipe
+    elif isinstance(row, StorageRow):
+        about = f"{row.rule} {row.storage}"
     else:
         about = row.subject if isinstance(row, ScheduleRow) else row.rule
     return type(row).__name__, _place(row), about
@@ -268,5 +291,7 @@ def _row(fields: dict[str, Any]) -> Row:
         fields["timings"] = {
             name: Timing(timing["first"], tuple(timing["rounds"])) for name, timing in fields["timings"].items()
         }
+    if kind is StorageRow:
+        fields |= {name: tuple(fields[name]) for name in ("losses", "in_float32")}
     row: Row = kind(**fields)
     return row

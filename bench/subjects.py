@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ class Subject:
     """A rule with its hyper-parameters, and the dtype of weights, gradients and state.
 
     A rule that does more in some steps than in others says after how many it comes round: its time is their mean.
+    `storage` is how ours is stored, where that is not as the weights are, as keywords of `stepwell.Optimizer`.
     """
 
     name: str
@@ -22,6 +24,12 @@ class Subject:
     rule: Rule
     dtype: torch.dtype = torch.float32
     cycle: int = 1
+    storage: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of our optimizer."""
+        return dict(self.storage)
 
 
 _ADAMW = rules.AdamW(lr=1e-4, weight_decay=0.1)
@@ -39,6 +47,14 @@ SUBJECTS = {
         Subject("lamb", "LAMB", rules.LAMB(lr=1e-4, weight_decay=0.1)),
         Subject("schedule-free", "Schedule-Free AdamW", rules.ScheduleFreeAdamW(lr=1e-4, weight_decay=0.1)),
         Subject("adamw-bf16", "AdamW, all bf16", _ADAMW, torch.bfloat16),
+        Subject(
+            "adamw-stochastic",
+            "AdamW, bf16 weights with stochastic rounding",
+            _ADAMW,
+            torch.bfloat16,
+            storage=(("master", "stochastic"), ("state_dtype", "bfloat16")),
+        ),
+        Subject("adamw-8bit", "AdamW, 8-bit state", _ADAMW, storage=(("state_dtype", "8bit"),)),
         Subject("rmsprop", "RMSprop", rules.RMSprop(lr=1e-4, weight_decay=1e-4)),
         Subject("nadam", "NAdam", rules.NAdam(lr=1e-4, weight_decay=1e-4)),
         Subject("adagrad", "Adagrad", rules.Adagrad(lr=1e-3, weight_decay=1e-4)),

@@ -20,6 +20,7 @@ from bench.records import (
     ScheduleRow,
     StartRow,
     StepRow,
+    StorageRow,
     load_all,
 )
 
@@ -28,8 +29,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 _HEAD = """# Benchmarks
 
 Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory`, `start`,
-`schedule`, `plan` and `checkpoint` leave. Times drift from machine to machine and from day to day; the ratios are what
-to read.
+`schedule`, `plan`, `checkpoint` and `storage` leave. Times drift from machine to machine and from day to day; the
+ratios are what to read.
 """
 
 _STEP = """\
@@ -57,7 +58,7 @@ turn; a figure is the median over the rounds. *Ratio* is our time over that of t
 
 _PLAN = """\
 Time to plan a model that has no data, in fresh processes, medians: to make it on the meta device, to lay the recipe
-over it (`stepwell.plan`), to count its memory on 64 ranks beside four other recipes (`plan.memory`), and what a step
+over it (`stepwell.plan`), to count its memory on 64 ranks beside other recipes (`plan.memory`), and what a step
 costs (`plan.cost`). *Resident* is how far the process grows beyond torch, the model's own modules included.
 """
 
@@ -67,12 +68,18 @@ with `torch.save` of the same followed by fsync, and `torch.load`. *Above the st
 a load beyond the optimizer's state that it makes; the weights are there before.
 """
 
+_STORAGE = """\
+The default task of `stepwell compare`, trained with its state in fewer bits. Losses are those of the validation after
+the last step, one for each seed; all storages train from the same weights on the same batches. Embeddings keep float32.
+"""
+
 _COLUMNS: dict[type[Row], tuple[str, ...]] = {
     StepRow: ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers"),
     MemoryRow: ("rule", "contender", "allocated", "resident"),
     ImportRow: ("`import torch`", "`import stepwell` after it", "`import numba` after both"),
     StartRow: ("rule", "kernel cache", "construct", "first step", "second step", "imports Numba"),
     ScheduleRow: ("schedule", "stepwell", "best peer", "ratio", "other peers"),
+    StorageRow: ("rule", "state in", "bytes of state", "last losses", "mean", "over float32's"),
     PlanRow: ("recipe", "make the model", "plan", "memory", "cost", "all three", "resident"),
     CheckpointRow: ("what", "bytes", "stepwell", "torch", "ratio", "above the state", "torch's"),
 }
@@ -106,6 +113,7 @@ def section(report: Report) -> list[str]:
         "memory": ("Memory", _MEMORY),
         "start": ("Start", _START),
         "schedule": ("Schedules", _SCHEDULE),
+        "storage": ("State in fewer bits", _STORAGE),
         "plan": ("Plans", _PLAN),
         "checkpoint": ("Checkpoints", _CHECKPOINT),
     }[report.what]
@@ -127,6 +135,8 @@ def heading_of(row: Row) -> str:
         return f"{_capital(row.shapes)}: {_millions(row.parameters)} parameters"
     if isinstance(row, ScheduleRow):
         return row.what
+    if isinstance(row, StorageRow):
+        return f"{_capital(row.task)}: {row.steps} steps"
     if isinstance(row, PlanRow):
         return f"{row.model}: {row.tensors} tensors, {row.parameters / 1e9:.1f} G parameters"
     return "Imports" if isinstance(row, ImportRow) else _capital(row.shapes)
@@ -143,6 +153,10 @@ def line(row: Row) -> str:
     if isinstance(row, MemoryRow):
         resident = "—" if row.resident is None else size(row.resident)
         return _line((row.rule, row.contender, size(row.allocated), resident))
+    if isinstance(row, StorageRow):
+        mean, losses = sum(row.losses) / len(row.losses), ", ".join(f"{loss:.4f}" for loss in row.losses)
+        cells = (row.rule, row.storage, f"{row.state_bytes:,}", losses, f"{mean:.4f}", f"**{row.ratio - 1:+.2%}**")
+        return _line(cells)
     if isinstance(row, ImportRow):
         return _line(map(_seconds, (row.torch, row.stepwell, row.numba)))
     if isinstance(row, StartRow):

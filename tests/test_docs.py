@@ -20,27 +20,45 @@ PAGES = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            *("what-is-a-number", "schedules", "optimizers", "checkpoints"),
+            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "many-ranks"),
             *("getting-started", "own-optimizer", "migrating", "troubleshooting"),
         )
     ),
 ]
 RECIPES = ROOT / "docs" / "recipes.md"
 SHOW_A_KERNEL = PAGES[:2]
+WITH_PEERS = [ROOT / "docs" / "jax.md", ROOT / "docs" / "keras.md"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run_in_order(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def run(page: Path) -> None:
+    """Run the page's blocks, one after another, in one scope."""
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks, f"{page.name} has no code"
     scope: dict[str, object] = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
     for block in blocks:
         exec(compile(block, str(page), "exec", dont_inherit=True), scope)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(page)
     printed = capsys.readouterr().out
     assert ("def phase0(" in printed) == (page in SHOW_A_KERNEL)
     if page == PAGES[0]:
         (table,) = re.findall(r"^```text\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
         assert table in printed
+
+
+@pytest.mark.peers
+def test_python_blocks_of_jax_run_in_order() -> None:
+    run(ROOT / "docs" / "jax.md")
+
+
+@pytest.mark.peers
+@pytest.mark.keras
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_python_blocks_of_keras_run_in_order() -> None:
+    run(ROOT / "docs" / "keras.md")
 
 
 def test_the_picture_of_schedules_is_what_the_program_draws() -> None:
@@ -82,6 +100,6 @@ def test_recipes_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_links_lead_to_files() -> None:
-    for page in [*PAGES, RECIPES]:
+    for page in [*PAGES, RECIPES, *WITH_PEERS]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

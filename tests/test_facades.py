@@ -17,7 +17,7 @@ from stepwell import rules
 
 FACADES = [name for name in rules.__all__ if isinstance(getattr(rules, name), type) and name not in ("Rule", "Slot")]
 TORCHS = ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "ASGD", "Rprop", "Muon"]
-OPTIONS = ["engine", "clip_norm", "on_nonfinite"]
+OPTIONS = ["engine", "clip_norm", "on_nonfinite", "state_dtype", "master", "rounding_seed", "shard_state"]
 TORCHS_OWN = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
 
 each = pytest.mark.parametrize("name", FACADES)
@@ -67,6 +67,7 @@ def test_adamw_in_full() -> None:
         "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False,
         "decay": "decoupled", "correct_bias": True, "maximize": False,
         "engine": "auto", "clip_norm": None, "on_nonfinite": "ignore",
+        "state_dtype": None, "master": None, "rounding_seed": 0, "shard_state": False,
     }  # fmt: skip
     by_name = parameters_of(signature, inspect.Parameter.KEYWORD_ONLY)
     assert by_name == ["decay", "correct_bias", "maximize", *OPTIONS]
@@ -99,8 +100,11 @@ def test_arguments_by_position_are_torchs() -> None:
 
 @each
 def test_options_reach_the_optimizer(name: str) -> None:
-    optimizer = facade(name)([weight()], lr=0.5, engine="reference", clip_norm=2.0, on_nonfinite="skip")
-    assert (optimizer.engine, optimizer.clip_norm, optimizer.on_nonfinite) == ("reference", 2.0, "skip")
+    how = {"engine": "reference", "clip_norm": 2.0, "on_nonfinite": "skip"}
+    stored = {"state_dtype": "bfloat16", "master": "kahan", "rounding_seed": 3}
+    optimizer = facade(name)([weight()], lr=0.5, **how, **stored)
+    assert {option: getattr(optimizer, option) for option in how | stored} == how | stored
+    assert optimizer.param_groups[0].items() >= stored.items()
     assert optimizer.rule == getattr(rules, name)(lr=0.5)
     assert optimizer.param_groups[0]["rule"] == name
 

@@ -26,7 +26,8 @@ def groups_of(params: Any, rule: Any = None) -> list[dict[str, Any]]:
 
 def test_tensors_make_one_group_of_plain_values() -> None:
     p = weight()
-    assert groups_of([p]) == [{"params": [p], "rule": "AdamW", **AdamW(lr=0.1).values()}]
+    storage = {"state_dtype": None, "master": None, "rounding_seed": 0}
+    assert groups_of([p]) == [{"params": [p], "rule": "AdamW", **AdamW(lr=0.1).values(), **storage}]
     assert groups_of(iter([p]))[0]["params"] == [p]
 
 

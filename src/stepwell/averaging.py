@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stepwell.batching import real
 from stepwell.engines.batch import State
+from stepwell.layout import layout_of
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import namespace
 
@@ -45,6 +46,9 @@ def recognise(group: Mapping[str, Any], state: Mapping[Tensor, State], saved: li
     """
     holds: Holds = group["holds"]
     other: Holds = "training" if holds == "averaged" else "averaged"
+    tensors = [*group["params"], *(slot for p in group["params"] for slot in state.get(p, {}).values())]
+    if any(isinstance(tensor, Tensor) and layout_of(tensor) for tensor in tensors):
+        return holds  # on many ranks the sampled elements are not at hand
     current = fingerprint(group["params"])
     if list(map(len, current)) != list(map(len, saved)):
         raise ValueError(_strangers("the parameters have other shapes"))

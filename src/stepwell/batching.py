@@ -7,19 +7,34 @@ kept, and each step only looks whether it still holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter, is_, itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, empty_parts, parts_of, put, settle_storage
 from stepwell.engines.batch import Batch, Engine, Group, State, addresses_of
 from stepwell.engines.choice import engine_for
 from stepwell.engines.dense import is_dense
+from stepwell.layout import (
+    Layout,
+    add_over_ranks,
+    held,
+    layout_of,
+    local,
+    make_whole,
+    same_layout,
+    shared_state,
+    slot_layout,
+)
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, Slot, flags, namespace
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _gradient_of = attrgetter("grad")
 _dtype_of = attrgetter("dtype")
@@ -45,8 +60,9 @@ class Bucket:
         self.batch = batch
         self.parameters = parameters
         self._pick = itemgetter(*positions) if len(positions) > 1 else lambda all_of_them: (all_of_them[positions[0]],)
-        self._slots = {slot: self._slot(slot) for slot in batch.tensor_slots}
+        self._stored = {name: self._column(name) for name in batch.columns}
         self._complex = parameters[0].is_complex()
+        self._in_view = self._complex or bool(batch.layouts)  # the batch has views of the parameters, made each time
         self._contiguous = all(map(_is_contiguous, parameters))
         self._looks = self._look()
         batch.addresses = addresses_of(batch.weights)
@@ -56,7 +72,7 @@ class Bucket:
 
     def still_holds(self, all_gradients: list[Any]) -> bool:
         """Whether weights, slots and gradients are what the batch was made for."""
-        if self._complex:
+        if self._in_view:
             if self._look() != self._looks:
                 return False
         elif not np.array_equal(addresses := addresses_of(self.parameters), self.batch.addresses):
@@ -64,15 +80,22 @@ class Bucket:
                 return False
             self.batch.addresses = addresses
         return list(map(_bytes_of, self._pick(all_gradients))) == self._bytes and all(
-            all(map(is_, self._slot(slot), known)) for slot, known in self._slots.items()
+            all(map(is_, self._column(name), known)) for name, known in self._stored.items()
         )
 
     def _look(self) -> tuple[Any, ...]:
         """What may change in a parameter that stays the same object, as by `module.to(…)`."""
         return tuple([list(map(look, self.parameters)) for look in (_size_of, _dtype_of, _strides_of)])
 
-    def _slot(self, slot: str) -> list[Any]:
-        return [state.get(slot) for state in self.batch.states]
+    def _column(self, name: str) -> list[Any]:
+        return [state.get(name) for state in self.batch.states]
+
+    def run(self, function: str = "update") -> None:
+        """Work out `rule.function` for every parameter of the batch, in place, on this rank and, where parameters lie
+        on many, with the others."""
+        self.engine.apply(self.batch, function)
+        if self.batch.layouts and layout_of(self.parameters[0]) is None:
+            make_whole(self.parameters, self.batch.layouts)
 
     def take_gradients(self, all_gradients: list[Any], name_of: Callable[[Tensor], str]) -> None:
         """Put the parameters' gradients into the batch, laid out as their weights are."""
@@ -80,11 +103,14 @@ class Bucket:
         contiguous = all(map(_is_contiguous, gradients))
         if not contiguous or self.engine.name != "fused":  # a sparse one is not contiguous
             check_dense(self.parameters, gradients, name_of)
-        if self._complex:
-            gradients = list(map(real, gradients))
-            self.batch.weights = list(map(real, self.parameters))
+        if self._in_view:
+            layouts: Sequence[Layout | None] = self.batch.layouts or [None] * len(self.parameters)
+            gradients = [real(held(g, layout)) for g, layout in zip(gradients, layouts, strict=True)]
+            self.batch.weights = [real(held(p, layout)) for p, layout in zip(self.parameters, layouts, strict=True)]
             self.batch.addresses = addresses_of(self.batch.weights)
-            self.batch.columns = {slot: list(map(real, column)) for slot, column in self._slots.items()}
+            columns = self._stored.items()
+            self.batch.columns = {name: [real(local(one)) for one in column] for name, column in columns}
+            contiguous = contiguous and all(map(_is_contiguous, gradients))
         if self.engine.name == "fused":
             weights = self.batch.weights
             if not (self._contiguous and contiguous):
@@ -112,12 +138,22 @@ def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
 
 
 class Buckets:
-    """The buckets of one optimizer, kept from step to step."""
+    """The buckets of one optimizer, kept from step to step.
 
-    def __init__(self, engine: str) -> None:
+    Args:
+        engine: as the optimizer takes it.
+        mesh: the ranks that share the state of parameters that each of them has whole; None where none do.
+    """
+
+    def __init__(self, engine: str, mesh: DeviceMesh | None = None) -> None:
         self._engine = engine
+        self._mesh = mesh
         self._made_for: Any = None
         self._buckets: list[Bucket] = []
+
+    def layout_of(self, parameter: Tensor) -> Layout | None:
+        """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
+        return layout_of(parameter) or (shared_state(parameter, self._mesh) if self._mesh is not None else None)
 
     def forget(self) -> None:
         """Make the buckets anew at the next step."""
@@ -144,7 +180,7 @@ class Buckets:
     ) -> list[Bucket] | None:
         """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
         None elsewhere."""
-        if not all(bucket.engine.judges for bucket in self._buckets):
+        if not all(bucket.engine.judges and not bucket.batch.layouts for bucket in self._buckets):
             return None
         gradients = _gradients_of(groups)
         if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
@@ -180,21 +216,38 @@ class Buckets:
         self, groups: list[dict[str, Any]], members: list[list[Tensor]], state: Mapping[Tensor, State]
     ) -> list[Bucket]:
         position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
-        found: defaultdict[Any, list[tuple[Tensor, State, Group, Rule, Engine]]] = defaultdict(list)
+        found: defaultdict[Any, list[_Entry]] = defaultdict(list)
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
         for kind, group, parameters in zip(kinds, groups, members, strict=True):
-            whole = kind(**{name: group[name] for name in kind.field_names()})
+            whole = kind.of(group)
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
-                prepare(rule, parameter, slots, known[kind])
-                engine = engine_for(self._engine, rule, real(parameter))
-                dtypes = tuple(slots[slot.name].dtype for slot in rule.slot_list() if not slot.scalar)
+                layout = self.layout_of(parameter)
+                codecs = (
+                    prepare(rule, parameter, slots, known[kind], Storage.of(group))
+                    if layout is None
+                    else prepare_part(rule, parameter, slots, known[kind], layout)
+                )
+                engine = engine_for(self._engine, rule, real(held(parameter, layout)), codecs, layout)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
-                key = (engine.name, kind, *kind_and_flags, parameter.dtype, parameter.device, dtypes)
-                found[key].append((parameter, slots, group, rule, engine))
+                cut = layout and (layout.mesh, layout.placements)
+                key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items(), cut)
+                found[key].append(_Entry(parameter, slots, group, rule, engine, codecs, layout))
         return [_bucket(entries, position) for entries in found.values()]
+
+
+class _Entry(NamedTuple):
+    """One parameter, and what decides which others go with it."""
+
+    parameter: Tensor
+    state: State
+    group: Group
+    rule: Rule
+    engine: Engine
+    codecs: dict[str, Codec]
+    layout: Layout | None
 
 
 def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
@@ -204,16 +257,23 @@ def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
 
 def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """What decides the arithmetic of each group."""
-    return [(id(group), group["rule"], flags(rule_class(group["rule"]), group)) for group in groups]
+    return [(id(group), group["rule"], flags(rule_class(group["rule"]), group), Storage.of(group)) for group in groups]
 
 
-def _bucket(entries: list[tuple[Tensor, State, Group, Rule, Engine]], position: Mapping[int, int]) -> Bucket:
-    parameters, rule, engine = [entry[0] for entry in entries], entries[0][3], entries[0][4]
-    weights = list(map(real, parameters)) if parameters[0].is_complex() else parameters
-    batch = Batch(rule, weights, [entry[1] for entry in entries], [entry[2] for entry in entries])
-    batch.columns = {slot: list(map(real, column)) for slot, column in batch.columns.items()}
-    kind = rule_class(entries[0][2]["rule"])
-    return Bucket(kind, engine, batch, parameters, [position[id(parameter)] for parameter in parameters])
+def _bucket(entries: list[_Entry], position: Mapping[int, int]) -> Bucket:
+    parameters, first = [entry.parameter for entry in entries], entries[0]
+    weights, codecs = parameters, first.codecs
+    layouts = [entry.layout for entry in entries if entry.layout is not None]
+    if layouts or parameters[0].is_complex():
+        weights = [real(held(entry.parameter, entry.layout)) for entry in entries]
+    if parameters[0].is_complex():
+        codecs = {number: Plain(dtype.to_real()) for number, codec in codecs.items() for _, dtype in codec.layout(())}
+    places = [position[id(parameter)] for parameter in parameters]
+    states, groups = [entry.state for entry in entries], [entry.group for entry in entries]
+    batch = Batch(first.rule, weights, states, groups, codecs, places)
+    batch.columns = {name: [real(local(one)) for one in column] for name, column in batch.columns.items()}
+    batch.layouts = layouts
+    return Bucket(rule_class(first.group["rule"]), first.engine, batch, parameters, places)
 
 
 def _states_of(kind: type[Rule], groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[State]:
@@ -229,37 +289,70 @@ def settle(buckets: list[Bucket], groups: list[dict[str, Any]], state: Mapping[T
         if type(bucket.batch.rule).measure is not Rule.measure:
             measuring[bucket.kind].append(bucket)
     for kind, together in measuring.items():
-        totals: defaultdict[str, float] = defaultdict(float)
-        for bucket in together:
-            for name, total in bucket.engine.measure(bucket.batch).items():
-                totals[name] += total
+        totals = add_over_ranks(
+            (next(iter(bucket.batch.layouts), None), bucket.engine.measure(bucket.batch)) for bucket in together
+        )
         group, numbers, _ = max((c for bucket in together for c in bucket.batch.classes()), key=lambda c: c[0]["lr"])
         new = together[0].batch.rule.settle(totals, namespace(numbers), namespace(group))
         for slots in _states_of(kind, groups, state):
             slots.update(new)
 
 
-def prepare(rule: Rule, parameter: Tensor, state: State, other: State) -> None:
-    """Fill in the slots that the state lacks, those that are shared from another parameter's state, and lay the others
-    out as the parameter is."""
+def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: Storage) -> dict[str, Codec]:
+    """Fill in what the state lacks (what is shared from another parameter's), and store and lay out the rest as the
+    parameter's group asks.
+
+    Returns how weights and slots are stored, by number.
+    """
     state.setdefault("step", 0)
+    shape = tuple(parameter.shape)
+    codecs = settle_storage(rule, parameter, state, storage)
     for slot in rule.slot_list():
         if slot.scalar:
             state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
-        elif slot.shape is not None:
-            if state.get(slot.name) is None:
-                shape = rule.slot_shape(slot, tuple(parameter.shape))
-                state[slot.name] = parameter.new_zeros(shape, dtype=_dtype_for(slot, parameter))
-        elif state.get(slot.name) is None:
-            start = parameter.detach()
-            keep = torch.preserve_format
-            state[slot.name] = (
-                start.clone(memory_format=keep)
-                if slot.start == "weights"
-                else torch.zeros_like(start, memory_format=keep)
-            )
-        elif state[slot.name].stride() != parameter.stride() and is_dense(parameter):
-            state[slot.name] = torch.empty_like(parameter, dtype=state[slot.name].dtype).copy_(state[slot.name])
+            continue
+        codec, held = codecs[slot.name], rule.slot_shape(slot, shape)
+        if state.get(slot.name) is None:
+            made = empty_parts(slot.name, codec, held, parameter)
+            if slot.start == "weights":
+                codec.store(_weights(parameter, state, codecs), made)
+            put(slot.name, codec, made, state)
+    if is_dense(parameter):
+        for number, codec in codecs.items():
+            for name in codec.names(number):
+                if codec.block == 1 and name in state and state[name].shape == parameter.shape:
+                    state[name] = _laid_out_as(parameter, state[name])
+    return codecs
+
+
+def _weights(parameter: Tensor, state: State, codecs: Mapping[str, Codec]) -> Tensor:
+    """The parameter's weights, in the precision that they are stored in."""
+    return codecs[WEIGHTS].load(parts_of(WEIGHTS, codecs[WEIGHTS], state, parameter), tuple(parameter.shape))
+
+
+def prepare_part(rule: Rule, parameter: Tensor, state: State, other: State, layout: Layout) -> dict[str, Codec]:
+    """The same for a parameter that lies on many ranks: slots are cut as it is, and stored as they are."""
+    state.setdefault("step", 0)
+    codecs: dict[str, Codec] = {WEIGHTS: Plain(parameter.dtype)}
+    for slot in rule.slot_list():
+        if slot.scalar:
+            state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
+            continue
+        cut = slot_layout(rule, slot, layout)
+        there = state.get(slot.name)
+        state[slot.name] = _new_part(slot, parameter, layout, cut) if there is None else same_layout(there, cut)
+        codecs[slot.name] = Plain(state[slot.name].dtype)
+    return codecs
+
+
+def _new_part(slot: Slot, parameter: Tensor, layout: Layout, cut: Layout) -> Tensor:
+    """What this rank holds of a slot before the first update, as a tensor on many ranks."""
+    part = held(parameter.detach(), layout)
+    if slot.shape is not None:
+        return cut.zeros(part, _dtype_for(slot, parameter))
+    keep = torch.preserve_format
+    start = part.clone(memory_format=keep) if slot.start == "weights" else torch.zeros_like(part, memory_format=keep)
+    return cut.tensor(start)
 
 
 def _dtype_for(slot: Slot, parameter: Tensor) -> torch.dtype:

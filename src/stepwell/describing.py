@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stepwell.codecs import Storage
 from stepwell.tabular import WIDTH, some, text_table
 
 EXAMPLES = 2
@@ -27,6 +28,7 @@ class GroupRow:
         parameters: how many numbers those hold.
         lr: its learning rate per step; None where it has none.
         weight_decay: its weight decay; None where it has none.
+        storage: how its state and its weights are stored, where that is not as the parameters are.
         role: what its parameters are for, where known.
         why: why they are in this group, where known.
         names: the names of its parameters, where known.
@@ -42,6 +44,7 @@ class GroupRow:
     role: str = ""
     why: str = ""
     names: tuple[str, ...] = ()
+    storage: str = ""
     base_lr: float | None = None
 
 
@@ -132,8 +135,17 @@ def _row(index: int, group: Mapping[str, Any], optimizer: str) -> GroupRow:
         role=group.get("role") or "",
         why=group.get("why") or "",
         names=tuple(group.get("param_names") or ()),
+        storage=_storage(group),
         base_lr=_value(group.get("initial_lr")),
     )
+
+
+def _storage(group: Mapping[str, Any]) -> str:
+    asked = Storage.of(group)
+    state = f"state in {asked.state_dtype}" if asked.state_dtype else ""
+    narrow = any(p.dtype.itemsize < 4 for p in group["params"])
+    master = f"weights in 16 bits, master={asked.master!r}" if asked.master and narrow else ""
+    return ", ".join(part for part in (state, master) if part)
 
 
 def _value(value: Any) -> float | None:
@@ -155,6 +167,6 @@ def _sum(title: str, count: Count, why: str) -> tuple[tuple[str, ...], str]:
 
 
 def _reason(row: GroupRow) -> str:
-    """Role and reason, and on a line of their own the first names."""
-    examples = some(row.names, EXAMPLES)
-    return "\n".join(part for part in (": ".join(part for part in (row.role, row.why) if part), examples) if part)
+    """Role and reason, and on lines of their own how it is stored and the first names."""
+    why = ": ".join(part for part in (row.role, row.why) if part)
+    return "\n".join(part for part in (why, row.storage, some(row.names, EXAMPLES)) if part)

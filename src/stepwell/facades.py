@@ -15,7 +15,7 @@ from stepwell.optimizer import Optimizer
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 
-_OPTIONS = ("engine", "clip_norm", "on_nonfinite")
+_OPTIONS = ("engine", "clip_norm", "on_nonfinite", "state_dtype", "master", "rounding_seed", "shard_state")
 # Come last and by name only: fields of every rule, as torch has `maximize`, and what torch's rule of the name has not.
 _BY_NAME = ("decay", "maximize", "correct_bias", "average", "conv1d", "split", "split_dim", "polar_express")
 # In the place of parameters: None is a value that somebody may have passed.

@@ -13,18 +13,24 @@ from torch import Tensor
 from stepwell.algebra import square, where
 from stepwell.batching import real
 from stepwell.engines.choice import fused
+from stepwell.layout import Layout, held, layout_of, sum_over_ranks
 
 
 def gradient_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[int, float]:
     """‖g‖ of each parameter's gradient, in float64, by the parameter's id: one read of the gradients, no write.
 
-    `with_kernel` lets the fused engine do it where it can; otherwise `torch._foreach_norm` does.
+    `with_kernel` lets the fused engine do it where it can; otherwise `torch._foreach_norm` does. Where a parameter lies
+    on many ranks, each reads its part, and all get the norm of the whole.
     """
+    cut: list[tuple[Tensor, Layout]] = []
     found: dict[int, float] = {}
     alike: defaultdict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for parameter in parameters:
         if parameter.grad is not None:
-            gradient = real(parameter.grad)
+            layout = layout_of(parameter)
+            if layout is not None:
+                cut.append((parameter, layout))
+            gradient = real(held(parameter.grad, layout))
             engine = fused(gradient.device.type) if with_kernel else None
             served = engine if engine is not None and engine.serves(gradient) else None
             alike[gradient.dtype, gradient.device, served].append((parameter, gradient))
@@ -38,6 +44,9 @@ def gradient_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[i
             # Squares of large but finite numbers are infinite: those few are looked at again.
             again = not math.isfinite(norm) and bool(torch.isfinite(gradient).all())
             found[id(parameter)] = _scaled_norm(gradient.double()) if again else norm
+    squares = [torch.tensor(found[id(p)] ** 2, dtype=torch.float64, device=layout.device) for p, layout in cut]
+    sums = sum_over_ranks(squares, [layout.groups for _, layout in cut])
+    found.update({id(p): math.sqrt(total) for (p, _), total in zip(cut, map(float, sums), strict=True)})
     return found
 
 

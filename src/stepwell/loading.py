@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 
 from stepwell.averaging import fingerprint
+from stepwell.codecs import WEIGHTS, names_beside, slot_codec
 from stepwell.engines.batch import State
-from stepwell.rules.hyper import validated
+from stepwell.layout import layout_of
+from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, hyper_parameters
+from stepwell.rules.rule import Rule, Shape, Slot, hyper_parameters
 
 # Rules of torch's whose kind of decay is a flag of theirs.
 TORCH_HAS_A_FLAG = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
 # How torch's optimizers run, not what they work out: that is chosen where the training runs, never by a file.
 ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
+
+# What a loaded group has as it was before, or gets otherwise.
+_STAYS = frozenset({"params", "param_names", "rule", "fingerprint", "state_dtype", "master"})
 
 # torch's names for a rule's hyper-parameters, where they are not ours.
 _TORCHS_NAMES = {"Adafactor": {"beta2_decay": "decay_rate", "d": "clip_threshold"}}
@@ -31,7 +36,9 @@ def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
     and what torch has other names for."""
     notes: dict[str, Any] = {}
     if "holds" in group and "fingerprint" not in group:
-        notes["fingerprint"] = fingerprint(group["params"])
+        # On many ranks the few elements are not at hand. The key is there all the same: what loads into a state dict
+        # that has it, as torch.distributed.checkpoint does, wants to find it.
+        notes["fingerprint"] = [] if any(map(layout_of, group["params"])) else fingerprint(group["params"])
     if group["rule"] in TORCH_HAS_A_FLAG and group["decay"] in ("coupled", "decoupled"):
         notes["decoupled_weight_decay"] = group["decay"] == "decoupled"
     for theirs, ours in _TORCHS_NAMES.get(group["rule"], {}).items():
@@ -68,7 +75,7 @@ def _loaded(
         kind = rule_class(group["rule"])
         rule = kind(**{name: new[name] for name in kind.field_names()})
         matched = _matched(index, group, saved)
-        if "fingerprint" in saved and any(state_dict["state"].get(key) for _, key in matched):
+        if saved.get("fingerprint") and any(state_dict["state"].get(key) for _, key in matched):
             place = {key: position for position, key in enumerate(saved["params"])}
             new["fingerprint"] = [list(saved["fingerprint"][place[key]]) for _, key in matched]
         for parameter, key in matched:
@@ -104,11 +111,13 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
     for name, value in _in_our_words(kind.__name__, saved).items():
         if name in known:
             new[name] = validated(name, value, known[name], where)
+        elif name == "rounding_seed":
+            new[name] = validated(name, value, Seed, where)
         elif name == "decoupled_weight_decay":
             new["decay"] = validated("decay", "decoupled" if value else "coupled", known["decay"], where)
         elif "rule" not in saved and name not in ENGINE_FLAGS and not _is_note(name):
             kind.check_names([name], where)
-        elif name not in ENGINE_FLAGS and name not in ("params", "param_names", "rule", "fingerprint"):
+        elif name not in ENGINE_FLAGS and name not in _STAYS:
             new[name] = value
     try:
         kind(**{name: new[name] for name in known})
@@ -167,30 +176,37 @@ def _few(names: list[str]) -> str:
 
 
 def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str, copy: bool) -> State:
-    """The saved slots on the parameter's device, in the dtype they were saved in."""
+    """The saved slots on the parameter's device, as they were saved, with what was saved beside the weights."""
     shape = tuple(parameter.shape)
     fitted = rule.fit(shape)
     known = {slot.name: slot for slot in fitted.slot_list()}
-    shapes = {name: fitted.slot_shape(slot, shape) for name, slot in known.items()}
+    beside = {part for number in (WEIGHTS, *known) for part in names_beside(number)}
+    found = {slot: value for slot, value in saved.items() if slot != "step" and value is not None}
     # torch keeps no step for SGD: what matters to it is that there was one.
     state: State = {"step": int(saved.get("step", 1))}
-    for slot, value in saved.items():
-        if slot == "step" or value is None:
-            continue
-        if slot not in known:
+    for slot, value in found.items():
+        if slot not in known and slot not in beside:
             raise ValueError(
                 f"the saved state of {name} has the slot {slot!r}, {type(rule).__name__} has {sorted(known)}"
             )
-        if known[slot].scalar:
+        if slot in known and known[slot].scalar:
             state[slot] = float(value)
-        elif not isinstance(value, Tensor) or value.shape != shapes[slot]:
-            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            needed = "" if known[slot].shape is None else f", which needs {shapes[slot]}"
-            raise ValueError(f"the saved slot {slot!r} of {name} has {found}, the parameter shape {shape}{needed}")
-        elif not (value.is_floating_point() or value.is_complex()):
-            raise ValueError(
-                f"the saved slot {slot!r} of {name} has dtype {value.dtype}; state is floating-point numbers"
-            )
-        else:
-            state[slot] = value.detach().to(parameter.device, copy=copy, memory_format=torch.preserve_format)
+            continue
+        if slot in known:
+            _check(fitted, known[slot], shape, found, name)
+        elif slot in names_beside(WEIGHTS) and tuple(getattr(value, "shape", ())) != shape:
+            raise ValueError(f"the saved {slot!r} of {name} has another shape than the parameter, which has {shape}")
+        state[slot] = value.detach().to(parameter.device, copy=copy, memory_format=torch.preserve_format)
     return state
+
+
+def _check(rule: Rule, slot: Slot, shape: Shape, saved: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError where a slot was saved in no way that fits a parameter of this shape."""
+    held = rule.slot_shape(slot, shape)
+    try:
+        slot_codec(slot, saved, held)
+    except ValueError as error:
+        needed = "" if slot.shape is None else f", which needs {held}"
+        raise ValueError(
+            f"the saved slot {slot.name!r} of {name} {error}, the parameter shape {shape}{needed}"
+        ) from None

@@ -10,12 +10,25 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from stepwell import averaging
 from stepwell.batching import Buckets, check_dense, real, settle
-from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
+from stepwell.codecs import (
+    AS_IT_IS,
+    WEIGHTS,
+    MasterKind,
+    StateDtype,
+    Storage,
+    check_storage,
+    codecs_for,
+    names_beside,
+    settle_storage,
+)
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms
+from stepwell.groups import NOTES, STORAGE, check_fit, check_names, named_tensors
+from stepwell.layout import check_cut, held, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
 from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, validated
@@ -27,12 +40,10 @@ from stepwell.verdicts import Verdicts
 OnNonfinite = Literal["ignore", "raise", "skip"]
 Parameters = Iterable[Any]
 
-# What a group may hold beside its parameters, its rule and the rule's hyper-parameters.
-NOTES = ("name", "why", "role", "param_names", "holds")
 # What a copy takes along; hooks and what is derived stay behind, as in torch.
 _KEPT = frozenset(
     ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "_skipped", "_gradient_norm")
-)
+) | set(STORAGE)
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -52,6 +63,18 @@ class Optimizer(torch.optim.Optimizer):
             changing them; None leaves them.
         on_nonfinite: what to do about NaN or infinity in gradients. "ignore" goes on, as torch does; "raise" raises
             FloatingPointError before any weight has changed; "skip" leaves weights, state and counts untouched.
+        state_dtype: how the state is stored that has a number for each element. None: as the parameter is. "float32";
+            "bfloat16", rounded stochastically; "8bit" or "4bit" in blocks of 256 (see `docs/storage.md`), where
+            parameters of fewer than 4096 elements keep float32. A group may have its own.
+        master: how 16-bit weights are kept so that small updates are not lost. None: rounded to the nearest, and they
+            are. For bfloat16 "stochastic" rounds by chance, without bias; "kahan" keeps the rounding error in another
+            bfloat16; "compensated" the 16 bits that make the weight a float32. "float32" keeps a float32 beside them,
+            for float16 too. Wider weights need none of it and stay as they are. A group may have its own.
+        rounding_seed: what the random bits of stochastic rounding depend on, beside the step, the parameter and the
+            element: a whole number of at least 0.
+        shard_state: where every rank has the model whole (DistributedDataParallel), let each keep and work out a part
+            of the state only, and share the new weights: a one-dimensional `DeviceMesh`, or True for all ranks. Where
+            parameters are `DTensor`s their state lies as they do, without this.
 
     Attributes:
         skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
@@ -71,6 +94,10 @@ class Optimizer(torch.optim.Optimizer):
         engine: EngineName = "auto",
         clip_norm: float | None = None,
         on_nonfinite: OnNonfinite = "ignore",
+        state_dtype: StateDtype | None = None,
+        master: MasterKind | None = None,
+        rounding_seed: int = 0,
+        shard_state: bool | DeviceMesh = False,
     ) -> None:
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
@@ -84,12 +111,15 @@ class Optimizer(torch.optim.Optimizer):
             )
         self.clip_norm = validated("clip_norm", clip_norm, Positive | None)
         self.on_nonfinite: OnNonfinite = validated("on_nonfinite", on_nonfinite, OnNonfinite)
+        self.state_dtype: StateDtype | None = validated("state_dtype", state_dtype, STORAGE["state_dtype"])
+        self.master: MasterKind | None = validated("master", master, STORAGE["master"])
+        self.rounding_seed: int = validated("rounding_seed", rounding_seed, STORAGE["rounding_seed"])
         self.engine = engine
         self.rule = rule
         self._skipped = 0
         self._gradient_norm: float | Tensor | None = None
         self._verdicts = Verdicts()
-        self._buckets = Buckets(engine)
+        self._buckets = Buckets(engine, state_mesh(shard_state))
         super().__init__(params, rule.values())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -100,7 +130,7 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(f"a parameter group must be a dict with 'params', got {found}")
         group = dict(param_group)
         where = f" (group {group.get('name', len(self.param_groups))!r})"
-        names, group["params"] = _named(group["params"], where)
+        names, group["params"] = named_tensors(group["params"], where)
         if names or "param_names" in group:
             group["param_names"] = names or list(group["param_names"])
         rule = group.get("rule", self.rule)
@@ -114,11 +144,13 @@ class Optimizer(torch.optim.Optimizer):
         known = hyper_parameters(kind)
         for key in group:
             of_schedulers = key.startswith("initial_") and key.removeprefix("initial_").partition("[")[0] in known
-            if key not in known and key not in ("params", "rule", *NOTES) and not of_schedulers:
-                hint = nearest(key, [*known, "rule", *NOTES])
+            if key not in known and key not in ("params", "rule", *STORAGE, *NOTES) and not of_schedulers:
+                hint = nearest(key, [*known, "rule", *STORAGE, *NOTES])
                 raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{hint}{where}")
         for name, value in base.values().items():
             group[name] = validated(name, group.get(name, value), known[name], where)
+        for name, allowed in STORAGE.items():
+            group[name] = validated(name, group.get(name, getattr(self, name)), allowed, where)
         try:
             made = kind(**{name: group[name] for name in known})
         except ValueError as error:  # what must hold between hyper-parameters
@@ -130,17 +162,9 @@ class Optimizer(torch.optim.Optimizer):
         self._buckets.forget()
 
     def _check_parameters(self, group: Mapping[str, Any], rule: Rule, where: str) -> None:
-        if bool(self.param_groups) and ("param_names" in group) != ("param_names" in self.param_groups[0]):
-            raise ValueError(f"either all parameter groups have names or none{where}")
-        names = group.get("param_names", [])
-        if "param_names" in group and len(names) != len(group["params"]):
-            raise ValueError(f"{len(names)} names for {len(group['params'])} parameters{where}")
-        known = {name for other in self.param_groups for name in other.get("param_names", [])}
-        for name in names:
-            if name in known:
-                raise ValueError(f"two parameters are called {name!r}{where}; state is matched by name")
-            known.add(name)
+        check_names(group, self.param_groups, where)
         taken = {id(p) for other in self.param_groups for p in other["params"]}
+        storage = Storage.of(group)
         for index, p in enumerate(group["params"]):
             name = repr(group["param_names"][index]) if "param_names" in group else f"number {index}"
             if id(p) in taken:
@@ -148,9 +172,19 @@ class Optimizer(torch.optim.Optimizer):
             taken.add(id(p))
             if not (p.is_leaf or p.retains_grad):
                 raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
-            fitted = check_fit(rule, p, name, where)
+            refuse_flattened(p, name, where)
+            fitted, codecs = check_fit(rule, p, name, where, storage)
+            layout = self._buckets.layout_of(p)
+            if layout is not None:
+                check_cut(fitted, layout, name, where)
+                if storage != AS_IT_IS:
+                    raise ValueError(
+                        f"parameter {name} lies on many ranks, where state and weights are stored as they are; take "
+                        f"state_dtype=None and master=None{where}"
+                    )
             if self.engine == "fused":
-                engine_for("fused", fitted, real(p))
+                engine_for("fused", fitted, real(held(p, layout)), codecs, layout)
+        check_storage(rule, [tuple(p.shape) for p in group["params"]], storage, where)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -193,7 +227,7 @@ class Optimizer(torch.optim.Optimizer):
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
         settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
-            bucket.engine.apply(bucket.batch)
+            bucket.run()
         return loss
 
     @property
@@ -265,15 +299,21 @@ class Optimizer(torch.optim.Optimizer):
         """
         self._recognise()
         groups = [group for group in self.param_groups if group.get("holds") == "training"]
-        kept = [(p, p.detach().clone()) for group in groups for p in group["params"] if self.state.get(p)]
+        kept = [
+            (part, part.detach().clone())
+            for group in groups
+            for p in group["params"]
+            if (state := self.state.get(p))
+            for part in (p, *(state[name] for name in names_beside(WEIGHTS) if name in state))
+        ]
         try:
             self.eval()
             yield
         finally:
             self._hold("training", groups)  # an average that changed places with the weights goes back to its slot
             with torch.no_grad():
-                for p, weights in kept:
-                    p.copy_(weights)
+                for part, before in kept:
+                    part.copy_(before)
             for group in groups:
                 group["holds"] = "training"
 
@@ -284,7 +324,7 @@ class Optimizer(torch.optim.Optimizer):
             group for group in (self.param_groups if among is None else among) if group.get("holds", holds) != holds
         ]
         for bucket in self._buckets.with_state(groups, self.state):
-            bucket.engine.apply(bucket.batch, holds)
+            bucket.run(holds)
         for group in groups:
             group["holds"] = holds
 
@@ -315,9 +355,11 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Mapping[str, Any], *, copy: bool = True) -> None:
         """Take over a state dict of ours or of the torch optimizer of the same rule. A failed load changes nothing.
 
-        Parameters are matched by name where both sides have names, else in order. Slots keep their dtype. How to run
-        (engine, clipping) stays as it is here. With `copy=False` the state dict's tensors become the slots, where they
-        are on their parameter's device: whoever made them for this has no second copy in memory.
+        Parameters are matched by name where both sides have names, else in order. How to run (engine, clipping) and to
+        store (`state_dtype`, `master`) stays as it is here: state that was stored otherwise is converted, and the
+        logger says so once. With `state_dtype=None` slots keep the dtype that they were saved in. With `copy=False` the
+        state dict's tensors become the slots, where they are on their parameter's device and stored as is asked here:
+        whoever made them for this has no second copy in memory.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"a state dict is what optimizer.state_dict() gave, got a {type(state_dict).__name__}")
@@ -332,6 +374,11 @@ class Optimizer(torch.optim.Optimizer):
             group.pop("fingerprint", None)
             group.update(new)
         self._buckets.forget()
+        for group in self.param_groups:
+            rule = rule_class(group["rule"]).of(group)
+            for p in group["params"]:
+                if self.state.get(p):
+                    settle_storage(rule.fit(tuple(p.shape)), p, self.state[p], Storage.of(group))
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
@@ -350,54 +397,13 @@ class Optimizer(torch.optim.Optimizer):
         """
         found: dict[str, str] = {}
         for group in self.param_groups:
-            kind = rule_class(group["rule"])
-            rule = kind(**{name: group[name] for name in kind.field_names()})
+            rule = rule_class(group["rule"]).of(group)
             for p in group["params"]:
                 fitted, weight = rule.fit(tuple(p.shape)), real(p)
                 engine = fused(weight.device.type)
-                if engine is not None and engine_for(self.engine, fitted, weight).name == "fused":
-                    found.setdefault(engine.source(fitted, weight.dtype), "")
+                codecs = codecs_for(fitted, tuple(p.shape), weight.dtype, Storage.of(group))
+                if engine is not None and engine_for(self.engine, fitted, weight, codecs).name == "fused":
+                    found.setdefault(engine.source(fitted, codecs, weight.dtype), "")
         if not found:
             raise ValueError("no parameter of this optimizer runs in the fused engine, so there is no kernel to show")
         return "\n\n".join(found)
-
-
-def check_fit(rule: Rule, parameter: Tensor, name: str, where: str = "") -> Rule:
-    """The rule fitted to a parameter. Raises ValueError or TypeError where it cannot update that; `name` is what the
-    error calls it, and `where` ends the sentence."""
-    if parameter.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
-        supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
-        raise TypeError(f"parameter {name} has dtype {parameter.dtype}; what can be trained is {supported}{where}")
-    shape = tuple(parameter.shape)
-    try:
-        fitted = rule.fit(shape)
-    except ValueError as error:
-        raise ValueError(f"{error}, as parameter {name} has{where}") from None
-    if fitted.acts_on == "matrices" and (parameter.ndim < 2 or parameter.is_complex()):
-        raise ValueError(
-            f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape {shape} and "
-            f"dtype {parameter.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
-            "stepwell.create_optimizer(model, 'muon') does"
-        )
-    if parameter.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
-        raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {parameter.dtype}{where}")
-    return fitted
-
-
-def _named(params: Any, where: str) -> tuple[list[str], list[Tensor]]:
-    """The names (none, or one each) and the tensors of a group's `params`."""
-    if isinstance(params, Tensor):
-        params = [params]
-    elif isinstance(params, set):
-        raise TypeError(f"parameters must come in an order, got a set{where}; use a list")
-    entries = list(params)
-    names = [entry[0] for entry in entries if isinstance(entry, tuple)]
-    tensors = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
-    if names and len(names) != len(tensors):
-        raise ValueError(f"either all parameters of a group have names or none{where}")
-    if any(isinstance(entry, tuple) and len(entry) != 2 for entry in entries):
-        raise ValueError(f"a parameter with a name is a pair (name, tensor){where}")
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"an optimizer takes tensors, got a {type(tensor).__name__}{where}")
-    return names, tensors

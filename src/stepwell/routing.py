@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer as TorchOptimizer
 
+from stepwell.codecs import MasterKind, StateDtype
 from stepwell.engines.choice import EngineName
 from stepwell.optimizer import OnNonfinite, Optimizer
 from stepwell.planning import plan
@@ -27,6 +28,9 @@ def create_optimizer(
     engine: EngineName | None = None,
     clip_norm: float | None = None,
     on_nonfinite: OnNonfinite | None = None,
+    state_dtype: StateDtype | None = None,
+    master: MasterKind | None = None,
+    rounding_seed: int = 0,
     roles: Mapping[str, Role] | None = None,
     **hyper_parameters: Any,
 ) -> Optimizer:
@@ -44,7 +48,9 @@ def create_optimizer(
         lr: learning rate per step of every rule in the recipe; by default the recipe's. "muon" scales Muon's updates to
             the size of AdamW's (arXiv:2502.16982), so that both take an AdamW rate; "muon-original" does not.
         weight_decay: λ of the decayed groups of every rule in the recipe; by default the recipe's.
-        engine, clip_norm, on_nonfinite: as `stepwell.Optimizer` takes them; by default the recipe's.
+        engine, clip_norm, on_nonfinite, master: as `stepwell.Optimizer` takes them; by default the recipe's.
+        state_dtype: the same, where the rule has such state; embeddings keep float32 in place of 8 and 4 bits.
+        rounding_seed: as `stepwell.Optimizer` takes it.
         roles: role by parameter name, module name or pattern, where the graph misleads:
             `{"lm_head": "head", "*.experts.*": "hidden matrix"}`. The first that matches a parameter wins.
         hyper_parameters: go to every rule of the recipe that has them (`betas=(0.9, 0.95)`), or, with a rule's name
@@ -62,9 +68,16 @@ def create_optimizer(
     chosen = preset(recipe) if isinstance(recipe, str) else recipe
     values = {"lr": lr, "weight_decay": weight_decay}
     chosen = chosen.set(**{name: value for name, value in values.items() if value is not None}, **hyper_parameters)
-    changes = {"engine": engine, "clip_norm": clip_norm, "on_nonfinite": on_nonfinite, "roles": roles}
+    changes = {
+        "engine": engine,
+        "clip_norm": clip_norm,
+        "on_nonfinite": on_nonfinite,
+        "state_dtype": state_dtype,
+        "master": master,
+        "roles": roles,
+    }
     chosen = chosen.replace(**{name: value for name, value in changes.items() if value is not None})
-    return plan(model, chosen).build_optimizer()
+    return plan(model, chosen).build_optimizer(rounding_seed=rounding_seed)
 
 
 def create_scheduler(

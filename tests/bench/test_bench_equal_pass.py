@@ -7,6 +7,7 @@ from bench.equal_pass import bytes_per_element, equal_pass, equal_rule, measured
 from bench.material import Material
 from bench.shapes import Shapes
 from bench.subjects import SUBJECTS, Subject
+from stepwell.codecs import Storage
 from stepwell.engines.fused.traces import trace
 from stepwell.rules.registry import rule_names
 
@@ -39,7 +40,7 @@ def test_no_pass_for_rules_of_matrices() -> None:
     assert muon in OF_MATRICES
     assert all(equal_rule(subject.rule) is None for subject in OF_MATRICES)
     assert equal_pass(muon.rule, Material(FEW, muon.dtype, torch.device("cpu"))) is None
-    assert bytes_per_element(muon.rule, 4) is None
+    assert bytes_per_element(muon.rule, torch.float32) is None
 
 
 def test_the_passes_are_no_rules_for_users() -> None:
@@ -62,5 +63,15 @@ def test_the_passes_are_no_rules_for_users() -> None:
     ],
 )
 def test_bytes_of_a_step(name: str, numbers: int) -> None:
-    assert bytes_per_element(SUBJECTS[name].rule, 4) == 4 * numbers
-    assert bytes_per_element(SUBJECTS[name].rule, 2) == 2 * numbers
+    assert bytes_per_element(SUBJECTS[name].rule, torch.float32) == 4 * numbers
+    # What is rounded when it is stored is stored last: LAMB's moments and CAME's momentum, which are then worked out of
+    # the gradient again.
+    assert bytes_per_element(SUBJECTS[name].rule, torch.bfloat16) == 2 * (numbers + (name in ("lamb", "came")))
+
+
+def test_bytes_of_a_step_with_other_storage() -> None:
+    adamw = SUBJECTS["adamw"].rule
+    # Read p and g, write p; read and write two codes of a byte, and a float32 for 256 of them.
+    assert bytes_per_element(adamw, torch.float32, Storage("8bit")) == pytest.approx(12 + 4 * (1 + 4 / 256), abs=0.01)
+    # Read and write the 16 bits beside p as well.
+    assert bytes_per_element(adamw, torch.bfloat16, Storage("bfloat16", "compensated")) == 14 + 4

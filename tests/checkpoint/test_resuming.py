@@ -45,6 +45,44 @@ def test_a_resumed_training_has_the_same_bits(recipe: str, schedule: str | None,
     assert whole.go(3).everything() == after
 
 
+@pytest.mark.parametrize(
+    ("dtype", "storage"),
+    [
+        (torch.bfloat16, {"state_dtype": "8bit", "master": "stochastic"}),
+        (torch.bfloat16, {"state_dtype": "bfloat16", "master": "kahan"}),
+        (torch.bfloat16, {"state_dtype": "float32", "master": "compensated"}),
+        (torch.float32, {"state_dtype": "4bit"}),
+    ],
+    ids=["stochastic", "kahan", "compensated", "4bit"],
+)
+def test_whatever_the_storage(dtype: torch.dtype, storage: dict[str, Any], tmp_path: Path) -> None:
+    def make(seeded: int) -> tuple[nn.Module, stepwell.Optimizer]:
+        torch.manual_seed(seeded)
+        model = nn.Linear(80, 64, dtype=dtype)  # 5,120 weights: enough for blocks
+        return model, stepwell.AdamW(model.parameters(), lr=0.1, rounding_seed=3, **storage)
+
+    def go(model: nn.Module, optimizer: stepwell.Optimizer, first: int, last: int) -> None:
+        for step in range(first, last):
+            for index, p in enumerate(model.parameters()):
+                torch.manual_seed(10 * step + index)
+                p.grad = torch.randn(p.shape).to(p.dtype)
+            optimizer.step()
+
+    whole, resumed = make(0), make(1)
+    go(*whole, 0, 3)
+    checkpoint.save(tmp_path, model=whole[0], optimizer=whole[1])
+    checkpoint.load(tmp_path, model=resumed[0], optimizer=resumed[1])
+    go(*whole, 3, 5)
+    go(*resumed, 3, 5)
+    for p, q in zip(whole[0].parameters(), resumed[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+        ours, theirs = whole[1].state[p], resumed[1].state[q]
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            same = torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
+            assert same, name
+
+
 def test_into_a_training_that_goes_on(make: Make, tmp_path: Path) -> None:
     # Back to an earlier checkpoint: slots that are there are filled, not made anew.
     training = make("muon", dtype=torch.bfloat16).go(2)

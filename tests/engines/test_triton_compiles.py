@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conformance.cases import DTYPES, PLAIN_CASES, Case, such_as
+from conformance.storage import STORAGES, Kept
 from engines.every_function import EveryFunction
 from stepwell.algebra import square
 
@@ -23,9 +24,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from stepwell.codecs import Plain, Storage, codecs_for
 from stepwell.engines.fused import triton_memory
 from stepwell.engines.fused.triton_engine import Triton
 from stepwell.engines.fused.triton_kernels import OPTIONS, Kernel
+from stepwell.rules import AdamW
 
 HOPPER = GPUTarget("cuda", 90, 32)
 FUSED = such_as(lambda case: "fused" in case.engines)
@@ -59,7 +62,7 @@ def kernels(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> Kernel:
     """The kernels of a rule for parameters of this shape, all arrays of one dtype."""
     engine = Triton()
     program = engine.program(case.rule.fit(shape), stores_round=dtype.itemsize == 2)
-    return engine.kernel(program, (dtype,) * len(program.arrays))
+    return engine.kernel(program, dict.fromkeys(program.arrays, Plain(dtype)))
 
 
 def assert_compiles(kernel: Kernel, align: int = 16) -> dict[str, str]:
@@ -99,6 +102,14 @@ def test_all_kernels_compile(case: Case, dtype: torch.dtype) -> None:
     assert_compiles(kernels(case, dtype, (4, 3)))
     if case.rule.fit((4, 3)) is not case.rule.fit((5,)):
         assert_compiles(kernels(case, dtype, (5,)))
+
+
+@pytest.mark.parametrize("kept", STORAGES, ids=str)
+def test_kernels_of_every_storage_compile(kept: Kept) -> None:
+    rule, shape = AdamW(), (100, 256)
+    codecs = {**codecs_for(rule, shape, kept.dtype, Storage(kept.state_dtype, kept.master)), "g": Plain(kept.dtype)}
+    engine = Triton()
+    assert_compiles(engine.kernel(engine.program(rule, stores_round=True), codecs))
 
 
 def test_kernels_for_tensors_that_begin_anywhere_compile() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -55,12 +56,12 @@ def measured(plan: stepwell.Plan) -> tuple[int, int]:
     return state, 2 * sum(parameter.nbytes for parameter in parameters) + state + temporaries
 
 
-def check(rule: str, engine: str, dtype: torch.dtype) -> None:
-    plan = stepwell.plan(Wide().to(dtype), recipe_of(rule, engine))
+def check(rule: str, engine: str, dtype: torch.dtype, within: float = 0.02, **storage: Any) -> None:
+    plan = stepwell.plan(Wide().to(dtype), recipe_of(rule, engine).replace(**storage))
     planned = plan.memory(beside=()).own
     state, peak = measured(plan)
     assert planned.state == state
-    assert planned.peak == pytest.approx(peak, rel=0.02)
+    assert planned.peak == pytest.approx(peak, rel=within)
     assert planned.weights == planned.gradients == sum(parameter.nbytes for parameter in plan.model.parameters())
 
 
@@ -81,6 +82,31 @@ def test_weights_in_16_bits(rule, engine):
     check(rule, engine, torch.bfloat16)
 
 
+STORED = [
+    ("AdamW", "auto", torch.float32, {"state_dtype": "8bit"}),
+    ("AdamW", "auto", torch.float32, {"state_dtype": "4bit"}),
+    ("AdamW", "auto", torch.bfloat16, {"state_dtype": "8bit", "master": "stochastic"}),
+    ("AdamW", "auto", torch.bfloat16, {"state_dtype": "bfloat16", "master": "kahan"}),
+    ("AdamW", "auto", torch.bfloat16, {"state_dtype": "float32", "master": "compensated"}),
+    ("AdamW", "auto", torch.float16, {"master": "float32"}),
+    ("AdamW", "foreach", torch.float32, {"state_dtype": "8bit"}),
+    ("AdamW", "foreach", torch.bfloat16, {"state_dtype": "bfloat16", "master": "stochastic"}),
+    ("Adafactor", "auto", torch.bfloat16, {"state_dtype": "float32"}),
+    ("ScheduleFreeAdamW", "auto", torch.bfloat16, {"state_dtype": "8bit", "master": "kahan"}),
+    ("Muon", "auto", torch.float32, {"state_dtype": "8bit"}),
+    ("SOAP", "auto", torch.float32, {"state_dtype": "4bit"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "engine", "dtype", "storage"),
+    [pytest.param(*each, id="-".join((*each[:2], str(each[2])[6:], *each[3].values()))) for each in STORED],
+)
+def test_every_storage(rule, engine, dtype, storage):
+    # An engine that runs torch's own operations takes a few more numbers for its blocks than the rehearsal sees.
+    check(rule, engine, dtype, within=0.02 if engine == "auto" and rule == "AdamW" else 0.06, **storage)
+
+
 class TestNumbers:
     """Language has 768 parameters: 512 hidden, 88 in the embedding, 88 in the head, 80 in norms and biases."""
 
@@ -98,7 +124,8 @@ class TestNumbers:
 
     def test_others_stand_beside_it(self):
         rows = {row.title: row for row in stepwell.plan(Language(), "muon", horizon=10).memory().rows}
-        assert list(rows) == ["muon", "adamw", "lion", "t5-adafactor"]
+        assert list(rows) == ["muon", "muon bf16", "adamw", "lion", "t5-adafactor"]
+        assert rows["muon bf16"].state == rows["muon"].state // 2
         assert rows["lion"].state == 4 * 768
         assert rows["muon"].slots == {"momentum_buffer": 4 * 512, "exp_avg": 4 * 256, "exp_avg_sq": 4 * 256}
         # Rows and columns: up 16 + 8 and down 8 + 16, twice; embedding and head 11 + 8; a number each for the rest.
@@ -113,7 +140,7 @@ class TestNumbers:
 
     def test_a_recipe_that_needs_the_same_is_not_shown_again(self):
         titles = [row.title for row in stepwell.plan(Language(), "gpt", horizon=10_000).memory().rows]
-        assert titles == ["gpt", "lion", "muon", "t5-adafactor"]
+        assert titles == ["gpt", "gpt bf16", "lion", "muon", "t5-adafactor"]  # all too small for blocks
 
     def test_an_alternative_that_does_not_fit_is_left_out(self):
         model = nn.Linear(4, 4, dtype=torch.complex64)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from schedules.cases import any_schedule, reciprocal
 from stepwell import select
+from stepwell.codecs import CHOICES
 from stepwell.recipes import Recipe, RecipeError, Route
 from stepwell.roles import ROLES, ParameterRole
 from stepwell.rules.hyper import Range
@@ -84,6 +85,9 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
     ]
 
 
+STORAGE = {name: st.none() | values_of(annotation) for name, annotation in CHOICES.items()}
+
+
 def values_for(rule: str) -> st.SearchStrategy[dict[str, Any]]:
     """Some hyper-parameters of a rule."""
     known = hyper_parameters(rule_class(rule))
@@ -105,6 +109,7 @@ def _routes(draw: st.DrawFn, selectors: st.SearchStrategy[Selector]) -> tuple[Ro
                 select=draw(selectors),
                 hyper_parameters=draw(values_for(rule)),
                 schedules=schedules,
+                **{name: draw(values) for name, values in STORAGE.items()},
                 why=draw(WORDS),
             )
         )
@@ -128,6 +133,7 @@ def recipes(draw: st.DrawFn, selectors: st.SearchStrategy[Selector] = SELECTORS)
                 "clip_norm": st.none() | st.floats(0.1, 10),
                 "on_nonfinite": st.sampled_from(["ignore", "raise", "skip"]),
                 "cautious": st.booleans(),
+                **STORAGE,
                 "engine": st.sampled_from(["auto", "reference", "foreach", "fused"]),
                 "name": WORDS,
                 "source": WORDS,

@@ -166,6 +166,16 @@ class TestMistakes:
                 "stages = 1\nroutes = [{rule = 'AdamW'}]",
                 "stages must be a table of clip_norm, on_nonfinite, cautious, got 1",
             ),
+            (
+                "state_dtype = '8bits'\nroutes = [{rule = 'AdamW'}]",
+                "state_dtype must be one of 'float32', 'bfloat16', '8bit', '4bit', got '8bits'; did you mean '8bit'?",
+            ),
+            (
+                "routes = [{rule = 'AdamW', master = 'khan'}]",
+                "routes[0]: master must be one of 'stochastic', 'kahan', 'compensated', 'float32', got 'khan'; did you "
+                "mean 'kahan'?",
+            ),
+            ("state_type = 1\nroutes = [{rule = 'AdamW'}]", "unknown key 'state_type'; did you mean 'state_dtype'?"),
             ("schedules = 1\nroutes = [{rule = 'AdamW'}]", "schedules must map names to values, got 1"),
             (
                 "routes = [{rule = 'AdamW', set = {clip_exp = 'none'}}]",
@@ -260,6 +270,8 @@ class TestHash:
             mine().replace(clip_norm=2.0),
             mine().replace(on_nonfinite="skip"),
             mine().replace(cautious=True),
+            mine().replace(state_dtype="8bit"),
+            mine().replace(master="stochastic"),
             mine().replace(layer_decay=None),
             mine().replace(undecayed="ndim(0)"),
             mine().replace(depths={"head": 4}),

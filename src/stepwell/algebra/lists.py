@@ -24,12 +24,15 @@ class TensorList:
     def __repr__(self) -> str:
         return f"TensorList({len(self.tensors)} tensors)"
 
+    def with_tensors(self, tensors: Sequence[Tensor], *others: Any) -> TensorList:
+        """What comes of arithmetic on this list and others: a list of these tensors."""
+        return TensorList(tensors)
+
     def _binary(self, operation: Callable[..., Any], other: Any) -> Any:
-        if isinstance(other, TensorList):
-            other = other.tensors
-        elif not isinstance(other, (int, float)):
+        if not isinstance(other, (TensorList, int, float)):
             return NotImplemented
-        return TensorList(operation(self.tensors, other))
+        tensors = other.tensors if isinstance(other, TensorList) else other
+        return self.with_tensors(operation(self.tensors, tensors), other)
 
     def __add__(self, other: Any) -> Any:
         return self._binary(torch._foreach_add, other)
@@ -51,16 +54,16 @@ class TensorList:
         return self._binary(torch._foreach_div, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return TensorList(torch._foreach_reciprocal(self.tensors)) * other
+        return self.with_tensors(torch._foreach_reciprocal(self.tensors)) * other
 
     def __pow__(self, other: Any) -> Any:
         return self._binary(torch._foreach_pow, other)
 
     def __rpow__(self, other: Any) -> Any:
-        return TensorList(torch._foreach_pow(other, self.tensors))
+        return self.with_tensors(torch._foreach_pow(other, self.tensors))
 
     def __neg__(self) -> Any:
-        return TensorList(torch._foreach_neg(self.tensors))
+        return self.with_tensors(torch._foreach_neg(self.tensors))
 
     # torch has no foreach comparisons: these go tensor by tensor.
     def __lt__(self, other: Any) -> Any:
@@ -81,34 +84,34 @@ class TensorList:
 
 def _each(operation: Callable[..., Tensor], *arguments: Any) -> TensorList:
     """The operation on each tensor in turn; plain numbers go along with every one."""
-    length = next(len(a.tensors) for a in arguments if isinstance(a, TensorList))
-    columns = [a.tensors if isinstance(a, TensorList) else [a] * length for a in arguments]
-    return TensorList([operation(*row) for row in zip(*columns, strict=True)])
+    first = next(a for a in arguments if isinstance(a, TensorList))
+    columns = [a.tensors if isinstance(a, TensorList) else [a] * len(first.tensors) for a in arguments]
+    return first.with_tensors([operation(*row) for row in zip(*columns, strict=True)], *arguments)
 
 
 class Lists:
     """The algebra on `TensorList`s."""
 
     def sqrt(self, x: TensorList) -> TensorList:
-        return TensorList(torch._foreach_sqrt(x.tensors))
+        return x.with_tensors(torch._foreach_sqrt(x.tensors))
 
     def absolute(self, x: TensorList) -> TensorList:
-        return TensorList(torch._foreach_abs(x.tensors))
+        return x.with_tensors(torch._foreach_abs(x.tensors))
 
     def sign(self, x: TensorList) -> TensorList:
-        return TensorList(torch._foreach_sign(x.tensors))
+        return x.with_tensors(torch._foreach_sign(x.tensors))
 
     def exp(self, x: TensorList) -> TensorList:
-        return TensorList(torch._foreach_exp(x.tensors))
+        return x.with_tensors(torch._foreach_exp(x.tensors))
 
     def log(self, x: TensorList) -> TensorList:
-        return TensorList(torch._foreach_log(x.tensors))
+        return x.with_tensors(torch._foreach_log(x.tensors))
 
     def cos(self, x: TensorList) -> TensorList:
-        return TensorList(torch._foreach_cos(x.tensors))
+        return x.with_tensors(torch._foreach_cos(x.tensors))
 
     def floor(self, x: TensorList) -> TensorList:
-        return TensorList(torch._foreach_floor(x.tensors))
+        return x.with_tensors(torch._foreach_floor(x.tensors))
 
     def minimum(self, x: Any, y: Any) -> TensorList:
         return _extreme(torch._foreach_clamp_max, x, y)
@@ -123,7 +126,7 @@ class Lists:
 
     def lerp(self, x: Any, y: Any, weight: Any) -> Any:
         if isinstance(x, TensorList) and isinstance(y, TensorList) and isinstance(weight, (int, float)):
-            return TensorList(torch._foreach_lerp(x.tensors, y.tensors, weight))
+            return x.with_tensors(torch._foreach_lerp(x.tensors, y.tensors, weight), y)
         return x + weight * (y - x)
 
     def total(self, x: TensorList) -> TensorList:
@@ -142,7 +145,7 @@ class Lists:
 def _extreme(operation: Callable[..., Any], x: Any, y: Any) -> TensorList:
     first, second = (x, y) if isinstance(x, TensorList) else (y, x)
     bound = second.tensors if isinstance(second, TensorList) else second
-    return TensorList(operation(first.tensors, bound))
+    return first.with_tensors(operation(first.tensors, bound), second)
 
 
 register(TensorList, Lists())

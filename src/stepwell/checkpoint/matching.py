@@ -20,8 +20,8 @@ from stepwell.checkpoint.names import EXTRA_STATE, named_tensors, parameter_name
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import dtype_name
 from stepwell.checkpoint.tensorfile import TensorFile, check_dtype
+from stepwell.groups import NOTES
 from stepwell.loading import ENGINE_FLAGS, loaded
-from stepwell.optimizer import NOTES
 from stepwell.optimizer import Optimizer as StepwellOptimizer
 
 SMALL = 1 << 16  # bytes: smaller tensors are read at once, for a number in them may be looked at

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stepwell.codecs import WEIGHTS, Codec, Plain, noise
+from stepwell.layout.parts import Layout
 from stepwell.rules.rule import Rule
 
 # What can be trained. Complex numbers are worked on as pairs of reals.
@@ -30,20 +32,33 @@ class Batch:
         rule: the rule with its flags, fitted to the shape of the weights. Numbers are read from the groups, where
             these have them.
         weights: the parameters, real and strided, changed in place. They share a dtype and a device.
-        states: for each parameter its slots (tensors of the parameter's shape, changed in place, each slot of one
-            dtype throughout; scalar slots and `step` are numbers).
+        states: for each parameter its slots (tensors, changed in place, each slot stored in one way throughout; scalar
+            slots and `step` are numbers) and what is stored beside its weights.
         groups: for each parameter its group, which holds the hyper-parameters by name.
+        codecs: how weights and slots are stored, by number; by default as tensors of the dtypes that they have.
+        places: which of the optimizer's parameters each is, counted from 0; random bits depend on it.
 
     Attributes:
+        columns: all stored tensors but the weights, by name, for each parameter.
         gradients: for each parameter its gradient, of the same shape; never changed.
         gradient_factor: what gradients are multiplied with: unscaling, clipping, the sign of `maximize`.
         verdict: what they are multiplied with beside that, and whether this step is left out, where only the device
             knows: see `stepwell.engines.fused.triton_memory.judge`.
         may_skip: whether the verdict may leave this step out.
+        layouts: for each parameter how it lies on many ranks, where it does: then tensors are the parts that this rank
+            holds.
         counted_on_device: whether the states' steps and scalar slots are tensors on the device, which counts on them.
     """
 
-    def __init__(self, rule: Rule, weights: list[Tensor], states: list[State], groups: list[Group]) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        weights: list[Tensor],
+        states: list[State],
+        groups: list[Group],
+        codecs: Mapping[str, Codec] | None = None,
+        places: Sequence[int] | None = None,
+    ) -> None:
         self.rule = rule
         self.weights = weights
         self.states = states
@@ -52,12 +67,17 @@ class Batch:
         self.verdict: Tensor | None = None
         self.may_skip = False
         self.counted_on_device = False
+        self.layouts: list[Layout] = []
         self._groups = groups
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
         slots = rule.slot_list()
-        self.tensor_slots = tuple(slot.name for slot in slots if not slot.scalar)
         self.scalar_slots = tuple(slot.name for slot in slots if slot.scalar)
-        self.columns = {slot: [state[slot] for state in states] for slot in self.tensor_slots}
+        tensors = {WEIGHTS: weights[0]} | {slot.name: states[0][slot.name] for slot in slots if not slot.scalar}
+        self.codecs = codecs or {number: Plain(tensor.dtype) for number, tensor in tensors.items()}
+        stored = [name for number, codec in self.codecs.items() for name in codec.names(number) if name != WEIGHTS]
+        self.columns = {name: [state[name] for state in states] for name in stored}
+        self._places = range(len(weights)) if places is None else places
+        self._keys: tuple[list[int], NDArray[np.uint64]] | None = None
         self._fitted = rule.own_values(groups[0])
         members: dict[int, tuple[Group, list[int]]] = {}
         for index, group in enumerate(groups):
@@ -108,6 +128,39 @@ class Batch:
                 scalars = dict(zip(numbers, values, strict=True))
                 found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))
         return found
+
+    def plain(self, number: str) -> list[Tensor] | None:
+        """A number of all parameters, where it is stored as tensors of itself; None elsewhere."""
+        if not isinstance(self.codecs[number], Plain):
+            return None
+        return self.weights if number == WEIGHTS else self.columns[number]
+
+    def parts(self, number: str, index: int) -> list[Tensor]:
+        """The tensors that hold a number of one parameter: its weights ("p") or a slot."""
+        names = self.codecs[number].names(number)
+        return [self.weights[index] if name == WEIGHTS else self.columns[name][index] for name in names]
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """The key of each parameter's random bits; their group's seed is live."""
+        seeds = [group.get("rounding_seed", 0) for group, _ in self._members]
+        if self._keys is None or self._keys[0] != seeds:
+            of_parameters = [group.get("rounding_seed", 0) for group in self._groups]
+            self._keys = seeds, noise.keys(of_parameters, self._places)
+        return self._keys[1]
+
+    def keys_now(self) -> NDArray[np.uint64]:
+        """The keys of the random bits of this update."""
+        return noise.keys_at(self.keys, list(map(_step_of, self.states)))
+
+    def of(
+        self, members: list[int], *, weights: list[Tensor], gradients: list[Tensor], columns: dict[str, list[Tensor]]
+    ) -> Batch:
+        """The same launch for some of its parameters, whose tensors are these; what is kept of each is kept here."""
+        states, groups = [self.states[index] for index in members], [self._groups[index] for index in members]
+        made = Batch(self.rule, weights, states, groups, self.codecs, [self._places[index] for index in members])
+        made.columns, made.gradients, made.gradient_factor = columns, gradients, self.gradient_factor
+        return made
 
     @property
     def live_groups(self) -> list[Group]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from stepwell.codecs import Codec
 from stepwell.engines.batch import REAL_DTYPES, Engine, names_of
 from stepwell.engines.foreach import Foreach
 from stepwell.engines.matrices import Matrices
 from stepwell.engines.reference import Reference
+from stepwell.layout.parts import Layout
+from stepwell.layout.reducing import Reducing
+from stepwell.layout.sharing import Sharing
 from stepwell.naming import nearest
 from stepwell.rules.rule import Rule
 
@@ -26,6 +31,9 @@ ENGINES = ("auto", "reference", "foreach", "fused")
 
 _LOG = logging.getLogger("stepwell")
 REFERENCE, FOREACH, MATRICES = Reference(), Foreach(), Matrices()
+# The same for parameters that lie on many ranks; rules that act on elements need none.
+_REDUCING = {"reference": Reducing(exactly=True), "foreach": Reducing()}
+_SHARING = {"reference": Sharing(REFERENCE), "foreach": Sharing(MATRICES)}
 
 
 def check_engine(name: str) -> None:
@@ -34,8 +42,21 @@ def check_engine(name: str) -> None:
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {name!r}{nearest(name, ENGINES)}")
 
 
-def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
-    """The engine for a parameter like `weight` under `rule`. Raises ValueError where the engine asked for cannot."""
+def engine_for(
+    name: str,
+    rule: Rule,
+    weight: Tensor,
+    codecs: Mapping[str, Codec] | None = None,
+    layout: Layout | None = None,
+) -> Engine:
+    """The engine for a parameter like `weight` under `rule`, stored by these codecs (as plain tensors by default).
+
+    `layout` says how the parameter lies on many ranks, if it does: `weight` is then the part that this rank holds.
+    Raises ValueError where the engine asked for cannot.
+    """
+    if layout is not None and rule.acts_on != "elements":
+        across = _SHARING if rule.acts_on == "matrices" else _REDUCING
+        return across["reference" if name == "reference" else "foreach"]
     if name == "reference":
         return REFERENCE
     if rule.acts_on == "matrices":
@@ -49,6 +70,8 @@ def engine_for(name: str, rule: Rule, weight: Tensor) -> Engine:
         reason = f"it serves tensors of {names_of(REAL_DTYPES)} that lie in the device's memory without gaps"
     elif not engine.serves_rule(rule, weight):
         reason = f"for {type(rule).__name__} it serves contiguous matrices"
+    elif (limit := engine.limit(rule, weight, codecs or {})) is not None:
+        reason = limit
     else:
         return engine
     if name == "fused":

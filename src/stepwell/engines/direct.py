@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.codecs import WEIGHTS, noise
 from stepwell.engines.batch import Batch
 from stepwell.rules.rule import Rule, Shape, namespace
 
@@ -30,6 +31,10 @@ class Direct(ABC):
     @abstractmethod
     def store(self, targets: list[Tensor], value: Any) -> None:
         """Write a number back into the tensors that it stands for."""
+
+    @abstractmethod
+    def tensors(self, value: Any, count: int) -> list[Any]:
+        """The tensors (or plain numbers) that a number is made of, one for each of `count` parameters."""
 
     @abstractmethod
     def sum(self, value: Any) -> float:
@@ -54,8 +59,12 @@ class Direct(ABC):
 
     def _numbers(self, part: list[int], batch: Batch, scalars: Mapping[str, float]) -> tuple[Any, Any, Any]:
         """p, g and s for these parameters."""
-        weights, gradients = [batch.weights[index] for index in part], [batch.gradients[index] for index in part]
-        columns = {slot: [column[index] for index in part] for slot, column in batch.columns.items()}
+        gradients = [batch.gradients[index] for index in part]
+        columns = {
+            number: [column[index] for index in part] if column is not None else _loaded(part, batch, number)
+            for number, column in ((number, batch.plain(number)) for number in batch.codecs)
+        }
+        weights = columns.pop(WEIGHTS)
         if type(batch.rule).working_shape is not Rule.working_shape:
             shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in weights]
             own_shape = {slot.name for slot in batch.rule.slot_list() if slot.shape is None}
@@ -75,11 +84,44 @@ class Direct(ABC):
         rule.check_slots(new)
         if any(new_weights is number for number in vars(s).values()):
             new_weights = 1.0 * new_weights  # a copy, because the slot may get what was in the weights
-        for slot, value in new.items():
-            if slot in batch.columns and value is not getattr(s, slot):
-                self.store([batch.columns[slot][index] for index in part], value)
-        self.store([batch.weights[index] for index in part], new_weights)
-        batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.columns})
+        changed = {slot: value for slot, value in new.items() if slot in batch.codecs and value is not getattr(s, slot)}
+        numbers = {**changed, WEIGHTS: new_weights}
+        # Random bits are for training: an average to evaluate on is rounded to the nearest.
+        draws = function == "update" and any(batch.codecs[number].draws for number in numbers)
+        hashes = _hashes(part, batch) if draws else None
+        for number, value in numbers.items():
+            self._store(part, batch, number, value, hashes)
+        batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.codecs})
+
+    def _store(self, part: list[int], batch: Batch, number: str, value: Any, hashes: list[Tensor] | None) -> None:
+        column = batch.plain(number)
+        if column is not None:
+            self.store([column[index] for index in part], value)
+            return
+        codec = batch.codecs[number]
+        place = list(batch.codecs).index(number)
+        for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
+            bits = noise.bits(hashes[position], place) if hashes is not None and codec.draws else None
+            codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
+
+
+def _loaded(part: list[int], batch: Batch, number: str) -> list[Tensor]:
+    """A number of each parameter, in its own shape."""
+    codec = batch.codecs[number]
+    return [codec.load(batch.parts(number, index), tuple(batch.weights[index].shape)) for index in part]
+
+
+def _hashes(part: list[int], batch: Batch) -> list[Tensor]:
+    """The random bits of each parameter's elements."""
+    weights, keys = [batch.weights[index] for index in part], batch.keys_now()[part]
+    return [noise.hashes(int(key), weight.numel(), weight.device) for key, weight in zip(keys, weights, strict=True)]
+
+
+def _shaped(number: Any, weight: Tensor) -> Tensor:
+    """The number of one parameter, in the parameter's shape."""
+    if not isinstance(number, Tensor):
+        return torch.full(weight.shape, number, dtype=torch.float32, device=weight.device)
+    return number.reshape(weight.shape) if number.numel() == weight.numel() else number.expand(weight.shape)
 
 
 def _reshaped(tensors: list[Tensor], shapes: list[Shape]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,9 @@ class Foreach(Direct):
 
     def sum(self, value: TensorList) -> float:
         return sum(float(tensor.sum(dtype=torch.float64)) for tensor in value.tensors)
+
+    def tensors(self, value: TensorList | float, count: int) -> list[Any]:
+        return value.tensors if isinstance(value, TensorList) else [value] * count
 
     def store(self, targets: list[Tensor], value: TensorList | float) -> None:
         if isinstance(value, TensorList):

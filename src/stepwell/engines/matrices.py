@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,9 @@ class Matrices(Direct):
 
     def sum(self, value: Tensor) -> float:
         return float(value.sum(dtype=torch.float64))
+
+    def tensors(self, value: Tensor, count: int) -> list[Any]:
+        return [value] if count == 1 else list(value.unbind())
 
     def store(self, targets: list[Tensor], value: Tensor) -> None:
         if len(targets) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ class Reference(Direct):
 
     def sum(self, value: Tensor) -> float:
         return float(value.sum(dtype=torch.float64))
+
+    def tensors(self, value: Tensor | float, count: int) -> list[Any]:
+        return [value]
 
     def store(self, targets: list[Tensor], value: Tensor | float) -> None:
         if isinstance(value, Tensor):

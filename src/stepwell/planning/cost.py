@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from stepwell.codecs import WEIGHTS, Storage
 from stepwell.planning.memory import device_of, engine_name, state_of, state_on_meta
 from stepwell.planning.rehearsal import rehearse
 from stepwell.report import numbers
@@ -92,9 +93,10 @@ def cost(plan: Plan, *, bandwidth: float, rate: float) -> Cost:
         for member in group.members:
             weight = member.parameter
             rule = group.rule.fit(tuple(weight.shape))
-            engine = engine_name("auto", rule, weight)
-            moved += _moved(rule, weight, engine) + (weight.nbytes if looks_first else 0)
+            engine = engine_name("auto", rule, weight, group.storage)
+            moved += _moved(rule, weight, engine, group.storage) + (weight.nbytes if looks_first else 0)
             if engine == "matrices":
+                # How it is stored takes no products: one that has no data need not be stored in blocks.
                 products[rule, weight.dtype, device_of(weight)].append(weight)
         for (rule, _, device), weights in products.items():
             flops += rehearse(rule, weights, device, "matrices", state_of).flops
@@ -102,23 +104,27 @@ def cost(plan: Plan, *, bandwidth: float, rate: float) -> Cost:
     return Cost(tuple(groups), bandwidth, rate)
 
 
-def _moved(rule: Rule, weight: Tensor, engine: str) -> int:
+def _moved(rule: Rule, weight: Tensor, engine: str, storage: Storage) -> int:
     """Bytes that a step reads and writes: what the phases of the fused engine load and store; for the others, all once
     read and, but for the gradient, once written."""
-    slots = {name: tensor for name, tensor in state_on_meta(rule, weight).items() if isinstance(tensor, Tensor)}
+    state, codecs = state_on_meta(rule, weight, storage)
+    held = {
+        number: sum(weight.nbytes if name == WEIGHTS else state[name].nbytes for name in codec.names(number))
+        for number, codec in codecs.items()
+    }
     if engine != "fused":
-        return 3 * weight.nbytes + 2 * sum(tensor.nbytes for tensor in slots.values())
-    sizes = {name: tensor.element_size() for name, tensor in slots.items()}
-    of_elements = {name: size for name, size in sizes.items() if slots[name].shape == weight.shape}
-    small = 2 * sum(tensor.nbytes for name, tensor in slots.items() if name not in of_elements)
-    return small + weight.numel() * _per_element(rule, weight.element_size(), tuple(sorted(of_elements.items())))
+        return weight.nbytes + 2 * sum(held.values())
+    of_rows = {slot.name for slot in rule.slot_list() if slot.shape is not None}
+    small = 2 * sum(size for number, size in held.items() if number in of_rows)
+    sizes = {number: size / max(weight.numel(), 1) for number, size in held.items() if number not in of_rows}
+    return small + round(weight.numel() * _per_element(rule, weight.element_size(), tuple(sorted(sizes.items()))))
 
 
 @functools.cache
-def _per_element(rule: Rule, itemsize: int, sizes: tuple[tuple[str, int], ...]) -> int:
+def _per_element(rule: Rule, gradient: int, sizes: tuple[tuple[str, float], ...]) -> float:
     from stepwell.engines.fused.traces import trace
 
-    known = {"p": itemsize, "g": itemsize, **dict(sizes)}
+    known = {"g": gradient, **dict(sizes)}
     functions = ["update"] if type(rule).measure is Rule.measure else ["measure", "update"]
     return sum(
         sum(known.get(name, 0) for name in (*phase.loads, *(name for name, _ in phase.stores)))

@@ -35,7 +35,8 @@ def _by_parameter(plan: Plan) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for group in plan.groups:
         schedules = {f"{name} schedule": repr(one) for name, one in group.schedules.items()}
-        settings = {"rule": type(group.rule).__name__, **group.rule.values(), **schedules}
+        storage = group.storage._asdict()
+        settings = {"rule": type(group.rule).__name__, **group.rule.values(), **schedules, **storage}
         found |= {member.name: settings for member in group.members}
     return found
 

@@ -9,19 +9,22 @@ from typing import Any, Literal
 
 from torch import nn
 
+from stepwell.codecs import AS_IT_IS, Storage, check_storage, has_blocks, in_blocks
+from stepwell.groups import check_fit
 from stepwell.naming import nearest
-from stepwell.optimizer import check_fit
 from stepwell.recipes.mistakes import Mistakes
 from stepwell.recipes.recipe import Recipe
 from stepwell.recipes.route import Route
 from stepwell.roles import ROLES, ParameterRole, Role, deepest, parameter_roles
 from stepwell.roles.fused import WHOLE, Split
-from stepwell.rules.rule import Rule
+from stepwell.rules.rule import Rule, Shape
 from stepwell.schedules import Schedule
 from stepwell.select import Everything, Selector
 from stepwell.tabular import some
 
 EXAMPLES = 3
+# Dettmers et al. 2022, arXiv:2110.02861, sec. 2.3.
+_WIDE = "the state of embeddings keeps float32, because their rows get gradients at different times"
 OWN_RATE = "*"
 """Marks the rates of rules that find the length of a step, or a part of it, while they train."""
 
@@ -41,6 +44,8 @@ class PlannedGroup:
         schedules: schedule by hyper-parameter, lengths as the recipe gives them.
         decayed: whether the route's weight decay applies.
         rate_scale: what layer-wise decay multiplied the learning rate with.
+        storage: how state and weights are stored.
+        stored_apart: why that is not as the recipe says; empty where it is.
     """
 
     name: str
@@ -50,11 +55,18 @@ class PlannedGroup:
     schedules: dict[str, Schedule]
     decayed: bool
     rate_scale: float = 1.0
+    storage: Storage = AS_IT_IS
+    stored_apart: str = ""
 
     @property
     def parameters(self) -> int:
         """How many numbers the members hold."""
         return sum(member.parameter.numel() for member in self.members)
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The shapes of the members."""
+        return [tuple(member.parameter.shape) for member in self.members]
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -68,7 +80,7 @@ class PlannedGroup:
         selected = "all the rest" if isinstance(self.route.select, Everything) else repr(self.route.select)
         undecayed = "" if self.decayed else "decay would only pull these to 0"
         rate = f"{OWN_RATE} steps of {self.rule.own_rate}" if self.rule.own_rate else ""
-        return "; ".join(part for part in (selected, self.route.why, undecayed, rate) if part)
+        return "; ".join(part for part in (selected, self.route.why, undecayed, self.stored_apart, rate) if part)
 
     def as_param_group(self) -> dict[str, Any]:
         """The group as an optimizer takes it."""
@@ -78,6 +90,7 @@ class PlannedGroup:
             "name": self.name,
             "role": ", ".join(self.roles),
             "why": self.why,
+            **self.storage._asdict(),
         }
 
 
@@ -138,6 +151,9 @@ def lay_over(entries: Sequence[ParameterRole], recipe: Recipe, subject: str) -> 
         with found.at(f"route {route.name!r}"):
             groups += _groups(recipe, route, taken[route.name], last)
         _check_fit([group for group in groups if group.route is route], found)
+    if groups and not any(has_blocks(group.rule, group.shapes) for group in groups):
+        with found.at():
+            check_storage(groups[0].rule, groups[0].shapes, Storage(recipe.state_dtype))
     names = [group.name for group in groups]
     for name in sorted({name for name in names if names.count(name) > 1}):
         found.found.append(f"{names.count(name)} groups would be called {name!r}; give their routes other names")
@@ -217,7 +233,9 @@ def _check_fit(groups: Sequence[PlannedGroup], found: Mistakes) -> None:
     for group in groups:
         for member in group.members:
             with wrong.at():
-                check_fit(group.rule, member.parameter, repr(member.name))
+                check_fit(group.rule, member.parameter, repr(member.name), storage=group.storage)
+        with wrong.at():
+            check_storage(group.rule, group.shapes, group.storage)
     if wrong.found:
         more = f" (and {len(wrong.found) - 1} more)" if len(wrong.found) > 1 else ""
         found.found.append(f"route {groups[0].route.name!r}: {wrong.found[0]}{more}")
@@ -231,13 +249,18 @@ def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last
             f"layer_decay multiplies lr, and {type(rule).__name__} has none here; set lr, or no layer_decay"
         )
     splits = "split_dim" in rule.field_names() and "split" not in {*route.hyper_parameters, *recipe.defaults}
-    apart: defaultdict[tuple[bool, int, Split], list[ParameterRole]] = defaultdict(list)
+    storage = recipe.storage_of(route)
+    if route.state_dtype is None and not has_blocks(rule, [tuple(member.parameter.shape) for member in members]):
+        storage = storage._replace(state_dtype=None if in_blocks(storage.state_dtype) else storage.state_dtype)
+    keeps_embeddings = route.state_dtype is None and in_blocks(storage.state_dtype)
+    apart: defaultdict[tuple[bool, int, Split, bool], list[ParameterRole]] = defaultdict(list)
     for member in members:
         depth = -1 if recipe.layer_decay is None else member.depth
         split = (member.split, member.split_dim) if splits and member.split else WHOLE
-        apart[recipe.undecayed(member), depth, split].append(member)
+        wide = keeps_embeddings and member.role == "embedding"
+        apart[recipe.undecayed(member), depth, split, wide].append(member)
     groups = []
-    for (undecayed, depth, (blocks, dim)), those in sorted(apart.items(), key=lambda item: item[0]):
+    for (undecayed, depth, (blocks, dim), wide), those in sorted(apart.items(), key=lambda item: item[0]):
         scale = 1.0 if recipe.layer_decay is None else recipe.layer_decay ** (last - depth)
         values: dict[str, Any] = {}
         words = [route.name]
@@ -251,6 +274,8 @@ def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last
             values["split"] = len(blocks) if len(set(blocks)) == 1 else blocks
             values["split_dim"] = dim
             words.append(f"split {'+'.join(map(str, blocks))}{' columns' if dim == -1 else ''}")
+        if wide:
+            words.append("embeddings")
         groups.append(
             PlannedGroup(
                 name=" ".join(words),
@@ -260,6 +285,8 @@ def _groups(recipe: Recipe, route: Route, members: Sequence[ParameterRole], last
                 schedules=recipe.schedules_of(route),
                 decayed=not undecayed,
                 rate_scale=scale,
+                storage=storage._replace(state_dtype="float32") if wide else storage,
+                stored_apart=_WIDE if wide else "",
             )
         )
     return groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stepwell.batching import prepare
+from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for
 from stepwell.engines.choice import engine_for
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
@@ -24,6 +26,12 @@ from stepwell.tabular import text_table
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
+
+
+# What a storage is called in a title.
+_WORDS = {"bfloat16": "bf16", "8bit": "8-bit", "4bit": "4-bit"} | {
+    word: word for word in ("float32", "stochastic", "kahan", "compensated")
+}
 
 
 @dataclass(frozen=True)
@@ -96,13 +104,16 @@ class Memory:
         return {"world_size": self.world_size, "sharded": self.sharded, "recipes": rows}
 
 
-def memory(plan: Plan, *, world_size: int, sharded: bool, beside: Sequence[str | Recipe]) -> Memory:
+def memory(plan: Plan, *, world_size: int, sharded: bool, beside: Sequence[str | Recipe | Storage]) -> Memory:
     """See `Plan.memory`."""
     validated("world_size", world_size, Count)
     ranks = world_size if sharded else 1
     own = plan.recipe
-    rows = [_bytes(own.name or "this recipe", plan, own, plan.groups, ranks)]
+    title = own.name or "this recipe"
+    rows = [_bytes(title, plan, own, plan.groups, ranks)]
     for given in beside:
+        if isinstance(given, Storage):
+            given = own.replace(**given._asdict(), name=" ".join((title, *(_WORDS[word] for word in given if word))))
         chosen = preset(given) if isinstance(given, str) else given
         other = chosen.replace(roles=own.roles, depths=own.depths, engine=own.engine)
         try:
@@ -122,23 +133,24 @@ def _bytes(title: str, plan: Plan, recipe: Recipe, groups: tuple[PlannedGroup, .
         for member in group.members:
             weight = member.parameter
             trained += _shard(weight, ranks)
-            for name, tensor in state_on_meta(group.rule.fit(tuple(weight.shape)), weight).items():
-                if isinstance(tensor, Tensor):
-                    slots[name] += _shard(tensor, ranks)
+            state, codecs = state_on_meta(group.rule.fit(tuple(weight.shape)), weight, group.storage)
+            for number, codec in codecs.items():
+                for name in codec.names(number):
+                    if name != WEIGHTS:
+                        slots[name if number == WEIGHTS else number] += _shard(state[name], ranks)
     frozen = sum(_shard(entry.parameter, ranks) for entry in plan.frozen)
     return Bytes(title, trained + frozen, trained, dict(slots), _step_peak(groups, recipe, ranks))
 
 
-def state_of(rule: Rule, weight: Tensor) -> dict[str, Any]:
-    """The state that the rule keeps for a parameter."""
+def state_of(rule: Rule, weight: Tensor, storage: Storage = AS_IT_IS) -> tuple[dict[str, Any], dict[str, Codec]]:
+    """The state that the rule keeps for a parameter, and how weights and slots are stored in it."""
     state: dict[str, Any] = {}
-    prepare(rule, weight, state, {})
-    return state
+    return state, prepare(rule, weight, state, {}, storage)
 
 
-def state_on_meta(rule: Rule, weight: Tensor) -> dict[str, Any]:
+def state_on_meta(rule: Rule, weight: Tensor, storage: Storage) -> tuple[dict[str, Any], dict[str, Codec]]:
     """The same, without its data."""
-    return state_of(rule, torch.empty_like(weight, device="meta"))
+    return state_of(rule, torch.empty_like(weight, device="meta"), storage)
 
 
 def _shard(tensor: Tensor, ranks: int) -> int:
@@ -158,15 +170,16 @@ def _step_peak(groups: tuple[PlannedGroup, ...], recipe: Recipe, ranks: int) -> 
         for member in group.members:
             weight = member.parameter
             fitted = group.rule.fit(tuple(weight.shape))
-            engine = engine_name(recipe.engine, fitted, weight)
+            engine = engine_name(recipe.engine, fitted, weight, group.storage)
             if engine != "fused":
                 whole = ranks == 1 or fitted.acts_on == "matrices"
                 held = weight if whole else weight.new_empty(_shard_shape(weight, ranks), device="meta")
-                alike[engine, fitted, weight.dtype, device_of(weight)].append(held)
+                codecs = codecs_for(fitted, tuple(held.shape), weight.dtype, group.storage)
+                alike[engine, fitted, group.storage, device_of(weight), *codecs.items()].append(held)
     return max(
         (
-            rehearse(rule, weights, device, engine, state_of).peak
-            for (engine, rule, _, device), weights in alike.items()
+            rehearse(rule, weights, device, engine, functools.partial(state_of, storage=storage)).peak
+            for (engine, rule, storage, device, *_), weights in alike.items()
         ),
         default=0,
     )
@@ -177,8 +190,8 @@ def device_of(weight: Tensor) -> str:
     return "cuda" if weight.is_meta else weight.device.type
 
 
-def engine_name(asked: str, rule: Rule, weight: Tensor) -> str:
+def engine_name(asked: str, rule: Rule, weight: Tensor, storage: Storage) -> str:
     """The engine that will run a parameter; for one on the meta device, as if it stood on a CPU or GPU."""
     if asked == "auto" and weight.is_meta:
         return "matrices" if rule.acts_on == "matrices" else "fused"
-    return engine_for(asked, rule, weight).name
+    return engine_for(asked, rule, weight, codecs_for(rule, tuple(weight.shape), weight.dtype, storage)).name

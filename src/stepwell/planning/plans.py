@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn, optim
 
+from stepwell.codecs import AS_IT_IS, FEWEST_IN_BLOCKS, WEIGHTS, Storage, codecs_for, in_blocks
 from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer
 from stepwell.planning.course import Course, course
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from stepwell.planning.cost import Cost
     from stepwell.planning.memory import Memory
 
-BESIDE = ("adamw", "lion", "muon", "t5-adafactor")
-"""The presets that a plan's memory is compared with."""
+BESIDE = (Storage("8bit"), Storage("bfloat16"), "adamw", "lion", "muon", "t5-adafactor")
+"""What a plan's memory is compared with: the same with its state in fewer bits, and presets."""
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr", "decay")
 EXAMPLES = 2
 ROOM = 32  # characters in which a reason is read with ease
@@ -191,21 +192,22 @@ class Plan:
             lines.append(f"{name}: {schedule!r}{'' if way is None else f', so {way}'}")
         if group.rule.own_rate:
             lines.append(f"lr is not the length of its steps: that is {group.rule.own_rate}")
-        slots = [slot.name for slot in group.rule.fit(tuple(member.parameter.shape)).slot_list() if not slot.scalar]
-        lines.append(f"state: {', '.join(slots) or 'none'}")
+        lines += _stored(group, member)
         return lines
 
     # What it costs.
 
-    def memory(self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe] = BESIDE) -> Memory:
+    def memory(
+        self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe | Storage] = BESIDE
+    ) -> Memory:
         """Bytes of weights, gradients and state, and the peak of a step, for this recipe and others beside it.
 
         Args:
             world_size: on how many ranks, at least 1.
             sharded: whether the ranks share weights, gradients and state among them, as FSDP does: each tensor cut
                 along its first dimension. The figures are those of the first rank, which holds the most.
-            beside: recipes, or names of presets, that could be taken in its place. One that does not fit the model, or
-                needs the same as another, is left out.
+            beside: recipes, or names of presets, that could be taken in its place, or a `stepwell.codecs.Storage` for
+                the same recipe stored so. One that does not fit the model, or needs the same as another, is left out.
 
         Raises:
             TypeError, ValueError: a number of ranks that is none, an unknown preset.
@@ -268,6 +270,7 @@ class Plan:
             "values": group.rule.values(),
             "schedules": {name: repr(schedule) for name, schedule in group.schedules.items()},
             "why": group.why,
+            **group.storage._asdict(),
             "roles": list(group.roles),
             "tensors": len(group.members),
             "parameters": group.parameters,
@@ -278,16 +281,20 @@ class Plan:
 
     # What becomes of it.
 
-    def build(self) -> tuple[Optimizer, Scheduler]:
+    def build(self, *, rounding_seed: int = 0) -> tuple[Optimizer, Scheduler]:
         """The optimizer and the scheduler.
+
+        Args:
+            rounding_seed: as `stepwell.Optimizer` takes it.
 
         Raises ValueError where a schedule needs a horizon and the plan has none.
         """
-        optimizer = self.build_optimizer()
+        optimizer = self.build_optimizer(rounding_seed=rounding_seed)
         return optimizer, self.build_scheduler(optimizer)
 
-    def build_optimizer(self) -> Optimizer:
-        """The optimizer alone, for a training that sets its rates by other means."""
+    def build_optimizer(self, *, rounding_seed: int = 0) -> Optimizer:
+        """The optimizer alone, for a training that sets its rates by other means; `rounding_seed` as
+        `stepwell.Optimizer` takes it."""
         recipe = self.recipe
         return Optimizer(
             [group.as_param_group() for group in self.groups],
@@ -295,6 +302,9 @@ class Plan:
             engine=recipe.engine,
             clip_norm=recipe.clip_norm,
             on_nonfinite=recipe.on_nonfinite,
+            state_dtype=recipe.state_dtype,
+            master=recipe.master,
+            rounding_seed=rounding_seed,
         )
 
     def build_scheduler(self, optimizer: optim.Optimizer, *, counts: Literal["calls", "steps"] = "calls") -> Scheduler:
@@ -382,4 +392,22 @@ def _identity(entry: ParameterRole) -> list[str]:
     ]
     if entry.aliases:
         lines.append(f"tied with: {', '.join(entry.aliases)}")
+    return lines
+
+
+def _stored(group: PlannedGroup, member: ParameterRole) -> list[str]:
+    """How the state and, where that is asked for, the weights of a parameter are stored."""
+    parameter = member.parameter
+    shape = tuple(parameter.shape)
+    codecs = codecs_for(group.rule.fit(shape), shape, parameter.dtype, group.storage)
+    weights, slots = codecs.pop(WEIGHTS), codecs.items()
+    if group.storage == AS_IT_IS:
+        return [f"state: {', '.join(codecs) or 'none'}"]
+    lines = [f"state: {', '.join(f'{name} as {codec.word}' for name, codec in slots) or 'none'}"]
+    if group.stored_apart:
+        lines.append(f"because: {group.stored_apart}")
+    elif in_blocks(group.storage.state_dtype) and parameter.numel() < FEWEST_IN_BLOCKS:
+        lines.append(f"because: with fewer than {FEWEST_IN_BLOCKS} elements there is little to save")
+    if group.storage.master is not None and parameter.dtype.itemsize < 4:
+        lines.append(f"weights: {weights.word}")
     return lines

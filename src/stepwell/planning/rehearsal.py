@@ -15,12 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from stepwell.codecs import Codec
 from stepwell.engines.batch import Batch
 from stepwell.engines.choice import FOREACH, MATRICES, REFERENCE
 from stepwell.engines.direct import Direct
 from stepwell.rules.rule import Rule
 
-StateOf = Callable[[Rule, Tensor], dict[str, Any]]
+StateOf = Callable[[Rule, Tensor], tuple[dict[str, Any], Mapping[str, Codec]]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def rehearse(rule: Rule, weights: Sequence[Tensor], device: str, engine: str, st
         device: the type of the device that the step will run on. It decides what is stacked, and in which dtype
             products are taken.
         engine: "matrices", "foreach" or "reference".
-        state_of: makes the state of a parameter.
+        state_of: makes the state of a parameter, and says how it is stored; alike for all of them.
     """
     runner: Direct = {"matrices": MATRICES, "foreach": FOREACH, "reference": REFERENCE}[engine]
     steps = 1 + int(rule.values().get("precondition_frequency", 1))  # the first one may prepare more than the others
@@ -59,7 +60,8 @@ def rehearse(rule: Rule, weights: Sequence[Tensor], device: str, engine: str, st
             tensors = [stand_ins[index] for index in part]
             alike.setdefault(tuple(tensor.shape for tensor in tensors), []).append(tensors)
         for same in alike.values():  # parts come one after the other, and those of the same shapes take the same
-            batch = Batch(rule, same[0], [state_of(rule, weight) for weight in same[0]], [rule.values()] * len(same[0]))
+            states, codecs = zip(*(state_of(rule, weight) for weight in same[0]), strict=True)
+            batch = Batch(rule, same[0], list(states), [rule.values()] * len(same[0]), codecs[0])
             batch.gradients = [torch.empty_like(weight) for weight in same[0]]
             for step in range(steps):
                 batch.advance()

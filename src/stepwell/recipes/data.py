@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell import toml
+from stepwell.codecs import AS_IT_IS
 from stepwell.naming import nearest
 from stepwell.recipes.fields import as_selector
 from stepwell.recipes.mistakes import Mistakes, RecipeError
@@ -23,7 +24,7 @@ VERSION = 1
 NONE = "none"
 STAGES = ("clip_norm", "on_nonfinite", "cautious")
 KEYS = (
-    *("version", "name", "source", "engine", "layer_decay", "undecayed"),
+    *("version", "name", "source", "engine", "state_dtype", "master", "layer_decay", "undecayed"),
     *("defaults", "schedules", "stages", "roles", "depths", "routes"),
 )
 OF_RULES = ("defaults", "schedules", "cautious")
@@ -34,6 +35,8 @@ ROUTE_KEYS = {
     "rule": "rule",
     "set": "hyper_parameters",
     "schedules": "schedules",
+    "state_dtype": "state_dtype",
+    "master": "master",
     "why": "why",
 }
 
@@ -44,7 +47,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     data: dict[str, Any] = {"version": VERSION}
     data |= {
         name: _plain(getattr(recipe, name))
-        for name in ("name", "source", "engine", "layer_decay", "undecayed")
+        for name in ("name", "source", "engine", "state_dtype", "master", "layer_decay", "undecayed")
         if getattr(recipe, name) != getattr(plain, name)
     }
     stages = {name: value for name in STAGES if (value := getattr(recipe, name)) != getattr(plain, name)}
@@ -272,10 +275,13 @@ def digest(recipe: Recipe) -> str:
         rule = recipe.rule_of(route)
         schedules = sorted(recipe.schedules_of(route).items())
         routes.append((route.select, type(rule).__name__, sorted(changed_values(rule).items()), schedules))
-    decisive = (
+    decisive: tuple[Any, ...] = (
         *(routes, recipe.undecayed, recipe.layer_decay, recipe.clip_norm, recipe.on_nonfinite),
         *(list(recipe.roles.items()), list(recipe.depths.items())),  # of these, the first that matches wins
     )
+    stored = [recipe.storage_of(route) for route in recipe.routes]
+    if any(storage != AS_IT_IS for storage in stored):
+        decisive = (*decisive, stored)
     return hashlib.sha256(json.dumps(_exact(decisive)).encode()).hexdigest()[:12]
 
 

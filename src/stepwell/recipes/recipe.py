@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from stepwell.codecs import CHOICES, MasterKind, StateDtype, Storage
 from stepwell.engines.choice import EngineName, check_engine
 from stepwell.naming import nearest
 from stepwell.optimizer import OnNonfinite
@@ -49,6 +50,11 @@ class Recipe(Frozen):
         clip_norm: the global norm that gradients are clipped to, above 0; None leaves them.
         on_nonfinite: what NaN or infinity in a gradient does: "ignore", "raise" or "skip".
         cautious: every rule that `stepwell.cautious` fits is wrapped in it.
+        state_dtype: how state is stored ("float32", "bfloat16", "8bit", "4bit"), as `stepwell.Optimizer` takes it: of
+            all routes whose rule has such state. Embeddings keep float32 in place of 8 and 4 bits, unless their route
+            says otherwise. None: as the parameters.
+        master: how 16-bit weights are kept ("stochastic", "kahan", "compensated", "float32"), as `stepwell.Optimizer`
+            takes it, of all routes. None: rounded to the nearest.
         engine: "auto", "reference", "foreach" or "fused".
         name: what to call it.
         source: where its numbers are from.
@@ -67,6 +73,8 @@ class Recipe(Frozen):
     clip_norm: float | None = None
     on_nonfinite: OnNonfinite = "ignore"
     cautious: bool = False
+    state_dtype: StateDtype | None = None
+    master: MasterKind | None = None
     engine: EngineName = "auto"
     name: str = ""
     source: str = ""
@@ -153,6 +161,10 @@ class Recipe(Frozen):
         """The defaults of the recipe that a rule has."""
         own = hyper_parameters(kind)
         return {name: value for name, value in self.defaults.items() if name in own}
+
+    def storage_of(self, route: Route) -> Storage:
+        """How the groups of a route are stored: as the route says, else as the recipe does."""
+        return Storage(route.state_dtype or self.state_dtype, route.master or self.master)
 
     def schedules_of(self, route: Route) -> dict[str, Schedule]:
         """The schedules that a route follows, by hyper-parameter."""
@@ -319,6 +331,7 @@ _SINGLE: Mapping[str, Any] = {
     "clip_norm": Positive | None,
     "on_nonfinite": OnNonfinite,
     "cautious": bool,
+    **CHOICES,
 }
 
 

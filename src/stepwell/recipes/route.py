@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.codecs import CHOICES, MasterKind, StateDtype
 from stepwell.recipes.fields import as_schedules, as_selector, as_table, as_text
 from stepwell.recipes.frozen import Frozen
 from stepwell.recipes.mistakes import Mistakes, check_values
+from stepwell.rules.hyper import validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule
 from stepwell.schedules import Schedule
@@ -29,6 +31,7 @@ class Route(Frozen):
         name: of its parameter groups; by default the rule's name in small letters.
         hyper_parameters: values for this route alone; they win over the recipe's.
         schedules: schedule by hyper-parameter, for this route alone; they win over the recipe's.
+        state_dtype, master: how state and weights are stored, for this route alone; None: as the recipe says.
         why: the reason, in a few words.
 
     Raises:
@@ -40,6 +43,8 @@ class Route(Frozen):
     name: str = ""
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    state_dtype: StateDtype | None = None
+    master: MasterKind | None = None
     why: str = ""
 
     def __post_init__(self) -> None:
@@ -61,6 +66,9 @@ class Route(Frozen):
             values = check_values(kind, values, found)
             with found.at("schedules"):
                 kind.check_names(entry_called(name).name for name in schedules)
+        for keyword, annotation in CHOICES.items():
+            with found.at():
+                self._settle(**{keyword: validated(keyword, getattr(self, keyword), annotation)})
         name = as_text("name", self.name, found) or str(given).lower()
         why = as_text("why", self.why, found)
         self._settle(hyper_parameters=values, schedules=schedules, name=name, why=why)

@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, sqrt, square
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class AdaBelief(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "decoupled"
 
-    slots = ("exp_avg", "exp_avg_var")
+    slots = ("exp_avg", Slot("exp_avg_var", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import sqrt, square
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Adadelta(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "coupled"
 
-    slots = ("square_avg", "acc_delta")
+    slots = (Slot("square_avg", positive=True), Slot("acc_delta", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         square_avg = h.rho * s.square_avg + (1 - h.rho) * square(g)

@@ -72,7 +72,7 @@ class Adafactor(Rule):
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         factors = (Slot("row_var", shape=row_wise), Slot("col_var", shape=column_wise))
-        moment = factors if self.factored else ("variance",)
+        moment = factors if self.factored else (Slot("variance", positive=True),)
         return moment if self.beta1 is None else (*moment, "exp_avg")
 
     def fit(self, shape: Shape) -> Rule:

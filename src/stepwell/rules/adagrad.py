@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import sqrt, square, where
 from stepwell.rules.hyper import NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Adagrad(Rule):
     eps: NonNegative = 1e-10
     decay: Decay = "coupled"
 
-    slots = ("sum",)
+    slots = (Slot("sum", positive=True),)
 
     def rate(self, s: Any, h: Any) -> Any:
         return h.lr / (1 + (s.step - 1) * h.lr_decay)

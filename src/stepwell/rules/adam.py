@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, maximum, sqrt, square
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,9 @@ class Adam(Rule):
     correct_bias: bool = True
 
     @property
-    def slots(self) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if self.amsgrad else ("exp_avg", "exp_avg_sq")
+    def slots(self) -> tuple[str | Slot, ...]:
+        moments = ("exp_avg", Slot("exp_avg_sq", positive=True))
+        return (*moments, Slot("max_exp_avg_sq", positive=True)) if self.amsgrad else moments
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

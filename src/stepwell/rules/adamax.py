@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import absolute, lerp, maximum
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Adamax(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "coupled"
 
-    slots = ("exp_avg", "exp_inf")
+    slots = ("exp_avg", Slot("exp_inf", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

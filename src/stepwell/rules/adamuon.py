@@ -51,7 +51,7 @@ class AdaMuon(OrthogonalizedMomentum):
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
-        return ("momentum_buffer", "exp_avg_sq")
+        return ("momentum_buffer", Slot("exp_avg_sq", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         buffer, update = self.mixed_momentum(g, s, h)

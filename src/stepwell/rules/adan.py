@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Adan(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "proximal"
 
-    slots = ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad")
+    slots = ("exp_avg", "exp_avg_diff", Slot("exp_avg_sq", positive=True), "neg_pre_grad")
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2, beta3 = h.betas

@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import exp, lerp, log, minimum, sqrt, square
 from stepwell.rules.hyper import Count, Fraction, NonNegative, OpenFraction
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class AdEMAMix(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "decoupled"
 
-    slots = ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
+    slots = ("exp_avg_fast", "exp_avg_slow", Slot("exp_avg_sq", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2, beta3 = h.betas

@@ -37,7 +37,7 @@ class ASGD(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "coupled"
 
-    slots = ("ax", Slot("eta", scalar=True), Slot("mu", scalar=True))
+    slots = (Slot("ax", fine=True), Slot("eta", scalar=True), Slot("mu", scalar=True))
 
     def rate(self, s: Any, h: Any) -> Any:
         return where(s.step > 1, s.eta, h.lr)

@@ -45,7 +45,7 @@ class CAME(Rule):
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         if not self.factored:
-            return ("exp_avg", "exp_avg_sq")
+            return ("exp_avg", Slot("exp_avg_sq", positive=True))
         return (
             "exp_avg",
             Slot("exp_avg_sq_row", shape=row_wise),

@@ -49,7 +49,7 @@ class DAdaptAdam(Rule):
 
     slots = (
         "exp_avg",
-        "exp_avg_sq",
+        Slot("exp_avg_sq", positive=True),
         "s",
         Slot("d", scalar=True, shared=True),
         Slot("next_d", scalar=True, shared=True),

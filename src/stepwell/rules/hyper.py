@@ -52,6 +52,7 @@ Fraction = Annotated[float, Range(low=0, high=1, open_high=True)]
 OpenFraction = Annotated[float, Range(low=0, high=1, open_low=True, open_high=True)]
 Whole = Annotated[float, Range(low=0, whole=True)]
 Count = Annotated[int, Range(low=1, whole=True)]
+Seed = Annotated[int, Range(low=0, whole=True)]
 
 
 def is_switch(annotation: Any) -> bool:

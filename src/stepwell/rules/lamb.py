@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stepwell.algebra import lerp, norm, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Rule
+from stepwell.rules.rule import Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class LAMB(Rule):
     weight_decay: NonNegative = 0.0
     decay: Literal["inside"] = "inside"
 
-    slots = ("exp_avg", "exp_avg_sq")
+    slots = ("exp_avg", Slot("exp_avg_sq", positive=True))
     acts_on = "tensors"
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, maximum, norm, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class MARS(Rule):
     gamma: NonNegative = 0.025
     decay: Decay = "decoupled"
 
-    slots = ("exp_avg", "exp_avg_sq", "last_grad")
+    slots = ("exp_avg", Slot("exp_avg_sq", positive=True), "last_grad")
     acts_on = "tensors"
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

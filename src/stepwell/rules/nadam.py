@@ -37,7 +37,7 @@ class NAdam(Rule):
     momentum_decay: NonNegative = 4e-3
     decay: Decay = "coupled"
 
-    slots = ("exp_avg", "exp_avg_sq", Slot("mu_product", scalar=True))
+    slots = ("exp_avg", Slot("exp_avg_sq", positive=True), Slot("mu_product", scalar=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

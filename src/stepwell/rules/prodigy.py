@@ -57,7 +57,7 @@ class Prodigy(Rule):
 
     slots = (
         "exp_avg",
-        "exp_avg_sq",
+        Slot("exp_avg_sq", positive=True),
         "s",
         Slot("p0", start="weights"),
         Slot("d", scalar=True, shared=True),

@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 def rectification(beta2: Any, step: Any, least: float) -> tuple[Any, Any]:
@@ -48,7 +48,7 @@ class RAdam(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "coupled"
 
-    slots = ("exp_avg", "exp_avg_sq")
+    slots = ("exp_avg", Slot("exp_avg_sq", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from stepwell.algebra import lerp, maximum, sqrt, square
 from stepwell.rules.hyper import Fraction, NonNegative, Range, Switch
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,12 @@ class RMSprop(Rule):
     decay: Decay = "coupled"
 
     @property
-    def slots(self) -> tuple[str, ...]:
-        return ("square_avg",) + ("momentum_buffer",) * bool(self.momentum) + ("grad_avg",) * self.centered
+    def slots(self) -> tuple[str | Slot, ...]:
+        momentum = ("momentum_buffer",) if self.momentum else ()
+        if not self.centered:
+            return (Slot("square_avg", positive=True), *momentum)
+        # Of the variance, a difference of the two, coarser numbers would leave nothing.
+        return (Slot("square_avg", positive=True, fine=True), *momentum, Slot("grad_avg", fine=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         variance = square_avg = h.alpha * s.square_avg + (1 - h.alpha) * square(g)

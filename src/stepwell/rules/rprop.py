@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from stepwell.algebra import maximum, minimum, sign, where
 from stepwell.rules.hyper import NonNegative, OpenFraction, Range
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Rprop(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "decoupled"
 
-    slots = ("prev", "step_size")
+    slots = (Slot("prev", fine=True), Slot("step_size", positive=True))
 
     def __post_init__(self) -> None:
         super().__post_init__()

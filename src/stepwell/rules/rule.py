@@ -41,6 +41,10 @@ class Slot:
     shape from the parameter's, which it has itself by default. A `scalar` slot is made of hyper-parameters and the
     step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`. A `shared` scalar
     is one number for all parameters of the rule: `settle` gives it, and a parameter that joins later finds it as it is.
+
+    How its numbers may be stored: a `positive` slot holds none below 0, so that 8 and 4 bits need not keep a sign, and
+    keep a second moment from becoming 0. A `fine` slot is kept in as many bits as the weights, never in 8 or 4: it
+    holds an average of weights (as all do that start from them), or numbers whose sign counts however small they are.
     A `wide` slot has at least 32 bits, also where the parameter has 16: an orthogonal basis does not survive being
     rounded.
     """
@@ -51,6 +55,12 @@ class Slot:
     shared: bool = False
     shape: Callable[[Shape], Shape] | None = None
     wide: bool = False
+    positive: bool = False
+    fine: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start == "weights":
+            object.__setattr__(self, "fine", True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +188,11 @@ class Rule:
     def but(self, **values: Any) -> Self:
         """The same rule with other hyper-parameters."""
         return type(self)(**{**self.values(), **values})
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> Self:
+        """The rule with the hyper-parameters that a parameter group holds."""
+        return cls(**{name: group[name] for name in cls.field_names()})
 
     @classmethod
     def check_names(cls, names: Any, where: str = "") -> None:

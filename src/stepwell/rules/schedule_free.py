@@ -130,7 +130,7 @@ class ScheduleFreeAdamW(WarmUp, ScheduleFree):
     r: NonNegative = 0.0
     weight_lr_power: NonNegative = 2.0
 
-    slots = ("exp_avg_sq", *SHARED_SLOTS)
+    slots = (Slot("exp_avg_sq", positive=True), *SHARED_SLOTS)
 
     def momentum_of(self, h: Any) -> Any:
         return h.betas[0]
@@ -169,7 +169,7 @@ class ScheduleFreeRAdam(ScheduleFree):
     weight_lr_power: NonNegative = 2.0
     silent_sgd_phase: bool = True
 
-    slots = ("exp_avg_sq", *SHARED_SLOTS)
+    slots = (Slot("exp_avg_sq", positive=True), *SHARED_SLOTS)
 
     def momentum_of(self, h: Any) -> Any:
         return h.betas[0]

@@ -80,7 +80,7 @@ class SOAP(MatrixRule):
         sides = [(name, functools.partial(shape, side=side)) for side, name in enumerate(side_names(self.dims))]
         factors = [Slot(f"{name}_factor", shape=shape, wide=True) for name, shape in sides]
         bases = [Slot(f"{name}_basis", shape=shape, wide=True) for name, shape in sides]
-        return ("exp_avg", "exp_avg_sq", *factors, *bases)
+        return ("exp_avg", Slot("exp_avg_sq", positive=True), *factors, *bases)
 
     def fit(self, shape: Shape) -> Rule:
         if len(shape) < 2:

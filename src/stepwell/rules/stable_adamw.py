@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, maximum, mean, sqrt, square
 from stepwell.rules.hyper import Fraction, NonNegative, Positive
-from stepwell.rules.rule import AnyDecay, Rule
+from stepwell.rules.rule import AnyDecay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class StableAdamW(Rule):
     weight_decay: NonNegative = 1e-2
     decay: AnyDecay = "inside"
 
-    slots = ("exp_avg", "exp_avg_sq")
+    slots = ("exp_avg", Slot("exp_avg_sq", positive=True))
     acts_on = "tensors"
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

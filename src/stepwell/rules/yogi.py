@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, sign, sqrt, square, where
 from stepwell.rules.hyper import Fraction, NonNegative
-from stepwell.rules.rule import Decay, Rule
+from stepwell.rules.rule import Decay, Rule, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Yogi(Rule):
     initial_accumulator_value: NonNegative = 1e-6
     decay: Decay = "decoupled"
 
-    slots = ("exp_avg", "exp_avg_sq")
+    slots = ("exp_avg", Slot("exp_avg_sq", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.algebra.tracing import Level
-from stepwell.engines.batch import Batch
+from stepwell.codecs import Codec, Plain
+from stepwell.engines.batch import REAL_DTYPES, Batch
 from stepwell.engines.dense import is_dense
 from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
 from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
-from stepwell.engines.fused.programs import DTYPES, ROUNDING, Programs
+from stepwell.engines.fused.programs import Programs, rounds
 from stepwell.engines.fused.threads import run_in_threads
 from stepwell.rules.rule import Rule, Shape
 
@@ -83,7 +84,8 @@ class Launch:
         kept = {level: max(1, len(nodes)) for level, nodes in program.kept.items()}
         self._most_threads = max(1, layout.most_threads)
         self.items = (tensors, len(layout.chunks))  # of the even steps, and of the odd ones
-        self.table = np.empty((len(program.arrays), tensors), dtype=np.int64)
+        self.table = np.empty((len(kernel.arrays), tensors), dtype=np.int64)
+        self.keys = np.zeros(tensors, dtype=np.uint64)
         self.classes = np.zeros(tensors, dtype=np.int64)
         self.kept = np.zeros((tensors, kept[Level.TENSOR]))
         self._memory = {
@@ -91,6 +93,7 @@ class Launch:
             "classes_at": self.classes,
             "chunks_at": layout.chunks,
             "sizes_at": layout.sizes,
+            "keys_at": self.keys,
             "kept_at": self.kept,
             "sums_at": np.zeros((len(layout.chunks), max(1, len(program.sums)))),
             "kept_rows_at": np.zeros((kept[Level.ROW], layout.rows), dtype=compute),
@@ -150,7 +153,7 @@ class Fused(Programs):
     @staticmethod
     def serves(tensor: Tensor) -> bool:
         """Whether a tensor like this can be worked on: its numbers lie in the CPU's memory without gaps."""
-        return tensor.device.type == "cpu" and tensor.dtype in DTYPES and is_dense(tensor)
+        return tensor.device.type == "cpu" and tensor.dtype in REAL_DTYPES and is_dense(tensor)
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
@@ -168,12 +171,10 @@ class Fused(Programs):
             launch.classes[members if row else slice(None)] = row
             if new and function == "update":
                 batch.keep(members, dict(zip((slot for slot, _ in program.scalar_slots), new, strict=True)))
-        known: dict[str, Sequence[Tensor] | NDArray[np.int64]] = {
-            WEIGHTS: batch.addresses,
-            GRADIENT: batch.gradients,
-            **batch.columns,
-        }
-        launch.run([known[name] for name in program.arrays], np.array(scalars, dtype=np.float64))
+        if launch.kernel.draws:
+            launch.keys[:] = batch.keys_now()
+        known: dict[str, Column] = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.columns}
+        launch.run([known[each.name] for each in launch.kernel.arrays], np.array(scalars, dtype=np.float64))
         return launch
 
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -183,10 +184,10 @@ class Fused(Programs):
         return {name: float(launch.kept[:, program.position(e)].sum()) for name, e in program.totals}
 
     def _prepare(self, batch: Batch, function: str) -> Launch:
-        columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
-        stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
-        program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(ROUNDING))
-        kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
+        # Random bits are for training: an average to evaluate on is rounded to the nearest.
+        codecs = {n: codec if function == "update" else codec.nearest() for n, codec in batch.codecs.items()}
+        program = self.program(batch.rule, function, stores_round=rounds(codecs))
+        kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
         shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
         return Launch(kernel, _layout(program, shapes), len(batch.weights))
 
@@ -195,20 +196,19 @@ class Fused(Programs):
 
         The tensors share a dtype and are dense. `function` is written in the algebra; `name` stands for it.
         """
-        kernel = self.kernel(self.total(name, function), (tensors[0].dtype,))
+        kernel = self.kernel(self.total(name, function), {GRADIENT: Plain(tensors[0].dtype)})
         launch = Launch(kernel, _layout(kernel.program, [tensor.shape for tensor in tensors]), len(tensors))
         launch.run([tensors], np.zeros((1, 0)))
         return launch.kept[:, 0]
 
-    def kernel(self, program: Program, dtypes: tuple[torch.dtype, ...]) -> Kernel:
-        """The kernel for a program on arrays of these dtypes, in the program's order."""
-        key = (id(program), dtypes)
+    def kernel(self, program: Program, codecs: Mapping[str, Codec]) -> Kernel:
+        """The kernel for a program on numbers that are stored so, by name."""
+        key = (id(program), *codecs.items())
         if key not in self._kernels:
-            names = dict(zip(program.arrays, (DTYPES[dtype] for dtype in dtypes), strict=True))
-            self._kernels[key] = Kernel(program, names)
+            self._kernels[key] = Kernel(program, codecs)
         return self._kernels[key]
 
-    def source(self, rule: Rule, dtype: torch.dtype) -> str:
-        """The source of the kernel for a rule's update on weights, gradients and slots of this dtype."""
-        program = self.program(rule, stores_round=dtype in ROUNDING)
-        return numba_writer.write(program, dict.fromkeys(program.arrays, DTYPES[dtype]))
+    def source(self, rule: Rule, codecs: Mapping[str, Codec], gradient: torch.dtype) -> str:
+        """The source of the kernel for a rule's update on weights and slots that are stored so."""
+        program = self.program(rule, stores_round=rounds(codecs))
+        return numba_writer.write(program, {**codecs, GRADIENT: Plain(gradient)})

@@ -17,22 +17,34 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
+from stepwell.codecs import Codec, codec
 from stepwell.engines.fused import numba_writer
+from stepwell.engines.fused.arrays import arrays, computed_in, draws
 from stepwell.engines.fused.cache import cache_folder, kernel_folder, write_whole
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.source import HostScalars, host_function
 
+# What a kernel's source imports.
+_HERE, _CODECS = Path(__file__).parent, Path(codec.__file__).parent
+_IMPORTED = (_HERE / "memory.py", _HERE / "block_memory.py", _CODECS / "blocks.py", _CODECS / "noise.py")
 # What calls a kernel: void run(int64 *frame). ctypes lets other Python threads go on meanwhile.
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class Kernel:
-    """A program compiled for the dtypes of its arrays."""
+    """A program compiled for the codecs of its numbers.
 
-    def __init__(self, program: Program, dtypes: Mapping[str, str]) -> None:
+    Attributes:
+        arrays: what the rows of the table of addresses are.
+        draws: it needs keys of random bits.
+    """
+
+    def __init__(self, program: Program, codecs: Mapping[str, Codec]) -> None:
         self.program = program
-        self.compute = numba_writer.computed_in(dtypes)
-        self.source = numba_writer.write(program, dtypes)
+        self.compute = computed_in(codecs)
+        self.source = numba_writer.write(program, codecs)
+        self.arrays = arrays(program, codecs)
+        self.draws = any(draws(phase, codecs) for phase in program.phases)
         self.scalars: HostScalars = host_function(program)
         self._engine, address = _machine_code(program.name, self.source)
         self.run = RUN(address)
@@ -40,7 +52,7 @@ class Kernel:
 
 def _machine_code(name: str, source: str) -> tuple[Any, int]:
     """The execution engine that holds the code, and the address of `run` in it."""
-    memory = Path(__file__).with_name("memory.py").read_text(encoding="utf-8")
+    memory = "".join(path.read_text(encoding="utf-8") for path in _IMPORTED)
     machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
     digest = hashlib.sha256("\0".join((source, memory, machine, llvmlite.__version__)).encode()).hexdigest()[:16]
     path = kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}.py"

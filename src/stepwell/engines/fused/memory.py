@@ -1,6 +1,8 @@
-"""What a Numba kernel needs to work on a tensor's memory: arrays over addresses, and 16-bit floats as their bits.
+"""What a Numba kernel needs to work on a tensor's memory: arrays over addresses, and how numbers are stored in them.
 
-Kernels import this module by name; it is imported only once Numba is.
+Kernels import this module by name; it is imported only once Numba is. The codecs are those of `stepwell.codecs`, to the
+bit. Numba makes 64 bits of every sum of two whole numbers, which halves what a vector register holds: so each is cut
+down to 32 again at once.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from stepwell.codecs.noise import ROUNDS
 
 
 def _pointer(element: Any) -> Any:
@@ -33,6 +37,8 @@ def _pointer(element: Any) -> Any:
 float64_at = _pointer(types.float64)
 float32_at = _pointer(types.float32)
 uint16_at = _pointer(types.uint16)
+uint32_at = _pointer(types.uint32)
+uint8_at = _pointer(types.uint8)
 int64_at = _pointer(types.int64)
 
 
@@ -49,7 +55,7 @@ def next_chunk(typing_context: Any, counter: Any) -> Any:
 
 
 @intrinsic
-def _bits(typing_context: Any, number: Any) -> Any:
+def bits_of(typing_context: Any, number: Any) -> Any:
     """The bits of a float32."""
     del typing_context, number
 
@@ -61,7 +67,7 @@ def _bits(typing_context: Any, number: Any) -> Any:
 
 
 @intrinsic
-def _from_bits(typing_context: Any, bits: Any) -> Any:
+def number_of_bits(typing_context: Any, bits: Any) -> Any:
     """The float32 of these bits."""
     del typing_context, bits
 
@@ -73,17 +79,30 @@ def _from_bits(typing_context: Any, bits: Any) -> Any:
 
 
 @numba.njit(inline="always")
+def quiet(number: Any) -> Any:
+    """The float32, where NaN has bits that no rounding carries over into another number's."""
+    return np.float32(number) if number == number else np.float32(np.nan)
+
+
+@numba.njit(inline="always")
 def from_bfloat16(bits: Any) -> Any:
     """float32 from bfloat16: its upper half."""
-    return _from_bits(np.uint32(bits) << np.uint32(16))
+    return number_of_bits(np.uint32(np.uint32(bits) << np.uint32(16)))
 
 
 @numba.njit(inline="always")
 def to_bfloat16(number: Any) -> Any:
-    """bfloat16 from float32, rounded to nearest, ties to even; NaN stays NaN."""
-    bits = _bits(number)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.uint16(rounded) if number == number else np.uint16(0x7FC0)
+    """bfloat16 from float32, rounded to nearest, ties to even; NaN stays NaN if it is `quiet`."""
+    bits = bits_of(number)
+    last = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + last)
+    return np.uint16(np.uint32(rounded >> np.uint32(16)))
+
+
+@numba.njit(inline="always")
+def to_bfloat16_by_chance(number: Any, random: Any) -> Any:
+    """bfloat16 from float32, rounded up where 16 random bits carry over; NaN stays NaN if it is `quiet`."""
+    return np.uint16(np.uint32(np.uint32(bits_of(number) + random) >> np.uint32(16)))
 
 
 @intrinsic
@@ -108,3 +127,79 @@ def to_float16(typing_context: Any, number: Any) -> Any:
         return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
 
     return types.uint16(types.float32), generate
+
+
+# Random bits: `stepwell.codecs.noise`.
+
+_FACTOR_1, _FACTOR_2, _FACTOR_3 = (np.uint32(factor) for factor, _ in ROUNDS)
+_SHIFT_1, _SHIFT_2, _SHIFT_3 = (np.uint32(shift) for _, shift in ROUNDS)
+
+
+@numba.njit(inline="always")
+def hash_of(low: Any, high: Any, element: Any) -> Any:
+    """The 32-bit hash of an element under two keys; all three are uint32."""
+    x = np.uint32(np.uint32(element ^ low) * _FACTOR_1)
+    x = np.uint32(x ^ np.uint32(x >> _SHIFT_1))
+    x = np.uint32(np.uint32(x ^ high) * _FACTOR_2)
+    x = np.uint32(x ^ np.uint32(x >> _SHIFT_2))
+    x = np.uint32(x * _FACTOR_3)
+    return np.uint32(x ^ np.uint32(x >> _SHIFT_3))
+
+
+@numba.njit(inline="always")
+def random_bits(hashed: Any, factor: Any, count: Any) -> Any:
+    """So many random bits for one of the numbers that are stored for an element."""
+    return np.uint32(np.uint32(hashed * np.uint32(factor)) >> np.uint32(32 - count))
+
+
+# 16-bit weights with what the rounding left over: `stepwell.codecs.rounding`.
+
+
+@numba.njit(inline="always")
+def from_kahan(bits: Any, error_bits: Any) -> Any:
+    """float32 from bfloat16 and its rounding error, unless that is too large to be one."""
+    rounded, error = from_bfloat16(bits), from_bfloat16(error_bits)
+    return rounded + error if abs(error) <= np.float32(2.0**-8) * abs(rounded) else rounded
+
+
+@numba.njit(inline="always")
+def kahan_error(number: Any) -> Any:
+    """What bfloat16 leaves over of a float32, in bfloat16, and no more than lets the sum of both round to the same."""
+    bits = to_bfloat16(number)
+    rounded = from_bfloat16(bits)
+    error = to_bfloat16(np.float32(0.0) if abs(rounded) == np.inf else np.float32(number) - rounded)
+    moves = to_bfloat16(rounded + from_bfloat16(error)) != bits
+    return np.uint16(np.uint32(np.uint32(error) - np.uint32(moves)))
+
+
+@numba.njit(inline="always")
+def from_halves(bits: Any, remainder: Any) -> Any:
+    """float32 from its upper half, rounded, and a signed remainder."""
+    below = np.uint32(np.int32(np.int16(remainder)))
+    return number_of_bits(np.uint32(np.uint32(np.uint32(bits) << np.uint32(16)) + below))
+
+
+@numba.njit(inline="always")
+def upper_half(number: Any) -> Any:
+    """bfloat16 from float32, rounded to nearest, ties away from zero; NaN stays NaN if it is `quiet`."""
+    return to_bfloat16_by_chance(number, np.uint32(0x8000))
+
+
+@numba.njit(inline="always")
+def lower_half(number: Any) -> Any:
+    """What `upper_half` leaves over."""
+    return np.uint16(bits_of(number))
+
+
+@numba.njit(inline="always")
+def from_bfloat16_with_master(bits: Any, master: Any) -> Any:
+    """The master, unless its bfloat16 has been overwritten."""
+    rounded = from_bfloat16(bits)
+    return np.float32(master) if from_bfloat16(to_bfloat16(master)) == rounded else rounded
+
+
+@numba.njit(inline="always")
+def from_float16_with_master(bits: Any, master: Any) -> Any:
+    """The master, unless its float16 has been overwritten."""
+    rounded = quiet(from_float16(bits))
+    return np.float32(master) if from_float16(to_float16(master)) == rounded else rounded

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stepwell.algebra.tracing import Expression, Level
-from stepwell.engines.fused.numba_words import FUNCTIONS, POINTERS, READERS, TENSOR, WRITERS, array, constant, indented
+from stepwell.codecs import Codec
+from stepwell.engines.fused.arrays import arrays_of
+from stepwell.engines.fused.numba_words import FUNCTIONS, POINTERS, TENSOR, WORDS, array, constant, indented
 from stepwell.engines.fused.program import Finish, Loop, Program
 from stepwell.engines.fused.source import Writer
 
@@ -17,7 +19,7 @@ _KEPT = {
 }
 
 
-def finish(program: Program, step: Finish, dtypes: Mapping[str, str]) -> list[str]:
+def finish(program: Program, step: Finish, codecs: Mapping[str, Codec]) -> list[str]:
     """One tensor: first the sums over its chunks, in their order, so that the bits are the same whatever the threads;
     then, in float64, what is made of them."""
     lines = [f"{name} = sizes[item, {position}]" for position, name in enumerate(TENSOR)]
@@ -40,7 +42,7 @@ def finish(program: Program, step: Finish, dtypes: Mapping[str, str]) -> list[st
                 f"column_sums[{program.sum_position(e)}, column_sum + part * columns + i]",
             ]
     for loop in step.loops:
-        lines += _loop(program, loop, dtypes)
+        lines += _loop(program, loop, codecs)
     return lines
 
 
@@ -48,7 +50,7 @@ def _kept(program: Program, e: Expression) -> str:
     return _KEPT[e.level].format(program.position(e))
 
 
-def _loop(program: Program, loop: Loop, dtypes: Mapping[str, str]) -> list[str]:
+def _loop(program: Program, loop: Loop, codecs: Mapping[str, Codec]) -> list[str]:
     """What a part of a finish works out: once, or for each row, or for each column."""
     scalars = {node.index: f"scalars[classes[item], {index}]" for index, node in enumerate(program.scalars)}
     mine = set(loop.values)
@@ -70,17 +72,21 @@ def _loop(program: Program, loop: Loop, dtypes: Mapping[str, str]) -> list[str]:
     # What is worked out once may be asked for by a later part of this finish.
     writer.write(loop.values, loop.values if loop.level is Level.TENSOR else results)
     body = writer.lines + [f"{_kept(program, e)} = {writer.text(e)}" for e in kept]
-    body += [f"{array(name)}[i] = {WRITERS[dtypes[name]].format(writer.text(e))}" for name, e in loop.stores]
+    for name, e in loop.stores:
+        (written,) = WORDS[codecs[name].word].write  # what is no element's is one plain tensor
+        body.append(f"{array(name)}[i] = {written.format(x=writer.text(e))}")
     body += [f"t{t.index} += {writer.text(t.arguments[0])}" for t in loop.totals]
 
     used = {a for e in loop.values for a in e.arguments} | set(results)
     loads = {e.value: e.level for e in used if e.operation == "load"}
     views = []
     for name in sorted({*loads, *(name for name, _ in loop.stores)}):
-        address = f"table[{program.arrays.index(name)}, item]"
+        ((row, part),) = arrays_of(name, program, codecs)
         length = _LENGTHS[program.levels[name]]
-        views.append(f"{array(name)} = numba.carray({POINTERS[dtypes[name]]}({address}), {length})")
-    read = {name: f"{array(name)}_ = {READERS[dtypes[name]].format(f'{array(name)}[i]')}" for name in sorted(loads)}
+        views.append(f"{array(name)} = numba.carray({POINTERS[part.dtype]}(table[{row}, item]), {length})")
+    read = {
+        name: f"{array(name)}_ = {WORDS[codecs[name].word].read.format(f'{array(name)}[i]')}" for name in sorted(loads)
+    }
     once = [read[name] for name in read if loads[name] is Level.TENSOR]
     if loop.level is Level.TENSOR:
         return [*views, "i = 0", *once, *body]

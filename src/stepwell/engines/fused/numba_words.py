@@ -5,12 +5,44 @@ from __future__ import annotations
 import keyword
 import math
 import re
+from dataclasses import dataclass
 
-# How an array of each dtype stands in memory, and how its numbers become those that are computed with, and back.
-POINTERS = {"float64": "float64_at", "float32": "float32_at", "bfloat16": "uint16_at", "float16": "uint16_at"}
-READERS = {"float64": "{}", "float32": "{}", "bfloat16": "from_bfloat16({})", "float16": "from_float16({})"}
-WRITERS = {"float64": "{}", "float32": "{}", "bfloat16": "to_bfloat16({})", "float16": "to_float16({})"}
-ITEM_SIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+import torch
+
+# How an array of each dtype stands in memory.
+POINTERS = {
+    torch.float64: "float64_at",
+    torch.float32: "float32_at",
+    torch.bfloat16: "uint16_at",
+    torch.float16: "uint16_at",
+    torch.int16: "uint16_at",
+    torch.uint8: "uint8_at",
+}
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a codec is written: what its parts, {0}, {1}, are read as, and what is written into each for the number {x},
+    with the 16 random bits {random}."""
+
+    read: str
+    write: tuple[str, ...]
+
+
+PLAIN = Words("{0}", ("{x}",))
+WORDS = {
+    "float64": PLAIN,
+    "float32": PLAIN,
+    "bfloat16": Words("from_bfloat16({0})", ("to_bfloat16({x})",)),
+    "float16": Words("from_float16({0})", ("to_float16({x})",)),
+    "stochastic bfloat16": Words("from_bfloat16({0})", ("to_bfloat16_by_chance({x}, {random})",)),
+    "bfloat16 with compensation": Words("from_kahan({0}, {1})", ("to_bfloat16({x})", "kahan_error({x})")),
+    "bfloat16 with remainder": Words("from_halves({0}, {1})", ("upper_half({x})", "lower_half({x})")),
+    "bfloat16 with master": Words("from_bfloat16_with_master({0}, {1})", ("to_bfloat16({x})", "{x}")),
+    "float16 with master": Words("from_float16_with_master({0}, {1})", ("to_float16({x})", "{x}")),
+}
+# Rounded by an addition to the number's bits, which must not make a number of NaN.
+CARRYING = frozenset(word for word in WORDS if "bfloat16" in word)
 FUNCTIONS = {
     "sqrt": "math.sqrt",
     "absolute": "abs",
@@ -31,13 +63,14 @@ TENSOR = ("elements", "rows", "columns", "row", "column", "first_chunk", "parts"
 FRAME = (
     "counter", "step", "items", "tensors", "rows_of_scalars", "table_at", "classes_at", "scalars_at",
     "chunks_at", "chunks", "sizes_at", "sums_at", "kept_at",
-    "kept_rows_at", "all_rows", "kept_columns_at", "all_columns", "column_sums_at", "all_column_sums",
+    "kept_rows_at", "all_rows", "kept_columns_at", "all_columns", "column_sums_at", "all_column_sums", "keys_at",
 )  # fmt: skip
 
 
 _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
-    "FAST", "address", "at", "classes", "frame", "i", "item", "kept", "kept_columns", "kept_rows", "math", "np",
-    "numba", "part", "run", "scalars", "size", "sizes", "table", "totals",
+    "FAST", "address", "at", "classes", "first", "frame", "hashed", "hashes", "high", "i", "item", "kept",
+    "kept_columns", "kept_rows", "keys", "low", "math", "np", "numba", "part", "run", "scalars", "size", "sizes",
+    "table", "totals",
 }  # fmt: skip
 _NUMBERED = re.compile(r"(c|t|x|k|q|sum|row_sum|total|phase)\d*$")
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from stepwell.algebra.tracing import Expression, Level
+from stepwell.codecs import Codec
+from stepwell.engines.fused.arrays import arrays, arrays_of, computed_in, draws, factor, in_blocks, numbers_of
 from stepwell.engines.fused.numba_finish import finish
 from stepwell.engines.fused.numba_words import (
+    CARRYING,
     CHUNK,
     FRAME,
     FUNCTIONS,
-    ITEM_SIZES,
+    PLAIN,
     POINTERS,
-    READERS,
     TENSOR,
-    WRITERS,
+    WORDS,
     array,
     constant,
     indented,
@@ -23,9 +27,10 @@ from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.source import Writer
 
 _JIT = '@numba.njit(fastmath=FAST, error_model="numpy", nogil=True)\n'
-_BLOCK = 1024
+# What a kernel works on at a time where it adds up, or loads and stores blocks.
+_PIECE = 1024
 
-_HEADER = '''"""{name}, for {dtypes}.
+_HEADER = '''"""{name}, for {stored}.
 
 Written by stepwell from the trace of the rule. `run` works one step out, by as many threads as call it. It gets the
 address of a frame: a counter of the chunks (or tensors) taken, the step, how many of them there are, and the sizes and
@@ -38,51 +43,31 @@ import math
 import numba
 import numpy as np
 
-from stepwell.engines.fused.memory import (
-    float32_at,
-    float64_at,
-    from_bfloat16,
-    from_float16,
-    int64_at,
-    next_chunk,
-    to_bfloat16,
-    to_float16,
-    uint16_at,
-)
+from stepwell.engines.fused.memory import *{blocks}
 
 # nnan and ninf are left out: NaN and infinity must be seen.
 FAST = {fast}
 '''
 
 
-def write(program: Program, dtypes: Mapping[str, str]) -> str:
+def write(program: Program, codecs: Mapping[str, Codec]) -> str:
     """The source of a module whose `run` works one step of the program out, given the frame of a
     `stepwell.engines.fused.engine.Launch`.
 
     Args:
         program: what to write.
-        dtypes: the dtype of each array, by name: "float64", "float32", "bfloat16" or "float16".
+        codecs: how each number is stored, by name. Their order is the order of the random bits.
     """
-    compute = computed_in(dtypes)
+    compute = computed_in(codecs)
     # A sum is spread over the lanes of a vector. Without sums every element is worked out as written, so that the
     # result has the same bits wherever a tensor is cut.
     fast = '{"nsz", "reassoc"}' if program.reductions else "False"
-    described = ", ".join(f"{name} {dtypes[name]}" for name in program.arrays)
-    parts = [_HEADER.format(name=program.name, dtypes=described, fast=fast)]
-    parts += [_phase(program, number, phase, dtypes, compute) for number, phase in enumerate(program.phases)]
-    parts.append(_driver(program, dtypes, compute))
+    blocks = "\nfrom stepwell.engines.fused.block_memory import *" if in_blocks(program.arrays, codecs) else ""
+    described = ", ".join(f"{name} {codecs[name].word}" for name in program.arrays)
+    parts = [_HEADER.format(name=program.name, stored=described, fast=fast, blocks=blocks)]
+    parts += [_phase(program, number, phase, codecs, compute) for number, phase in enumerate(program.phases)]
+    parts.append(_driver(program, codecs, compute))
     return "\n\n".join(parts)
-
-
-def computed_in(dtypes: Mapping[str, str]) -> str:
-    """The dtype of the arithmetic on arrays of these dtypes."""
-    return "float64" if "float64" in dtypes.values() else "float32"
-
-
-def _arrays(phase: Phase) -> list[str]:
-    """The arrays of elements that the phase loads or stores."""
-    stored = [name for name, _ in phase.stores]
-    return [*phase.loads, *(name for name in stored if name not in phase.loads)]
 
 
 def _returned(phase: Phase) -> list[Expression]:
@@ -90,7 +75,7 @@ def _returned(phase: Phase) -> list[Expression]:
     return [*phase.reductions_to(Level.TENSOR), *phase.reductions_to(Level.ROW)]
 
 
-def _phase(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str], compute: str) -> str:
+def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Codec], compute: str) -> str:
     """One phase over a piece of a tensor: the rule's maths, element by element."""
     scalars = {node.index: f"c{index}" for index, node in enumerate(program.scalars)}
     single = {node.index: f"t{node.index}" for node in phase.leaves if node.level is not Level.COLUMN}
@@ -109,7 +94,13 @@ def _phase(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
     writer = Writer(FUNCTIONS, lambda value: constant(value, compute), leaf, "x")
     results = [*(e for _, e in phase.stores), *(r.arguments[0] for r in phase.reductions)]
     writer.write(phase.values, results)
-    arguments = [*map(array, _arrays(phase)), *by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
+    blocks = in_blocks(numbers_of(phase), codecs)
+    held = {name: [array(part) for part in _passed(name, codecs)] for name in numbers_of(phase)}
+    arguments = [part for parts in held.values() for part in parts]
+    arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
+    random = _draws_itself(phase, codecs)
+    if random:
+        arguments += ["low", "high", "first"]
     lines = [f"def phase{number}({', '.join([*arguments, *single.values()])}):"]
     used = {a.index for e in (*phase.values, *results) for a in e.arguments}
     lines += [
@@ -117,10 +108,15 @@ def _phase(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
         for index, node in enumerate(program.scalars)
         if node.index in used
     ]
-    body = [f"{array(name)}_ = {READERS[dtypes[name]].format(f'{array(name)}[i]')}" for name in phase.loads]
+    body = [f"{array(name)}_ = {_read(codecs, name, held[name])}" for name in phase.loads]
     body += [f"{name}_ = {name}[i]" for name in by_column.values()]
     body += writer.lines
-    body += [f"{array(name)}[i] = {WRITERS[dtypes[name]].format(writer.text(e))}" for name, e in phase.stores]
+    if random:
+        body.append("hashed = hash_of(low, high, np.uint32(first + np.uint32(i)))")
+    for name, e in phase.stores:
+        words = {"x": writer.text(e), "random": f"random_bits(hashed, {factor(name, codecs)}, 16)"}
+        written = PLAIN.write if name in blocks else WORDS[codecs[name].word].write
+        body += [f"{part}[i] = {text.format(**words)}" for part, text in zip(held[name], written, strict=True)]
     body += [f"q{r.index}[i] += {writer.text(r.arguments[0])}" for r in to_column]
     sums = _returned(phase)
     body += [f"total{r.index} += {writer.text(r.arguments[0])}" for r in sums]
@@ -131,18 +127,36 @@ def _phase(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
     return _JIT + "\n".join(lines)
 
 
-def _driver(program: Program, dtypes: Mapping[str, str], compute: str) -> str:
+def _read(codecs: Mapping[str, Codec], name: str, parts: list[str]) -> str:
+    """A number, loaded from its parts."""
+    word = "float32" if codecs[name].block > 1 else codecs[name].word
+    text = WORDS[word].read.format(*(f"{part}[i]" for part in parts))
+    carries = any(codec.word in CARRYING for codec in codecs.values())
+    return f"quiet({text})" if carries and word in ("float32", "float16") else text
+
+
+def _draws_itself(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+    """Whether a phase's own loop rounds by chance: what is stored in blocks is rounded after it."""
+    return any(codecs[name].draws and codecs[name].block == 1 for name, _ in phase.stores)
+
+
+def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     """One step over all chunks or tensors: each thread takes the next that nobody has taken."""
     real = f"{compute}_at"
     kept = {level: max(1, len(program.kept[level])) for level in program.kept}
     lines = [
         f"frame = numba.carray(address, {len(FRAME)})",
         *(f"{name} = frame[{number}]" for number, name in enumerate(FRAME) if number and name != "chunks"),
-        f"table = numba.carray(int64_at(table_at), ({len(program.arrays)}, tensors))",
+        f"table = numba.carray(int64_at(table_at), ({len(arrays(program, codecs))}, tensors))",
         "classes = numba.carray(int64_at(classes_at), tensors)",
         f"scalars = numba.carray(float64_at(scalars_at), (rows_of_scalars, {max(1, len(program.scalars))}))",
         f"chunks = numba.carray(int64_at(chunks_at), (frame[{FRAME.index('chunks')}], {len(CHUNK)}))",
     ]
+    if any(draws(phase, codecs) for phase in program.phases):
+        lines.append("keys = numba.carray(int64_at(keys_at), tensors)")
+    if blocks := in_blocks(program.arrays, codecs):
+        lines += [f"{array(name)}_numbers = local_array()" for name in blocks]
+        lines.append("hashes = local_array()")
     if any(number % 2 == 0 for number, _ in program.steps):
         width = max(1, len(program.sums))
         lines += [
@@ -159,9 +173,9 @@ def _driver(program: Program, dtypes: Mapping[str, str], compute: str) -> str:
         ]
     for number, step in program.steps:
         if isinstance(step, Phase):
-            body = _chunk(program, number // 2, step, dtypes, compute)
+            body = _chunk(program, number // 2, step, codecs, compute)
         else:
-            body = finish(program, step, dtypes)
+            body = finish(program, step, codecs)
         lines += [
             f"if step == {number}:",
             "    item = next_chunk(address)",
@@ -172,7 +186,7 @@ def _driver(program: Program, dtypes: Mapping[str, str], compute: str) -> str:
     return "\n".join(["def run(address):", *indented(lines)]) + "\n"
 
 
-def _chunk(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str], compute: str) -> list[str]:
+def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Codec], compute: str) -> list[str]:
     """One phase over one chunk."""
     to_tensor, to_row, to_column = map(phase.reductions_to, (Level.TENSOR, Level.ROW, Level.COLUMN))
     leaves = {level: [e for e in phase.leaves if e.level is level] for level in program.kept}
@@ -182,40 +196,51 @@ def _chunk(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
         *(f"t{e.index} = np.{compute}(kept[owner, {program.position(e)}])" for e in leaves[Level.TENSOR]),
         *(f"sum{e.index} = 0.0" for e in to_tensor),
     ]
+    if draws(phase, codecs):
+        lines += ["low = np.uint32(keys[owner])", "high = np.uint32(keys[owner] >> 32)"]
     if leaves[Level.COLUMN]:
         lines.append(f"column = sizes[owner, {TENSOR.index('column')}]")
     for e in to_column:
         lines += ["for i in range(width):", f"    column_sums[{program.sum_position(e)}, column_sum + i] = 0.0"]
 
+    real = getattr(torch, compute)
     views = [
-        (array(name), dtypes[name], f"table[{program.arrays.index(name)}, owner]", "start") for name in _arrays(phase)
+        (array(part.name), part.dtype, f"table[{row}, owner]", "start")
+        for name in numbers_of(phase)
+        if codecs[name].block == 1
+        for row, part in arrays_of(name, program, codecs)
     ]
     views += [
-        (f"k{e.index}", compute, "kept_columns_at", f"all_columns * {program.position(e)} + column")
+        (f"k{e.index}", real, "kept_columns_at", f"all_columns * {program.position(e)} + column")
         for e in leaves[Level.COLUMN]
     ]
     views += [
-        (f"q{e.index}", compute, "column_sums_at", f"all_column_sums * {program.sum_position(e)} + column_sum")
+        (f"q{e.index}", real, "column_sums_at", f"all_column_sums * {program.sum_position(e)} + column_sum")
         for e in to_column
     ]
     # Made of addresses: slices bring Numba's runtime along, which is not there when a kernel is loaded from its file.
     piece = [
-        f"{name} = numba.carray({POINTERS[dtype]}({base} + {ITEM_SIZES[dtype]} * ({place} + at)), size)"
+        f"{name} = numba.carray({POINTERS[dtype]}({base} + {dtype.itemsize} * ({place} + at)), size)"
         for name, dtype, base, place in views
     ]
-    arguments = [*(name for name, *_ in views), "size", "scalars[classes[owner]]", *(f"t{e.index}" for e in single)]
+    random = ["low", "high", "np.uint32(start + at)"] if _draws_itself(phase, codecs) else []
+    elements = [array(part) for name in numbers_of(phase) for part in _passed(name, codecs)]
+    others = [name for name, *_ in views if name not in elements]
+    arguments = [*elements, *others, "size", "scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single)]
     call = f"phase{number}({', '.join(arguments)})"
     returned = _returned(phase)
-    if returned:
-        # A block is summed in the numbers computed with, which fill a vector; the blocks' sums add up in float64.
-        piece.append(f"totals = {call}")
+    decoded, encoded = _blocks(program, phase, codecs)
+    piece += decoded
+    if returned or decoded or encoded:
+        # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
+        piece.append(f"totals = {call}" if returned else call)
         for position, e in enumerate(returned):
             variable = "sum" if e.level is Level.TENSOR else "row_sum"
             piece.append(f"{variable}{e.index} += np.float64(totals[{position}])")
         piece = [
-            f"for at in range(0, width, {_BLOCK}):",
-            f"    size = min({_BLOCK}, width - at)",
-            *indented(piece),
+            f"for at in range(0, width, {_PIECE}):",
+            f"    size = min({_PIECE}, width - at)",
+            *indented([*piece, *encoded]),
         ]
     else:
         piece = ["at, size = 0, width", *piece, call]
@@ -234,3 +259,33 @@ def _chunk(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
         *indented(line),
         *(f"sums[item, {program.sum_position(e)}] = sum{e.index}" for e in to_tensor),
     ]
+
+
+def _passed(name: str, codecs: Mapping[str, Codec]) -> tuple[str, ...]:
+    """The arrays of a number that a phase works on."""
+    return (name,) if codecs[name].block > 1 else codecs[name].names(name)
+
+
+def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tuple[list[str], list[str]]:
+    """What comes before a phase, for a piece of whole blocks, and what comes after it."""
+    before, after = [], []
+    stored = [name for name, _ in phase.stores]
+    for name in in_blocks(numbers_of(phase), codecs):
+        codec, (codes, scales) = codecs[name], arrays_of(name, program, codecs)
+        bits = 8 * codes[1].dtype.itemsize * torch.Size(codec.layout((codec.block,))[0][0]).numel() // codec.block
+        known, kind = array(name), codec.word.replace(" ", "_")
+        before += [
+            f"{known}_codes = table[{codes[0]}, owner] + (start + at) * {bits} // 8",
+            f"{known}_scales = table[{scales[0]}, owner] + (start + at) // {codec.block} * 4",
+            f"{known} = numba.carray(float32_at({known}_numbers), size)",
+        ]
+        if name in phase.loads:
+            before.append(f"decode_{kind}({known}_codes, {known}_scales, {known}_numbers, size)")
+        if name in stored:
+            ends = f"hashes, np.uint32({factor(name, codecs)}), size"
+            after.append(f"encode_{kind}({known}_numbers, {known}_codes, {known}_scales, {ends})")
+    if after:
+        draws_hashes = any(codecs[name].draws for name in in_blocks(stored, codecs))
+        hashes = "hash_elements(hashes, low, high, np.uint32(start + at), size)"
+        after.insert(0, hashes if draws_hashes else "halve_elements(hashes, size)")
+    return before, after

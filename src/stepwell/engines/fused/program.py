@@ -133,7 +133,7 @@ class Program:
         """Whether it asks what stands below what: then it takes two-dimensional tensors."""
         return bool(self.kept[Level.COLUMN]) or Level.COLUMN in self.levels.values()
 
-    def bytes_per_element(self, sizes: Mapping[str, int]) -> int:
+    def bytes_per_element(self, sizes: Mapping[str, float]) -> float:
         """The bytes that the phases load and store for each element, `sizes` being bytes a number by array."""
         return sum(
             sum(sizes[name] for name in phase.loads) + sum(sizes[name] for name, _ in phase.stores)

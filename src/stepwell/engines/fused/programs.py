@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from stepwell.engines.batch import REAL_DTYPES, names_of
+from stepwell.codecs import Codec
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
 from stepwell.rules.rule import Rule, flags
-
-DTYPES = {dtype: names_of([dtype]) for dtype in REAL_DTYPES}
-# Stored in fewer bits than they are computed with.
-ROUNDING = (torch.bfloat16, torch.float16)
 
 
 class Programs:
@@ -46,3 +41,17 @@ class Programs:
             return True
         seen_as = rule.working_shape(tuple(weight.shape))
         return weight.is_contiguous() and (len(seen_as) == 2 or not program.has_columns)
+
+    def limit(self, rule: Rule, weight: Tensor, codecs: Mapping[str, Codec]) -> str | None:
+        """Why a weight that is stored so cannot be worked on, or None where it can."""
+        block = max((codec.block for codec in codecs.values()), default=1)
+        if (block > 1 or any(codec.draws for codec in codecs.values())) and not weight.is_contiguous():
+            return "what is rounded by chance or stored in blocks has to lie in row-major order"
+        if block > 1 and self.program(rule).has_rows and rule.working_shape(tuple(weight.shape))[-1] % block:
+            return f"for {type(rule).__name__} with state in blocks it serves rows of whole blocks of {block}"
+        return None
+
+
+def rounds(codecs: Mapping[str, Codec]) -> bool:
+    """Whether any number is stored in fewer bits than it is computed with."""
+    return any(codec.rounds for codec in codecs.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepwell.engines.batch import Batch
+from stepwell.codecs import Codec, Plain
+from stepwell.engines.batch import REAL_DTYPES, Batch
 from stepwell.engines.dense import is_dense
-from stepwell.engines.fused import triton_writer
+from stepwell.engines.fused.arrays import computed_in
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
-from stepwell.engines.fused.programs import DTYPES, ROUNDING, Programs
+from stepwell.engines.fused.programs import Programs, rounds
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_launch import Column, Counted, Launch
 from stepwell.engines.fused.triton_layout import layout_of
@@ -62,7 +63,7 @@ class Triton(Programs):
 
     def serves(self, tensor: Tensor) -> bool:
         """Whether a tensor like this can be worked on: its numbers lie in the device's memory without gaps."""
-        return tensor.device.type == self._device_type and tensor.dtype in DTYPES and is_dense(tensor)
+        return tensor.device.type == self._device_type and tensor.dtype in REAL_DTYPES and is_dense(tensor)
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
@@ -85,15 +86,17 @@ class Triton(Programs):
             prepared: Prepared = batch.prepared[function]
             launch = prepared.launch
             scalars = prepared.scalars(batch)
+            if launch.kernel.draws:
+                launch.keys[:] = batch.keys
             known: dict[str, Column] = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.columns}
-            launch.run([known[name] for name in launch.kernel.program.arrays], scalars, verdict)
+            launch.run([known[each.name] for each in launch.kernel.arrays], scalars, verdict)
         return launch
 
     def _prepare(self, batch: Batch, function: str) -> Prepared:
-        columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
-        stored = {column[0].dtype for name, column in columns.items() if name != GRADIENT}
-        program = self.program(batch.rule, function, stores_round=not stored.isdisjoint(ROUNDING))
-        kernel = self.kernel(program, tuple(columns[name][0].dtype for name in program.arrays))
+        # Random bits are for training: an average to evaluate on is rounded to the nearest.
+        codecs = {n: codec if function == "update" else codec.nearest() for n, codec in batch.codecs.items()}
+        program = self.program(batch.rule, function, stores_round=rounds(codecs))
+        kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
         shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
         return Prepared(self.launch(kernel, shapes, batch.weights[0].device), counts=function == "update")
 
@@ -122,25 +125,23 @@ class Triton(Programs):
 
     def total_kernel(self, name: str, function: Callable[[Any], Any], dtype: torch.dtype) -> Kernel:
         """The kernel of Σ function(x), worked out in float64: the squares of large numbers are above float32."""
-        return self.kernel(self.total(name, function), (dtype,), "float64")
+        return self.kernel(self.total(name, function), {GRADIENT: Plain(dtype)}, "float64")
 
     def judge(self, batches: list[Batch]) -> Judge:
         """What reaches verdicts on the gradients of these batches, which lie on one device."""
         return Judge(self, batches)
 
-    def kernel(self, program: Program, dtypes: tuple[torch.dtype, ...], compute: str | None = None) -> Kernel:
-        """The kernel for a program on arrays of these dtypes, in the program's order."""
-        key = (id(program), dtypes, compute)
+    def kernel(self, program: Program, codecs: Mapping[str, Codec], compute: str | None = None) -> Kernel:
+        """The kernel for a program on numbers that are stored so, by name."""
+        key = (id(program), *codecs.items(), compute)
         if key not in self._kernels:
-            names = dict(zip(program.arrays, (DTYPES[dtype] for dtype in dtypes), strict=True))
-            self._kernels[key] = Kernel(program, names, compute or triton_writer.computed_in(names))
+            self._kernels[key] = Kernel(program, codecs, compute or computed_in(codecs))
         return self._kernels[key]
 
-    def source(self, rule: Rule, dtype: torch.dtype) -> str:
-        """The source of the kernels for a rule's update on weights, gradients and slots of this dtype."""
-        program = self.program(rule, stores_round=dtype in ROUNDING)
-        dtypes = dict.fromkeys(program.arrays, DTYPES[dtype])
-        return triton_writer.write(program, dtypes, triton_writer.computed_in(dtypes))
+    def source(self, rule: Rule, codecs: Mapping[str, Codec], gradient: torch.dtype) -> str:
+        """The source of the kernels for a rule's update on weights and slots that are stored so."""
+        program = self.program(rule, stores_round=rounds(codecs))
+        return self.kernel(program, {**codecs, GRADIENT: Plain(gradient)}).source
 
 
 def problem() -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stepwell.algebra.tracing import Expression, Level
+from stepwell.codecs import Codec
+from stepwell.engines.fused.arrays import arrays, arrays_of
 from stepwell.engines.fused.program import Finish, Loop, Program
+from stepwell.engines.fused.triton_storage import POINTERS, read, written
 from stepwell.engines.fused.triton_words import (
     LINES,
-    POINTERS,
     TENSOR,
     Maths,
     array,
     indented,
-    read,
-    written,
 )
 
 # What is worked out between the phases is little, and is worked out in this.
@@ -28,13 +28,13 @@ _SUMS = {Level.ROW: ("row_sums", "row_sum", "beside"), Level.COLUMN: ("column_su
 _WAIT = "tl.debug_barrier()"
 
 
-def finish(program: Program, number: int, step: Finish, dtypes: Mapping[str, str], compute: str) -> str:
+def finish(program: Program, number: int, step: Finish, codecs: Mapping[str, Codec], compute: str) -> str:
     """One tensor: first the sums over its chunks, always in the same order; then, in float64, what is made of them."""
     lines = [
         "if tl.load(verdict + 1) != 0:",
         "    return",
         "owner = tl.program_id(0).to(tl.int64)",
-        f"here = table + owner * {1 + len(program.arrays)}",
+        f"here = table + owner * {2 + len(arrays(program, codecs))}",
         *(f"{name} = tl.load(sizes + owner * {len(TENSOR)} + {place})" for place, name in enumerate(TENSOR)),
         f"lane = tl.arange(0, {LINES})",
     ]
@@ -43,7 +43,7 @@ def finish(program: Program, number: int, step: Finish, dtypes: Mapping[str, str
     named = {e for e in step.sums if e.level is Level.TENSOR}
     for loop in step.loops:
         body = _Body(program, loop, named)
-        lines += _once(body, dtypes) if loop.level is Level.TENSOR else _each(body, dtypes, compute)
+        lines += _once(body, codecs) if loop.level is Level.TENSOR else _each(body, codecs, compute)
         named |= {e for e in (*loop.values, *loop.totals) if e.level is Level.TENSOR}
     text = "\n".join(lines)
     memory = ["scalars", "sums", "kept", "row_sums", "kept_rows", "column_sums", "kept_columns"]
@@ -129,27 +129,27 @@ def _scalar(program: Program, position: int, node: Expression) -> str:
     return f"{text} * tl.load(verdict)" if node.value == "gradient_factor" else text
 
 
-def _pointer(program: Program, name: str, dtypes: Mapping[str, str]) -> str:
-    address = f"tl.load(here + {1 + program.arrays.index(name)})"
-    return f"{array(name)} = {address}.to(tl.pointer_type({POINTERS[dtypes[name]]}))"
+def _pointer(program: Program, name: str, codecs: Mapping[str, Codec]) -> str:
+    ((place, part),) = arrays_of(name, program, codecs)  # what is no element's is one plain tensor
+    return f"{array(name)} = tl.load(here + {1 + place}).to(tl.pointer_type({POINTERS[part.dtype]}))"
 
 
-def _before(body: _Body, dtypes: Mapping[str, str]) -> list[str]:
+def _before(body: _Body, codecs: Mapping[str, Codec]) -> list[str]:
     """What a loop needs and has once a tensor."""
     program = body.program
     names = sorted({name for name, _ in (*body.loads, *body.loop.stores)})
     return [
-        *(_pointer(program, name, dtypes) for name in names),
+        *(_pointer(program, name, codecs) for name in names),
         *body.scalars,
         *body.maths.constant_lines,
-        *(_read(name, dtypes) for name, level in body.loads if level is Level.TENSOR),
+        *(_read(name, codecs) for name, level in body.loads if level is Level.TENSOR),
         *(_kept(program, e) for e in body.reads if e.level is Level.TENSOR),
     ]
 
 
-def _read(name: str, dtypes: Mapping[str, str], place: str = "") -> str:
+def _read(name: str, codecs: Mapping[str, Codec], place: str = "") -> str:
     """A number of an array, in float64."""
-    return f"{array(name)}_ = {read(dtypes[name], f'tl.load({array(name)}{place})', _WIDE)}"
+    return f"{array(name)}_ = {read(codecs[name], [f'tl.load({array(name)}{place})'], _WIDE)}"
 
 
 def _kept(program: Program, e: Expression, mask: str = "") -> str:
@@ -157,37 +157,37 @@ def _kept(program: Program, e: Expression, mask: str = "") -> str:
     return f"t{e.index} = tl.load({_KEPT[e.level]} + {_place(program, e)}{mask}).to(tl.float64)"
 
 
-def _once(body: _Body, dtypes: Mapping[str, str]) -> list[str]:
+def _once(body: _Body, codecs: Mapping[str, Codec]) -> list[str]:
     """What a part of a finish works out once."""
     return [
-        *_before(body, dtypes),
+        *_before(body, codecs),
         *body.maths.lines,
         *(f"tl.store(kept + {_place(body.program, e)}, {body.maths.text(e)})" for e in body.kept),
         *(
-            f"tl.store({array(name)}, {written(dtypes[name], body.maths.text(e), _WIDE)})"
+            f"tl.store({array(name)}, {written(codecs[name], body.maths.text(e), _WIDE)[0]})"
             for name, e in body.loop.stores
         ),
     ]
 
 
-def _each(body: _Body, dtypes: Mapping[str, str], compute: str) -> list[str]:
+def _each(body: _Body, codecs: Mapping[str, Codec], compute: str) -> list[str]:
     """What a part of a finish works out for each row, or for each column, many at a time."""
     program, loop, text = body.program, body.loop, body.maths.text
     length, kept, mask = _LENGTHS[loop.level], _KEPT[loop.level], ", inside, 0"
     inner = [
         f"inside = at + lane < {length}",
-        *(_read(name, dtypes, f" + at + lane{mask}") for name, level in body.loads if level is not Level.TENSOR),
+        *(_read(name, codecs, f" + at + lane{mask}") for name, level in body.loads if level is not Level.TENSOR),
         *(_kept(program, e, mask) for e in body.reads if e.level is not Level.TENSOR),
         *body.maths.lines,
         *(f"tl.store({kept} + {_place(program, e)}, {text(e)}.to(tl.{compute}), inside)" for e in body.kept),
         *(
-            f"tl.store({array(name)} + at + lane, {written(dtypes[name], text(e), _WIDE)}, inside)"
+            f"tl.store({array(name)} + at + lane, {written(codecs[name], text(e), _WIDE)[0]}, inside)"
             for name, e in loop.stores
         ),
         *(f"sum{t.index} += tl.where(inside, {text(t.arguments[0])}, 0.0)" for t in loop.totals),
     ]
     return [
-        *_before(body, dtypes),
+        *_before(body, codecs),
         *(f"sum{t.index} = tl.zeros([{LINES}], tl.float64)" for t in loop.totals),
         f"for at in range(0, {length}, {LINES}):",
         *indented(inner),

@@ -15,11 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
+from stepwell.codecs import Codec
 from stepwell.engines.fused import triton_writer
+from stepwell.engines.fused.arrays import arrays, draws
 from stepwell.engines.fused.cache import cache_folder, kernel_folder, write_whole
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.source import HostScalars, host_function
-from stepwell.engines.fused.triton_scalars import counted, hyper_parameters
+from stepwell.engines.fused.triton_scalars import counted, hyper_parameters, with_step
 
 # Threads of a program, in warps. Products and sums are not drawn together: every element is then worked out as it is
 # written, whatever else stands beside it.
@@ -27,18 +29,22 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 class Kernel:
-    """A program written for the dtypes of its arrays: a Triton function for each step.
+    """A program written for the codecs of its numbers: a Triton function for each step.
 
     Attributes:
+        arrays: what a row of the table holds the addresses of.
+        draws: it needs keys of random bits.
         steps: the names of the functions in their order, with whether each is a phase.
         hyper: the symbols that the host sends to `scalars`.
         counts: what `scalars` counts on.
     """
 
-    def __init__(self, program: Program, dtypes: Mapping[str, str], compute: str) -> None:
-        self.program = program
+    def __init__(self, program: Program, codecs: Mapping[str, Codec], compute: str) -> None:
+        self.draws = any(draws(phase, codecs) for phase in program.phases)
+        self.program = program = with_step(program) if self.draws else program
         self.compute = compute
-        self.source = triton_writer.write(program, dtypes, compute)
+        self.source = triton_writer.write(program, codecs, compute)
+        self.arrays = arrays(program, codecs)
         self.scalars: HostScalars = host_function(program)
         self.hyper, self.counts = hyper_parameters(program), counted(program)
         self.steps = [

@@ -32,7 +32,7 @@ class Launch:
         self.device = device
         self._layout = layout
         self._tensors = tensors
-        self._host = np.zeros((tensors, 1 + len(kernel.program.arrays)), dtype=np.int64)
+        self._host = np.zeros((tensors, 2 + len(kernel.arrays)), dtype=np.int64)
         self._table = Table(device)
         self._aligned_for: Tensor | None = None
         self._align = 1
@@ -56,6 +56,11 @@ class Launch:
         """For each tensor which row of the scalars it uses; to be written to."""
         return self._host[:, 0]
 
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """For each tensor the key of its random bits; to be written to."""
+        return self._host[:, -1].view(np.uint64)
+
     def run(
         self, arrays: Sequence[Column], scalars: Tensor, verdict: Tensor | None = None, *, finishes: bool = True
     ) -> None:
@@ -65,7 +70,7 @@ class Launch:
         table = self._table.send(self._host)
         if table is not self._aligned_for:
             self._aligned_for = table
-            self._align = 1 if (self._host[:, 1:] % WORD).any() else WORD
+            self._align = 1 if (self._host[:, 1:-1] % WORD).any() else WORD
         memory = {
             **self.memory,
             "table": table,

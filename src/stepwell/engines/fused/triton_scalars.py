@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from stepwell.algebra.tracing import Expression
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.source import scalar_nodes
 from stepwell.engines.fused.triton_words import Maths, indented
+
+# The symbol of the number of an update.
+STEP = "s.step"
+
+
+def with_step(program: Program) -> Program:
+    """The program with the step among its scalars: what is rounded by chance depends on it."""
+    if any(node.value == STEP for node in program.scalars):
+        return program
+    return dataclasses.replace(program, scalars=(*program.scalars, _step_of(program)))
+
+
+def _step_of(program: Program) -> Expression:
+    value = next(e for phase in program.phases for _, e in phase.stores)
+    return value.graph.symbol(STEP)
 
 
 def hyper_parameters(program: Program) -> list[str]:

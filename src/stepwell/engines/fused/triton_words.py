@@ -10,11 +10,6 @@ from collections.abc import Callable
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.engines.fused.source import INFIX, Writer
 
-# How an array of each dtype stands in memory, and how its numbers become those that are computed with, and back.
-POINTERS = {"float64": "tl.float64", "float32": "tl.float32", "bfloat16": "tl.uint16", "float16": "tl.uint16"}
-_READERS = {"float64": "{}", "float32": "{}", "bfloat16": "from_bfloat16({})", "float16": "from_float16({})"}
-_WRITERS = {"float64": "{}", "float32": "{}", "bfloat16": "to_bfloat16({})", "float16": "to_float16({})"}
-
 # Worked out in float64 and rounded: what the GPU has for float32 is less exact, and few rules need them.
 _WIDE = {"exp": "tl.exp", "log": "tl.log", "cos": "tl.cos"}
 FUNCTIONS = {
@@ -48,9 +43,9 @@ WORD = 16
 
 
 _TAKEN = frozenset((*CHUNK, *TILE, *TENSOR)) | {
-    "ALIGN", "COLUMNS", "ROWS", "across", "chunk", "chunks", "column_sums", "counts", "down", "first", "here", "hyper",
-    "i", "inside", "kept", "kept_columns", "kept_rows", "lane", "out", "part", "power", "row_sums", "scalars", "sizes",
-    "sums", "table", "tl", "triton", "verdict", "whole",
+    "ALIGN", "COLUMNS", "ROWS", "across", "chunk", "chunks", "column_sums", "counts", "down", "first", "hashed", "here",
+    "high", "hyper", "i", "inside", "kept", "kept_columns", "kept_rows", "lane", "low", "origin", "out", "part",
+    "power", "row_sums", "scalars", "sizes", "sums", "table", "tl", "triton", "verdict", "whole",
 }  # fmt: skip
 _NUMBERED = re.compile(r"(c|h|q|s|t|x|acc|rest|sum|elements|finish|phase)\d*$")
 
@@ -58,18 +53,6 @@ _NUMBERED = re.compile(r"(c|h|q|s|t|x|acc|rest|sum|elements|finish|phase)\d*$")
 def array(name: str) -> str:
     """What an array is called in the source: as the rule calls it, unless the kernel itself uses that word."""
     return f"{name}_slot" if name in _TAKEN or _NUMBERED.match(name) or keyword.iskeyword(name) else name
-
-
-def read(dtype: str, text: str, compute: str) -> str:
-    """What has been loaded from an array of this dtype, in the dtype that is computed with."""
-    number = _READERS[dtype].format(text)
-    return f"{number}.to(tl.float64)" if compute == "float64" and dtype != "float64" else number
-
-
-def written(dtype: str, text: str, compute: str) -> str:
-    """A number as it is stored in an array of this dtype."""
-    narrow = compute == "float64" and dtype != "float64"
-    return _WRITERS[dtype].format(f"({text}).to(tl.float32)" if narrow else text)
 
 
 def indented(lines: list[str], depth: int = 1) -> list[str]:

@@ -5,73 +5,66 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stepwell.algebra.tracing import Expression, Level
+from stepwell.codecs import Codec, Plain
+from stepwell.engines.fused.arrays import arrays
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.triton_finish import finish
-from stepwell.engines.fused.triton_scalars import scalars
-from stepwell.engines.fused.triton_words import (
-    BLOCK,
-    CHUNK,
-    POINTERS,
-    TILE,
-    WORD,
-    Maths,
-    array,
-    indented,
-    read,
-    written,
-)
+from stepwell.engines.fused.triton_scalars import STEP, scalars
+from stepwell.engines.fused.triton_storage import Storing
+from stepwell.engines.fused.triton_words import BLOCK, CHUNK, TILE, WORD, Maths, array, indented
 
 # What is known of the fields of a chunk, so that numbers are moved in whole words, and counted in 32 bits.
 _LOADED = {"start": f"tl.multiple_of({{}}, {WORD})", "size": "{}.to(tl.int32)", "columns": "tl.multiple_of({}, ALIGN)"}
 
-_HEADER = '''"""{name}, for {dtypes}.
+_HEADER = '''"""{name}, for {stored}.
 
 Written by stepwell from the trace of the rule. Each kernel is launched once for all tensors. `table` has a row for each
-tensor: which row of `scalars` it uses, and the addresses of its arrays. `verdict` holds what the gradients are
-multiplied with, and whether this step is left out.
+tensor: which row of `scalars` it uses, the addresses of its arrays, and the key of its random bits. `verdict` holds
+what the gradients are multiplied with, and whether this step is left out.
 """
 
 import triton
 import triton.language as tl
 
-from stepwell.engines.fused.triton_memory import from_bfloat16, from_float16, power, to_bfloat16, to_float16
+from stepwell.engines.fused.triton_memory import from_bfloat16, from_float16, power, to_bfloat16, to_float16{codecs}
 '''
+_OF_CODECS = "\nfrom stepwell.engines.fused.triton_codecs import *"
 
 
-def write(program: Program, dtypes: Mapping[str, str], compute: str) -> str:
+def write(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     """The source of a module that has a kernel for every step of the program, `phase0`, `finish1`, …, and `scalars`.
 
     Args:
         program: what to write.
-        dtypes: the dtype of each array, by name: "float64", "float32", "bfloat16" or "float16".
+        codecs: how each number is stored, by name. Their order is the order of the random bits.
         compute: the dtype of the arithmetic on elements: "float64" or "float32".
     """
-    described = ", ".join(f"{name} {dtypes[name]}" for name in program.arrays)
-    parts = [_HEADER.format(name=program.name, dtypes=described)]
+    described = ", ".join(f"{name} {codecs[name].word}" for name in program.arrays)
+    plain = all(isinstance(codecs[name], Plain) for name in program.arrays)
+    parts = [_HEADER.format(name=program.name, stored=described, codecs="" if plain else _OF_CODECS)]
     for number, step in program.steps:
         if isinstance(step, Phase):
-            parts.append(_phase(program, number // 2, step, dtypes, compute))
+            parts.append(_phase(program, number // 2, step, codecs, compute))
         else:
-            parts.append(finish(program, number // 2, step, dtypes, compute))
+            parts.append(finish(program, number // 2, step, codecs, compute))
     parts.append(scalars(program))
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def computed_in(dtypes: Mapping[str, str]) -> str:
-    """The dtype of the arithmetic on arrays of these dtypes."""
-    return "float64" if "float64" in dtypes.values() else "float32"
-
-
-def _phase(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str], compute: str) -> str:
+def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Codec], compute: str) -> str:
     """One phase: the rule's maths on some elements, and the kernel that goes through a chunk of them."""
+    storing = Storing(program, phase, codecs, compute)
+    width = table_width(program, codecs)
     return (
-        _elements(program, number, phase, dtypes, compute) + "\n\n\n" + _chunk(program, number, phase, dtypes, compute)
+        _elements(program, number, phase, storing, compute)
+        + "\n\n\n"
+        + _chunk(program, number, phase, storing, width, compute)
     )
 
 
-def _arrays(phase: Phase) -> list[str]:
-    """The arrays of elements that the phase loads or stores."""
-    return [*phase.loads, *(name for name, _ in phase.stores if name not in phase.loads)]
+def table_width(program: Program, codecs: Mapping[str, Codec]) -> int:
+    """How many numbers a row of the table has."""
+    return 2 + len(arrays(program, codecs))
 
 
 def _used_scalars(program: Program, phase: Phase) -> list[tuple[int, Expression]]:
@@ -81,7 +74,7 @@ def _used_scalars(program: Program, phase: Phase) -> list[tuple[int, Expression]
     return [(position, node) for position, node in enumerate(program.scalars) if node.index in used]
 
 
-def _elements(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str], compute: str) -> str:
+def _elements(program: Program, number: int, phase: Phase, storing: Storing, compute: str) -> str:
     """The rule's maths on the elements at `i`, where `inside` holds."""
     scalar_names = {node.index: f"c{position}" for position, node in enumerate(program.scalars)}
     leaf_names = {node.index: f"t{node.index}" for node in phase.leaves}
@@ -95,26 +88,20 @@ def _elements(program: Program, number: int, phase: Phase, dtypes: Mapping[str, 
 
     maths = Maths(compute, leaf, "x")
     maths.write(phase.values, [*(e for _, e in phase.stores), *(r.arguments[0] for r in phase.reductions)])
-    stores = [
-        f"tl.store({array(name)} + i, {written(dtypes[name], maths.text(e), compute)}, inside)"
-        for name, e in phase.stores
-    ]
+    new = dict(phase.stores)
+    stores = storing.stores(lambda name: maths.text(new[name]))
     added = [
         f"acc{r.index} += tl.where(inside, {maths.text(r.arguments[0])}, {maths.constant(0.0)})"
         for r in phase.reductions
     ]
-    loads = [
-        f"{array(name)}_ = {read(dtypes[name], f'tl.load({array(name)} + i, inside, 0)', compute)}"
-        for name in phase.loads
-    ]
     sums = [f"acc{r.index}" for r in phase.reductions]
     arguments = [
-        *map(array, _arrays(phase)),
+        *storing.arguments,
         *(f"c{position}" for position, _ in _used_scalars(program, phase)),
         *leaf_names.values(),
         *sums,
     ]
-    body = [*maths.constant_lines, *loads, *maths.lines, *stores, *added]
+    body = [*maths.constant_lines, *storing.loads(), *maths.lines, *stores, *added]
     if sums:
         body.append(f"return {', '.join(sums)}")
     return "\n".join(
@@ -122,7 +109,7 @@ def _elements(program: Program, number: int, phase: Phase, dtypes: Mapping[str, 
     )
 
 
-def _chunk(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str], compute: str) -> str:
+def _chunk(program: Program, number: int, phase: Phase, storing: Storing, width: int, compute: str) -> str:
     """The kernel of a phase: each of its programs goes through one chunk."""
     in_tiles = program.has_rows
     fields = TILE if in_tiles else CHUNK
@@ -136,16 +123,17 @@ def _chunk(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
             f"{field} = {_LOADED.get(field, '{}').format(f'tl.load(chunk + {place})')}"
             for place, field in enumerate(fields)
         ),
-        f"here = table + owner * {1 + len(program.arrays)}",
+        f"here = table + owner * {width}",
+        *storing.pointers(lambda place: f"tl.load(here + {1 + place})", in_tiles=in_tiles),
     ]
-    for name in _arrays(phase):
-        address = f"tl.load(here + {1 + program.arrays.index(name)})"
-        pointer = f"tl.multiple_of({address}.to(tl.pointer_type({POINTERS[dtypes[name]]})), ALIGN)"
-        lines.append(f"{array(name)} = {pointer}{'' if in_tiles else ' + start'}")
-    if used:
+    if used or storing.draws:
         arguments.append("scalars")
         lines.append(f"first = scalars + tl.load(here) * {len(program.scalars)}")
         lines += [f"c{position} = {_scalar(position, node, compute)}" for position, node in used]
+    if storing.draws:
+        step = [str(node.value) for node in program.scalars].index(STEP)
+        lines.append(f"low, high = keys_at(tl.load(here + {width - 1}), tl.load(first + {step}))")
+        lines.append(f"origin = {'0' if in_tiles else 'start.to(tl.uint32)'}")
     leaves = {level: [e for e in phase.leaves if e.level is level] for level in program.kept}
     if leaves[Level.TENSOR]:
         arguments.append("kept")
@@ -160,7 +148,7 @@ def _chunk(program: Program, number: int, phase: Phase, dtypes: Mapping[str, str
     arguments += ["kept_columns"] if leaves[Level.COLUMN] else []
     arguments += ["row_sums"] if to_row else []
     arguments += ["column_sums"] if to_column else []
-    lines += _tile(program, number, phase, compute) if in_tiles else _run(program, number, phase, compute)
+    lines += (_tile if in_tiles else _run)(program, number, phase, storing, compute)
     constexprs = ["ALIGN: tl.constexpr"] + (["ROWS: tl.constexpr", "COLUMNS: tl.constexpr"] if in_tiles else [])
     return "\n".join(["@triton.jit", f"def phase{number}({', '.join([*arguments, *constexprs])}):", *indented(lines)])
 
@@ -174,12 +162,12 @@ def _scalar(position: int, node: Expression, compute: str) -> str:
     return f"{text}.to(tl.{compute}){described}"
 
 
-def _call(program: Program, number: int, phase: Phase, sums: list[str]) -> str:
+def _call(program: Program, number: int, phase: Phase, storing: Storing, sums: list[str]) -> str:
     """The call of the rule's maths, which gives back what has been added up."""
     arguments = [
         "i",
         "inside",
-        *map(array, _arrays(phase)),
+        *storing.arguments,
         *(f"c{position}" for position, _ in _used_scalars(program, phase)),
         *(f"t{node.index}" for node in phase.leaves),
         *sums,
@@ -188,23 +176,25 @@ def _call(program: Program, number: int, phase: Phase, sums: list[str]) -> str:
     return f"{', '.join(sums)} = {text}" if sums else text
 
 
-def _run(program: Program, number: int, phase: Phase, compute: str) -> list[str]:
-    """A chunk of elements that lie in a run: most of it in whole words, and what remains."""
+def _run(program: Program, number: int, phase: Phase, storing: Storing, compute: str) -> list[str]:
+    """A chunk of elements that lie in a run: most of it in whole words, and what remains. What is stored in blocks goes
+    through them all together."""
+    unit = BLOCK if storing.has_blocks else WORD
     accumulators = [f"acc{r.index}" for r in phase.reductions]
     rest = [f"rest{r.index}" for r in phase.reductions]
     width = max(1, len(program.sums))
     return [
-        f"whole = size // {WORD} * {WORD}",
+        f"whole = size // {unit} * {unit}",
         *(f"{acc} = tl.zeros([{BLOCK}], tl.{compute})" for acc in accumulators),
         f"for at in range(0, whole, {BLOCK}):",
         f"    i = at + tl.arange(0, {BLOCK})",
         "    inside = i < whole",
-        f"    {_call(program, number, phase, accumulators)}",
-        *(f"{each} = tl.zeros([{WORD}], tl.{compute})" for each in rest),
+        f"    {_call(program, number, phase, storing, accumulators)}",
+        *(f"{each} = tl.zeros([{unit}], tl.{compute})" for each in rest),
         "if whole < size:",
-        f"    i = whole + tl.arange(0, {WORD})",
+        f"    i = whole + tl.arange(0, {unit})",
         "    inside = i < size",
-        f"    {_call(program, number, phase, rest)}",
+        f"    {_call(program, number, phase, storing, rest)}",
         *(
             f"tl.store(sums + tl.program_id(0) * {width} + {program.sum_position(r)}, "
             f"tl.sum(acc{r.index}.to(tl.float64)) + tl.sum(rest{r.index}.to(tl.float64)))"
@@ -213,7 +203,7 @@ def _run(program: Program, number: int, phase: Phase, compute: str) -> list[str]
     ]
 
 
-def _tile(program: Program, number: int, phase: Phase, compute: str) -> list[str]:
+def _tile(program: Program, number: int, phase: Phase, storing: Storing, compute: str) -> list[str]:
     """A chunk of some rows, and as many of their columns as a tile is wide: tile below tile."""
     to_tensor, to_row, to_column = map(phase.reductions_to, (Level.TENSOR, Level.ROW, Level.COLUMN))
     rows, columns = ([e for e in phase.leaves if e.level is level] for level in (Level.ROW, Level.COLUMN))
@@ -237,7 +227,7 @@ def _tile(program: Program, number: int, phase: Phase, compute: str) -> list[str
             for e in rows
         ),
         *(f"    acc{e.index} = tl.zeros([ROWS, COLUMNS], tl.{compute})" for e in to_row),
-        f"    {_call(program, number, phase, [f'acc{r.index}' for r in phase.reductions])}",
+        f"    {_call(program, number, phase, storing, [f'acc{r.index}' for r in phase.reductions])}",
         *(
             f"    tl.store(row_sums + (row_sum + down) * {row_width} + {program.sum_position(e)}, "
             f"tl.sum(acc{e.index}, axis=1), down < lines)"

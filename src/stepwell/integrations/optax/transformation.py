@@ -12,7 +12,8 @@ import optax
 from stepwell.integrations.course import Course
 from stepwell.integrations.optax.parameter import Parameter, starting_slots
 from stepwell.integrations.views import Outputs, View, check_outputs
-from stepwell.rules.rule import Rule, namespace
+from stepwell.rules.hyper import is_switch
+from stepwell.rules.rule import Rule, hyper_parameters, namespace
 from stepwell.rules.wrappers import SAM
 from stepwell.schedules import Schedule
 
@@ -68,9 +69,11 @@ def transformation(
         ValueError: a rule that no transformation can express; a horizon that is needed and not known. `init` raises
             for a parameter that the rule does not take, `update` where it gets no parameters.
     """
+    live = live if isinstance(live, str) else tuple(live)
     course = Course(rule, horizon, schedules, live)
     check_outputs(outputs)
     check_expressible(rule)
+    check_switches(rule, (*live, *schedules))
 
     def init(params: Any) -> RuleState:
         leaves, tree = jax.tree.flatten(params)
@@ -121,6 +124,17 @@ def updated(
             updates.append(update)
             new.update(found)
     return updates, {**numbers, **new}
+
+
+def check_switches(rule: Rule, changing: Iterable[str]) -> None:
+    """Raise ValueError for a hyper-parameter that changes and whose zero is a flag: JAX cannot know it beforehand."""
+    known = hyper_parameters(type(rule))
+    for name in changing:
+        if name in known and is_switch(known[name]):
+            raise ValueError(
+                f"{name}=0 switches a part of {type(rule).__name__} off, which has to be known before jax.jit: it can "
+                "neither be live nor have a schedule"
+            )
 
 
 def check_expressible(rule: Rule) -> None:

@@ -1,0 +1,72 @@
+"""Random bits for stochastic rounding, counted and not drawn: a hash of seed, step, parameter and element.
+
+So they are the same for the same element whatever the engine, the threads or the pieces in which a tensor is worked
+through. An element is counted in row-major order, modulo 2³².
+
+The hash of an element is Wellons' `triple32` (nullprogram.com/blog/2018/07/31), of two keys in place of one: each is
+exclusive-ored in before a multiplication, so that different keys do not give the same sequence, shifted. It is worked
+out once an element. Each number that is stored for the element gets a product of it, of whose 32 bits a codec uses the
+upper ones: of the first number these are the hash's upper half, of the second its lower half. The kernels have the same
+hash in `stepwell.engines.fused.memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# (factor, shift) of each round.
+ROUNDS = ((0xED5AD4BB, 11), (0xAC4C1B51, 15), (0x31848BAB, 14))
+_MASK = (1 << 32) - 1
+_GOLDEN = 0x9E3779B1
+
+
+def keys(seeds: Sequence[int], places: Sequence[int]) -> NDArray[np.uint64]:
+    """For each parameter the key of its random bits, the same at every step.
+
+    Args:
+        seeds: the seed of each parameter's group.
+        places: which of the optimizer's parameters each is.
+    """
+    return _mixed(_mixed(np.zeros(len(seeds), np.uint64), seeds), places)
+
+
+def keys_at(keys: NDArray[np.uint64], steps: Sequence[int]) -> NDArray[np.uint64]:
+    """For each parameter the two keys of its hash at one step, in the two halves of 64 bits.
+
+    Args:
+        keys: those of the parameters.
+        steps: how many updates each has had, this one counted.
+    """
+    return _mixed(keys, steps)
+
+
+def _mixed(mixed: NDArray[np.uint64], words: Sequence[int]) -> NDArray[np.uint64]:
+    """One round of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) on what was mixed before and a word."""
+    mixed = mixed + np.array(words, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def factor_of(number: int) -> int:
+    """What the hash is multiplied with for one of the numbers: 0 for the weights, 1 and more for the slots."""
+    return (1, 1 << 16)[number] if number < 2 else pow(_GOLDEN, number, 1 << 32)
+
+
+def hashes(key: int, elements: int, device: torch.device) -> Tensor:
+    """The 32-bit hash of each element, as int64."""
+    x = torch.arange(elements, dtype=torch.int64, device=device) & _MASK
+    for (factor, shift), word in zip(ROUNDS, (key & _MASK, key >> 32, 0), strict=True):
+        x = ((x ^ word) * factor) & _MASK
+        x = x ^ (x >> shift)
+    return x
+
+
+def bits(hashed: Tensor, number: int) -> Tensor:
+    """32 random bits for each element, as int64, for one of the numbers that are stored for it."""
+    return (hashed * factor_of(number)) & _MASK

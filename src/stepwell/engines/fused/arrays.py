@@ -1,0 +1,61 @@
+"""The arrays of a kernel: each number of a program, in the parts that its codec stores it in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from stepwell.codecs import Codec
+from stepwell.codecs.noise import factor_of
+from stepwell.engines.fused.program import Phase, Program
+
+
+@dataclass(frozen=True)
+class Array:
+    """One of the arrays that a kernel gets the addresses of: a number of the program, or a part of one."""
+
+    name: str
+    number: str
+    dtype: torch.dtype
+
+
+def arrays(program: Program, codecs: Mapping[str, Codec]) -> list[Array]:
+    """The arrays of a kernel, in the order of its table."""
+    found = []
+    for number in program.arrays:
+        codec = codecs[number]
+        dtypes = [dtype for _, dtype in codec.layout(())]
+        found += [Array(name, number, dtype) for name, dtype in zip(codec.names(number), dtypes, strict=True)]
+    return found
+
+
+def arrays_of(number: str, program: Program, codecs: Mapping[str, Codec]) -> list[tuple[int, Array]]:
+    """Those that hold one number, with their places in the table."""
+    return [(place, each) for place, each in enumerate(arrays(program, codecs)) if each.number == number]
+
+
+def computed_in(codecs: Mapping[str, Codec]) -> str:
+    """The dtype of the arithmetic on numbers that are stored so."""
+    return "float64" if any(codec.word == "float64" for codec in codecs.values()) else "float32"
+
+
+def draws(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+    """Whether what the phase stores is rounded by chance."""
+    return any(codecs[name].draws for name, _ in phase.stores)
+
+
+def factor(number: str, codecs: Mapping[str, Codec]) -> str:
+    """What makes the random bits of this number out of an element's hash."""
+    return f"{factor_of(list(codecs).index(number)):#x}"
+
+
+def in_blocks(names: Iterable[str], codecs: Mapping[str, Codec]) -> list[str]:
+    """Those of the numbers that are stored in blocks."""
+    return [name for name in names if codecs[name].block > 1]
+
+
+def numbers_of(phase: Phase) -> list[str]:
+    """The numbers that the phase loads or stores for each element."""
+    return [*phase.loads, *(name for name, _ in phase.stores if name not in phase.loads)]

@@ -1,0 +1,204 @@
+"""State in blocks, for Numba kernels: codes to float32 numbers and back, as in `stepwell.codecs.blocks`, to the bit.
+
+A kernel works on float32 numbers in a local array. Each loop here goes over one block and fills vector registers: it
+begins at 0 (Numba asks of other loops whether they count from the end), takes whole numbers of 32 bits, and no branch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from stepwell.codecs.blocks import BLOCK, SMALLEST, Blocks
+from stepwell.engines.fused.memory import (
+    bits_of,
+    float32_at,
+    hash_of,
+    number_of_bits,
+    random_bits,
+    uint8_at,
+    uint32_at,
+)
+
+# What a kernel works on at a time: some blocks, so that numbers and codes stay in the nearest cache.
+PIECE = 4 * BLOCK
+_WIDTH, _SMALLEST_BITS = np.int64(BLOCK), np.float32(SMALLEST).view(np.int32)
+
+_jit = numba.njit(error_model="numpy", nogil=True)
+
+
+@intrinsic
+def local_array(typing_context: Any) -> Any:
+    """The address of PIECE new 32-bit numbers on the stack."""
+    del typing_context
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature, arguments
+        place = cgutils.alloca_once(builder, ir.IntType(32), size=ir.Constant(ir.IntType(32), PIECE))
+        return builder.ptrtoint(place, ir.IntType(64))
+
+    return types.int64(), generate
+
+
+@_jit
+def hash_elements(hashes_at: Any, low: Any, high: Any, first: Any, size: Any) -> None:
+    """The hashes of neighbouring elements."""
+    hashes = numba.carray(uint32_at(hashes_at), size)
+    for i in range(size):
+        hashes[i] = hash_of(low, high, np.uint32(first + np.uint32(i)))
+
+
+@_jit
+def halve_elements(hashes_at: Any, size: Any) -> None:
+    """In place of hashes, what rounds to the nearest."""
+    hashes = numba.carray(uint32_at(hashes_at), size)
+    for i in range(size):
+        hashes[i] = np.uint32(0x80000000)
+
+
+# What a codec says of its codes, as numbers of 32 bits.
+
+
+def _number_of(codec: Blocks) -> Any:
+    """From a code and a factor (the block's largest number over the span of z) to the number."""
+    first, shift, codes = np.uint32(codec.first), np.uint32(codec.shift), np.uint32(codec.codes - 1)
+    epsilon, sign, to_the_top = np.float32(codec.epsilon), np.uint32(codec.codes), np.uint32(32 - codec.bits)
+
+    @numba.njit(inline="always")
+    def unsigned(code: Any, factor: Any) -> Any:
+        return (number_of_bits(np.uint32(np.uint32(code << shift) | first)) - epsilon) * factor
+
+    @numba.njit(inline="always")
+    def signed(code: Any, factor: Any) -> Any:
+        x = (number_of_bits(np.uint32(np.uint32(np.uint32(code & codes) << shift) | first)) - epsilon) * factor
+        return number_of_bits(np.uint32(bits_of(x) | np.uint32(np.uint32(code & sign) << to_the_top)))
+
+    return unsigned if codec.positive else signed
+
+
+def _code_of(codec: Blocks) -> Any:
+    """From a number, a factor (the spread of z over the block's largest number) and random bits to the code."""
+    first, shift = np.uint32(codec.first), np.uint32(codec.shift)
+    epsilon, codes, sign = np.float32(codec.epsilon), np.uint32(codec.codes - 1), np.uint32(codec.codes)
+    to_the_top, rest, zero = np.uint32(32 - codec.bits), np.uint32(0x7FFFFFFF), np.float32(0.0)
+    one = np.uint32(1)
+
+    @numba.njit(inline="always")
+    def cut(r: Any, random: Any) -> Any:
+        z = np.uint32(bits_of(r + epsilon) - first)
+        return np.uint32(np.uint32(z + random) >> shift)
+
+    @numba.njit(inline="always")
+    def unsigned(x: Any, factor: Any, random: Any) -> Any:
+        x = x if x > zero else zero
+        return max(min(cut(x * factor, random), codes), min(bits_of(x), one))
+
+    @numba.njit(inline="always")
+    def signed(x: Any, factor: Any, random: Any) -> Any:
+        bits = bits_of(x)
+        code = cut(number_of_bits(np.uint32(bits & rest)) * factor, random)
+        return np.uint32(np.uint32(code & codes) | np.uint32(np.uint32(bits >> to_the_top) & sign))
+
+    return unsigned if codec.positive else signed
+
+
+@_jit
+def _largest(numbers_at: Any, size: Any) -> Any:
+    """The largest absolute value, or SMALLEST; NaN where one is not finite. The bits of floats keep their order."""
+    numbers = numba.carray(float32_at(numbers_at), size)
+    largest = _SMALLEST_BITS
+    for i in range(size):
+        largest = max(largest, np.int32(bits_of(numbers[i]) & np.uint32(0x7FFFFFFF)))
+    return number_of_bits(np.uint32(largest)) if largest < np.int32(0x7F800000) else np.float32(np.nan)
+
+
+def _decoder(codec: Blocks) -> Any:
+    """`decode(codes, scales, numbers, size)` for a piece of whole blocks, but for the last; all but size are addresses.
+
+    In 4 bits it fills up the last block.
+    """
+    number_of = _number_of(codec)
+    share = np.float32(1 / codec.span)
+    in_bytes, half = np.int64(BLOCK * codec.bits // 8), np.int64(BLOCK // 2)
+
+    @_jit
+    def bytes_each(codes_at: Any, factor: Any, numbers_at: Any, size: Any) -> None:
+        codes, numbers = numba.carray(uint8_at(codes_at), size), numba.carray(float32_at(numbers_at), size)
+        for i in range(size):
+            numbers[i] = number_of(np.uint32(codes[i]), factor)
+
+    @_jit
+    def halves_of_bytes(codes_at: Any, factor: Any, numbers_at: Any, _size: Any) -> None:
+        codes, numbers = numba.carray(uint8_at(codes_at), half), numba.carray(float32_at(numbers_at), half)
+        others = numba.carray(float32_at(numbers_at + 4 * half), half)
+        for i in range(half):
+            code = np.uint32(codes[i])
+            numbers[i] = number_of(np.uint32(code & np.uint32(15)), factor)
+            others[i] = number_of(np.uint32(code >> np.uint32(4)), factor)
+
+    load_block = bytes_each if codec.bits == 8 else halves_of_bytes
+
+    @_jit
+    def decode(codes_at: Any, scales_at: Any, numbers_at: Any, size: Any) -> None:
+        scales = numba.carray(float32_at(scales_at), (size + _WIDTH - 1) // _WIDTH)
+        for block in range(len(scales)):
+            rest = min(_WIDTH, size - block * _WIDTH)
+            load_block(codes_at + block * in_bytes, scales[block] * share, numbers_at + 4 * block * _WIDTH, rest)
+
+    return decode
+
+
+def _encoder(codec: Blocks) -> Any:
+    """`encode(numbers, codes, scales, hashes, factor, size)`; numbers, codes, scales and hashes are addresses, the
+    factor makes random bits of a hash."""
+    code_of = _code_of(codec)
+    spread, cut_off = np.float32(codec.spread), codec.shift
+    in_bytes, half = np.int64(BLOCK * codec.bits // 8), np.int64(BLOCK // 2)
+
+    @_jit
+    def bytes_each(numbers_at: Any, codes_at: Any, hashes_at: Any, spread: Any, factor: Any, size: Any) -> None:
+        numbers, codes = numba.carray(float32_at(numbers_at), size), numba.carray(uint8_at(codes_at), size)
+        hashes = numba.carray(uint32_at(hashes_at), size)
+        for i in range(size):
+            codes[i] = np.uint8(code_of(numbers[i], spread, random_bits(hashes[i], factor, cut_off)))
+
+    @_jit
+    def halves_of_bytes(numbers_at: Any, codes_at: Any, hashes_at: Any, spread: Any, factor: Any, size: Any) -> None:
+        fill = numba.carray(float32_at(numbers_at), _WIDTH)
+        for i in range(size, _WIDTH):
+            fill[i] = 0.0
+        numbers, hashes = numba.carray(float32_at(numbers_at), half), numba.carray(uint32_at(hashes_at), half)
+        above = 4 * half
+        others = numba.carray(float32_at(numbers_at + above), half)
+        other_hashes = numba.carray(uint32_at(hashes_at + above), half)
+        codes = numba.carray(uint8_at(codes_at), half)
+        for i in range(half):
+            lower = np.uint32(code_of(numbers[i], spread, random_bits(hashes[i], factor, cut_off)))
+            upper = np.uint32(code_of(others[i], spread, random_bits(other_hashes[i], factor, cut_off)))
+            codes[i] = np.uint8(np.uint32(lower | np.uint32(upper << np.uint32(4))))
+
+    store_block = bytes_each if codec.bits == 8 else halves_of_bytes
+
+    @_jit
+    def encode(numbers_at: Any, codes_at: Any, scales_at: Any, hashes_at: Any, factor: Any, size: Any) -> None:
+        scales = numba.carray(float32_at(scales_at), (size + _WIDTH - 1) // _WIDTH)
+        for block in range(len(scales)):
+            rest, at = min(_WIDTH, size - block * _WIDTH), 4 * block * _WIDTH
+            scales[block] = _largest(numbers_at + at, rest)
+            store_block(
+                numbers_at + at, codes_at + block * in_bytes, hashes_at + at, spread / scales[block], factor, rest
+            )
+
+    return encode
+
+
+decode_8bit_signed, encode_8bit_signed = _decoder(Blocks(8, positive=False)), _encoder(Blocks(8, positive=False))
+decode_8bit_unsigned, encode_8bit_unsigned = _decoder(Blocks(8, positive=True)), _encoder(Blocks(8, positive=True))
+decode_4bit_signed, encode_4bit_signed = _decoder(Blocks(4, positive=False)), _encoder(Blocks(4, positive=False))
+decode_4bit_unsigned, encode_4bit_unsigned = _decoder(Blocks(4, positive=True)), _encoder(Blocks(4, positive=True))

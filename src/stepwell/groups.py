@@ -1,0 +1,79 @@
+"""What a parameter group may hold, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from stepwell.codecs import AS_IT_IS, CHOICES, Codec, Storage, codecs_for
+from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
+from stepwell.rules.hyper import Seed
+from stepwell.rules.rule import Rule
+
+# How a group is stored: what its values may be.
+STORAGE = {**CHOICES, "rounding_seed": Seed}
+# What a group may hold beside its parameters, its rule, the rule's hyper-parameters and how it is stored.
+NOTES = ("name", "why", "role", "param_names", "holds")
+
+
+def named_tensors(params: Any, where: str) -> tuple[list[str], list[Tensor]]:
+    """The names (none, or one each) and the tensors of a group's `params`."""
+    if isinstance(params, Tensor):
+        params = [params]
+    elif isinstance(params, set):
+        raise TypeError(f"parameters must come in an order, got a set{where}; use a list")
+    entries = list(params)
+    names = [entry[0] for entry in entries if isinstance(entry, tuple)]
+    tensors = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
+    if names and len(names) != len(tensors):
+        raise ValueError(f"either all parameters of a group have names or none{where}")
+    if any(isinstance(entry, tuple) and len(entry) != 2 for entry in entries):
+        raise ValueError(f"a parameter with a name is a pair (name, tensor){where}")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"an optimizer takes tensors, got a {type(tensor).__name__}{where}")
+    return names, tensors
+
+
+def check_names(group: Mapping[str, Any], others: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raise ValueError where the names of a new group's parameters do not go with its parameters, or with those of the
+    groups that are there."""
+    if others and ("param_names" in group) != ("param_names" in others[0]):
+        raise ValueError(f"either all parameter groups have names or none{where}")
+    names = group.get("param_names", [])
+    if "param_names" in group and len(names) != len(group["params"]):
+        raise ValueError(f"{len(names)} names for {len(group['params'])} parameters{where}")
+    known = {name for other in others for name in other.get("param_names", [])}
+    for name in names:
+        if name in known:
+            raise ValueError(f"two parameters are called {name!r}{where}; state is matched by name")
+        known.add(name)
+
+
+def check_fit(
+    rule: Rule, parameter: Tensor, name: str, where: str = "", storage: Storage = AS_IT_IS
+) -> tuple[Rule, dict[str, Codec]]:
+    """The rule fitted to a parameter, and how its weights and slots are stored. Raises ValueError or TypeError where it
+    cannot be updated, or stored, so; `name` is what the error calls it, and `where` ends the sentence."""
+    if parameter.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
+        supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
+        raise TypeError(f"parameter {name} has dtype {parameter.dtype}; what can be trained is {supported}{where}")
+    shape = tuple(parameter.shape)
+    try:
+        fitted = rule.fit(shape)
+    except ValueError as error:
+        raise ValueError(f"{error}, as parameter {name} has{where}") from None
+    if fitted.acts_on == "matrices" and (parameter.ndim < 2 or parameter.is_complex()):
+        raise ValueError(
+            f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape {shape} and "
+            f"dtype {parameter.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
+            "stepwell.create_optimizer(model, 'muon') does"
+        )
+    if parameter.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
+        raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {parameter.dtype}{where}")
+    try:
+        return fitted, codecs_for(fitted, shape, parameter.dtype, storage)
+    except ValueError as error:
+        raise ValueError(f"{error}, for parameter {name}{where}") from None

@@ -1,0 +1,63 @@
+"""Gradients added up over several batches, under the name that `transformers` (4.34) had for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+
+class GradientAccumulator:
+    """Adds up gradients, to apply them together.
+
+        accumulator(gradients)
+        if accumulator.step == 4:
+            optimizer.apply([gradient / 4 for gradient in accumulator.gradients], model.trainable_variables)
+            accumulator.reset()
+
+    Sums are kept in Keras variables; where every gradient was None, it is None. For loops of your own: `model.fit`
+    accumulates where the optimizer is given `gradient_accumulation_steps`, which takes the mean.
+    """
+
+    def __init__(self) -> None:
+        self._gradients: list[Any] = []
+        self._step: Any = None
+
+    @property
+    def step(self) -> Any:
+        """How many gradients have been added up since the last reset, as a tensor."""
+        if self._step is None:
+            self._step = keras.Variable(0, dtype="int", trainable=False, name="accumulated_steps")
+        return keras.ops.convert_to_tensor(self._step)
+
+    @property
+    def gradients(self) -> list[Any]:
+        """The sums, as tensors. Raises ValueError before the first call."""
+        if not self._gradients:
+            raise ValueError("the accumulator has no gradients yet: call it with the first ones")
+        return [None if total is None else keras.ops.convert_to_tensor(total) for total in self._gradients]
+
+    def __call__(self, gradients: Sequence[Any]) -> None:
+        """Add gradients, a tensor or None for each parameter. Raises ValueError for another number of them."""
+        dense = [None if g is None else keras.ops.convert_to_tensor(g, sparse=False) for g in gradients]
+        if not self._gradients:
+            _ = self.step  # makes its variable
+            self._gradients = [None] * len(dense)
+        if len(dense) != len(self._gradients):
+            raise ValueError(f"the accumulator holds {len(self._gradients)} gradients, got {len(dense)}")
+        for index, g in enumerate(dense):
+            if g is None:
+                continue
+            if self._gradients[index] is None:
+                self._gradients[index] = keras.Variable(keras.ops.zeros_like(g), trainable=False)
+            self._gradients[index].assign_add(g)
+        self._step.assign_add(1)
+
+    def reset(self) -> None:
+        """Begin anew, at zero."""
+        if self._step is not None:
+            self._step.assign(0)
+        for total in self._gradients:
+            if total is not None:
+                total.assign(keras.ops.zeros(total.shape, dtype=total.dtype))

@@ -1,0 +1,28 @@
+"""Where tensors are stored: whole, or in parts on many ranks.
+
+An engine works on plain tensors. Of a parameter that lies on many ranks (a `DTensor`, as FSDP2 and tensor parallelism
+make them) it gets the part that this rank holds, and so of its gradient and its slots. What a rule may do with a part
+depends on what it acts on: elements may be cut anywhere; where it reduces, the ranks add up what they have; matrices
+are put together, each on one rank, and given back in parts.
+"""
+
+from stepwell.layout.parts import Layout, held, layout_of, local, refuse_flattened, same_layout
+from stepwell.layout.slots import check_cut, shared_state, slot_layout, state_mesh
+from stepwell.layout.sums import add_over_ranks, sum_over_ranks
+from stepwell.layout.wholes import make_whole
+
+__all__ = [
+    "Layout",
+    "add_over_ranks",
+    "check_cut",
+    "held",
+    "layout_of",
+    "local",
+    "make_whole",
+    "refuse_flattened",
+    "same_layout",
+    "shared_state",
+    "slot_layout",
+    "state_mesh",
+    "sum_over_ranks",
+]

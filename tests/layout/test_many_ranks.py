@@ -1,0 +1,50 @@
+"""What many ranks work out together is what one works out alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from layout.ranks import on_ranks
+from layout.trainings import RULES, all_trained, trained
+
+WAYS = {
+    1: ["ddp", "zero", "fsdp"],
+    2: ["ddp", "zero", "fsdp", "tp"],
+    4: ["ddp", "zero", "fsdp", "tp", "fsdp + tp", "hsdp"],
+}
+SOME = ["AdamW", "LAMB", "Adafactor", "Prodigy", "Muon"]
+# The ranks add gradients up in another order than one does; the clipping norm, the moments and the weights follow.
+TOLERANCE = {torch.float32: {"rtol": 2e-4, "atol": 2e-5}, torch.float64: {"rtol": 1e-7, "atol": 1e-9}}
+
+
+def check(found: dict[str, Any], expected: dict[str, Any], dtype: torch.dtype, what: str) -> None:
+    assert found.keys() == expected.keys(), what
+    for name, value in expected.items():
+        there, here = (one if isinstance(one, Tensor) else torch.tensor(one) for one in (found[name], value))
+        torch.testing.assert_close(
+            there, here, **TOLERANCE[dtype], msg=lambda text, name=name: f"{what}, {name}: {text}"
+        )
+
+
+def compare(ranks: int, names: list[str], dtype: torch.dtype) -> None:
+    expected = {rule: trained(rule, "one", dtype) for rule in names}
+    results = on_ranks(all_trained, ranks, names, WAYS[ranks], dtype)
+    for rank, result in enumerate(results):
+        for (rule, way), found in result.items():
+            check(found, expected[rule], dtype, f"{rule} under {way}, rank {rank} of {ranks}")
+
+
+def test_two_ranks_equal_one() -> None:
+    compare(2, SOME, torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_kind_of_rule_on_every_kind_of_mesh(ranks: int) -> None:
+    """In float64: SOAP's and Shampoo's bases are not determined where a gradient of few samples has no direction, and
+    in float32 rounding decides there."""
+    compare(ranks, list(RULES), torch.float64)

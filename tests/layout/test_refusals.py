@@ -1,0 +1,83 @@
+"""What cannot be worked on in parts is refused when the optimizer is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import Partial, Shard, distribute_tensor
+
+import stepwell
+from stepwell import rules
+
+
+@pytest.fixture(autouse=True)
+def _one_rank(tmp_path: Any) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("keeps_names", [False, True])
+def test_flattened_shards(keeps_names: bool) -> None:
+    model = FullyShardedDataParallel(nn.Linear(3, 2), use_orig_params=keeps_names, device_id=torch.device("cpu"))
+    with pytest.raises(TypeError) as caught:
+        stepwell.AdamW(model.named_parameters())
+    assert str(caught.value).endswith(
+        "is a flattened shard of FullyShardedDataParallel, in which no rule can see a tensor's rows, columns or norm "
+        "(group 0); shard the model with torch.distributed.fsdp.fully_shard instead"
+    )
+
+
+def test_rows_joined_across_a_cut() -> None:
+    mesh = init_device_mesh("cpu", (1,))
+    weight = nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
+    with pytest.raises(ValueError) as caught:
+        stepwell.Optimizer([("qk", weight)], rules.AdamMini(heads=2))
+    assert str(caught.value) == (
+        "parameter 'qk' of shape (4, 3) is cut over ranks along dimension 0, and AdamMini sees it as (2, 6), which "
+        "joins that with others (group 0); leave this parameter whole, or give it a rule that acts on elements, such "
+        "as 'AdamW'"
+    )
+    stepwell.Optimizer([("qk", weight)], rules.AdamMini())
+
+
+def test_sums_that_are_not_added_up() -> None:
+    from torch.distributed.tensor import DTensor
+
+    mesh = init_device_mesh("cpu", (1,))
+    weight = nn.Parameter(DTensor.from_local(torch.ones(4, 3), mesh, [Partial()]))
+    with pytest.raises(ValueError) as caught:
+        stepwell.AdamW([("w", weight)])
+    assert str(caught.value) == (
+        "parameter 'w' is a sum that the ranks have not added up (group 0); call redistribute() on it first"
+    )
+
+
+def test_state_is_shared_by_a_mesh_of_one_dimension() -> None:
+    weight = nn.Parameter(torch.ones(4, 3))
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("replicas", "shards"))
+    with pytest.raises(ValueError) as caught:
+        stepwell.AdamW([weight], shard_state=mesh)
+    assert str(caught.value) == (
+        "shard_state must be a mesh of one dimension, got 2; mesh['name'] is one of its dimensions"
+    )
+    with pytest.raises(TypeError) as wrong:
+        stepwell.AdamW([weight], shard_state="all")
+    assert str(wrong.value) == "shard_state must be True, False or a DeviceMesh, got 'all'"
+    stepwell.AdamW([weight], shard_state=mesh["shards"])
+
+
+def test_state_cannot_be_shared_without_ranks() -> None:
+    dist.destroy_process_group()
+    with pytest.raises(RuntimeError) as caught:
+        stepwell.AdamW([nn.Parameter(torch.ones(2))], shard_state=True)
+    assert str(caught.value) == ("shard_state needs ranks: call torch.distributed.init_process_group() first")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # for the fixture to end
