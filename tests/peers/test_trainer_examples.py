@@ -141,9 +141,10 @@ def test_different_optimizer_types(given: dict[str, Any], rule: str) -> None:
 
     trainer = Trainer(classifier(), TrainingArguments(output_dir="./o", **QUIET, **given), train_dataset=Sentences())
     groups = trainer.optimizer.param_groups
-    assert [group["rule"] for group in groups] == [rule, rule]
-    assert [group["lr"] for group in groups] == [given["learning_rate"]] * 2
-    assert [group["weight_decay"] for group in groups] == [given.get("weight_decay", 0.0), 0.0]
+    # In 8 bits embeddings have a group of their own, which keeps float32.
+    assert {group["rule"] for group in groups} == {rule}
+    assert {group["lr"] for group in groups} == {given["learning_rate"]}
+    assert {group["weight_decay"] for group in groups} == {given.get("weight_decay", 0.0), 0.0}
     if rule == "SGD":
         assert groups[0]["momentum"] == 0.9
     assert trainer.optimizer.state_dtype == ("8bit" if given["optim"].endswith("8bit") else None)
