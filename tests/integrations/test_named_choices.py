@@ -18,7 +18,7 @@ from stepwell.recipes import PRESETS
 from stepwell.schedules import Constant, Cosine, OneCycle
 from stepwell.schedules.schedule import schedule_names
 
-THEIRS = [*TWINS, "ademamix", "lomo", "adamw_8bit"]
+THEIRS = [*TWINS, "ademamix", "lomo"]
 
 
 def test_it_can_be_imported_without_transformers() -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn, optim
 
@@ -307,12 +307,13 @@ class Plan:
             rounding_seed=rounding_seed,
         )
 
-    def build_scheduler(self, optimizer: optim.Optimizer) -> Scheduler:
+    def build_scheduler(self, optimizer: optim.Optimizer, *, counts: Literal["calls", "steps"] = "calls") -> Scheduler:
         """The scheduler alone, for an optimizer that this plan, or one of the same recipe and model, has built.
 
-        Raises ValueError where a schedule needs a horizon and the plan has none.
+        `counts` is as `stepwell.Scheduler` takes it. Raises ValueError where a schedule needs a horizon and the plan
+        has none.
         """
-        return Scheduler(optimizer, horizon=self.horizon, **self._schedules())
+        return Scheduler(optimizer, horizon=self.horizon, counts=counts, **self._schedules())
 
     def _schedules(self) -> dict[str, Any]:
         """Schedules by hyper-parameter, as the scheduler takes them: by the name of the group where groups differ."""

@@ -27,16 +27,21 @@ class Twin:
         rule: the rule's name.
         adam: which of its hyper-parameters transformers fills from `adam_beta1`, `adam_beta2` and `adam_epsilon`.
         fixed: what else transformers sets.
+        state_dtype: how its state is stored.
     """
 
     rule: str
     adam: tuple[str, ...] = ()
     fixed: tuple[tuple[str, Any], ...] = ()
+    state_dtype: Literal["8bit"] | None = None
 
 
 TWINS: Mapping[str, Twin] = {
     "adamw_torch": Twin("AdamW", _ADAM),
     "adamw_torch_fused": Twin("AdamW", _ADAM),
+    "adamw_8bit": Twin("AdamW", _ADAM, state_dtype="8bit"),
+    "adamw_bnb_8bit": Twin("AdamW", _ADAM, state_dtype="8bit"),
+    "lion_8bit": Twin("Lion", ("betas",), state_dtype="8bit"),
     "adafactor": Twin(
         TransformersAdafactor.__name__, (), (("lr", 1e-3), ("scale_parameter", False), ("relative_step", False))
     ),
@@ -103,7 +108,7 @@ def choose(name: str, runs_on: RunsOn, theirs: Iterable[str]) -> Choice:
     if name in TWINS:
         twin = TWINS[name]
         route = Route(rule=twin.rule, name=name, hyper_parameters=dict(twin.fixed))
-        return Choice(name, "transformers", Recipe(name=name, routes=(route,)))
+        return Choice(name, "transformers", Recipe(name=name, routes=(route,), state_dtype=twin.state_dtype))
     if name.casefold().replace("_", "-") in PRESETS or Path(name).suffix in (".toml", ".json"):
         return Choice(name, "recipe", named(name))
     try:

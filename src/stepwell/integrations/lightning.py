@@ -1,0 +1,95 @@
+"""Lightning: a whole recipe in the one line of `configure_optimizers`.
+
+def configure_optimizers(self):
+    return stepwell.integrations.lightning.configure(self, "muon", lr=1e-3)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from stepwell.averaging import has_average
+from stepwell.integrations.needing import needed
+from stepwell.integrations.scalars import bare
+from stepwell.planning import plan
+from stepwell.recipes import Recipe, named
+
+pl: Any = needed("lightning", extra="lightning", least="2.4")
+Callback: Any = pl.pytorch.Callback
+
+__all__ = ["AveragedWeights", "configure"]
+
+
+def configure(
+    module: Any, recipe: str | Recipe = "adamw", *, horizon: int | None = None, **hyper_parameters: Any
+) -> dict[str, Any]:
+    """What `configure_optimizers` returns: the optimizer and the scheduler of a recipe, laid over the module.
+
+    The scheduler counts the optimizer's own steps, so that it is right under any accumulation, any number of processes
+    and a GradScaler that leaves steps out. `LearningRateMonitor` shows each group's rate as "lr/NAME". Where a rule
+    keeps an average of the weights, `AveragedWeights` joins the Trainer's callbacks.
+
+    Clipping by the recipe's `clip_norm` happens in the optimizer, also under 16-bit precision, where Lightning's
+    `gradient_clip_val` does not go together with an optimizer that unscales gradients itself.
+
+    Args:
+        module: the LightningModule.
+        recipe: a `Recipe`, the name of a preset, or a recipe's file.
+        horizon: total optimizer steps; by default the Trainer's `estimated_stepping_batches`.
+        hyper_parameters: `lr=1e-3`, `adamw_weight_decay=0.1` and so on, as `Recipe.set` takes them.
+
+    Raises:
+        TypeError: an unknown hyper-parameter.
+        ValueError: an unknown preset; a schedule that needs a horizon in a training without an end.
+        RecipeError: where recipe and module do not fit, naming every mistake.
+    """
+    chosen = named(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(chosen, Recipe):
+        raise TypeError(f"recipe must be a stepwell.Recipe, the name of a preset or a file, got {recipe!r}")
+    trainer = getattr(module, "_trainer", None)  # `trainer` itself raises where there is none
+    if horizon is None and trainer is not None and math.isfinite(trainer.estimated_stepping_batches):
+        horizon = int(trainer.estimated_stepping_batches)
+    planned = plan(module, chosen.set(**hyper_parameters), horizon=horizon)
+    optimizer = planned.build_optimizer()
+    scheduler = planned.build_scheduler(optimizer, counts="steps")
+    averages = any(has_average(group["rule"]) for group in optimizer.param_groups)
+    if averages and trainer is not None and not any(isinstance(one, AveragedWeights) for one in trainer.callbacks):
+        trainer.callbacks.append(AveragedWeights())
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+
+class AveragedWeights(Callback):  # type: ignore[misc]
+    """Puts the averaged weights of Schedule-Free into the module while it is evaluated, into every checkpoint and,
+    when a training is over, into the module for good. `configure` adds it; who makes an optimizer otherwise hands it
+    to the Trainer."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        _each(trainer, "train")
+
+    def on_validation_start(self, trainer: Any, *_: Any) -> None:
+        _each(trainer, "eval")
+
+    def on_test_start(self, trainer: Any, *_: Any) -> None:
+        _each(trainer, "eval")
+
+    def on_predict_start(self, trainer: Any, *_: Any) -> None:
+        _each(trainer, "eval")
+
+    def on_train_end(self, trainer: Any, *_: Any) -> None:
+        _each(trainer, "eval")
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        # The checkpoint's weights are those of the module, and change with them; its optimizers are written anew, so
+        # that they say so. The next batch changes back.
+        _each(trainer, "eval")
+        if "optimizer_states" in checkpoint:
+            states = [trainer.strategy.optimizer_state(optimizer) for optimizer in trainer.optimizers]
+            checkpoint["optimizer_states"] = states
+
+
+def _each(trainer: Any, mode: str) -> None:
+    for optimizer in trainer.optimizers:
+        change = getattr(bare(optimizer), mode, None)
+        if callable(change):
+            change()
