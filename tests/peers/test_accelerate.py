@@ -107,6 +107,8 @@ def test_float16_and_a_step_that_the_scaler_leaves_out() -> None:
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        assert optimizer.step_was_skipped is torch.equal(before, model.weight) is (step == 1)
+        # Accelerate's own `step_was_skipped` asks whether the scaler called step(); here, as with torch's fused
+        # optimizers, it does, and the step leaves itself out.
+        assert torch.equal(before, model.weight) is (step == 1)
     assert (inside.last_epoch, inner.skipped) == (2, 1)
     assert inner.param_groups[0]["lr"] == pytest.approx(0.05)  # two of four steps
