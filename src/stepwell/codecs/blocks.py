@@ -125,7 +125,10 @@ class Blocks(Codec):
         added = half if noise is None else _in_blocks((noise >> (32 - self.shift)).to(torch.int32))
         codes = ((r + self.epsilon).view(torch.int32) + added) >> self.shift
         codes = codes & (self.codes - 1)
-        codes = torch.where(x > 0, codes.clamp(min=1), codes) if self.positive else codes + self.codes * x.signbit()
+        if self.positive:
+            codes = torch.where(x > 0, codes.clamp(min=1), codes)
+        else:
+            codes = codes + self.codes * x.signbit().to(torch.int32)  # a bool would make int64 of all
         parts[0].copy_(self._packed(codes)[: parts[0].numel()].reshape(parts[0].shape))
         parts[1].copy_(largest)
 
