@@ -69,3 +69,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     found = [train(folder, precision, resume=resume) for resume in (False, True)]
     torch.save(found, folder / f"process-{os.environ.get('RANK', '0')}.pt")
+    if torch.distributed.is_initialized():  # threads that are left behind abort the process
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

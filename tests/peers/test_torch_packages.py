@@ -57,7 +57,7 @@ PAIRS: dict[str, tuple[str, dict[str, Any], str, str, dict[str, Any]]] = {
         "Adan",
         {"weight_decouple": True},
     ),
-    "adan-optimi": ("Adan", {**ADAN, "eps": 1e-4, "weight_decay": 0.5}, OPTIMI, "Adan", {}),
+    "adan-optimi": ("Adan", {**ADAN, "eps": 1e-4, "weight_decay": 0.5}, OPTIMI, "Adan", {"triton": False}),
     "adabelief": ("AdaBelief", {"lr": 0.02, **BETAS, "eps": 1e-6, "weight_decay": 0.5}, POT, "AdaBelief", {}),
     "adabelief-coupled": (
         "AdaBelief",
@@ -74,7 +74,13 @@ PAIRS: dict[str, tuple[str, dict[str, Any], str, str, dict[str, Any]]] = {
         {"clip_lambda": lambda step: (step - 1) ** 0.25},  # it counts the step that fills v
     ),
     "adopt-unclipped": ("ADOPT", {"lr": 0.02, **BETAS, "clip_exp": None}, POT, "ADOPT", {"clip_lambda": None}),
-    "stable-adamw": ("StableAdamW", {"lr": 0.05, **BETAS, "weight_decay": 0.5, "eps": 1e-4}, OPTIMI, "StableAdamW", {}),
+    "stable-adamw": (
+        "StableAdamW",
+        {"lr": 0.05, **BETAS, "weight_decay": 0.5, "eps": 1e-4},
+        OPTIMI,
+        "StableAdamW",
+        {"triton": False},
+    ),
 }
 # Arguments of ours alone.
 OURS = ("decay", "alpha_warmup", "beta3_warmup", "clip_exp")
