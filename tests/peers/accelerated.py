@@ -53,7 +53,8 @@ def train(folder: Path, precision: str, *, resume: bool) -> dict[str, Any]:
         for inputs, targets in data:
             with accelerator.accumulate(wrapped):
                 accelerator.backward((wrapped(inputs)[:, 0] - targets).square().mean())
-                accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
                 optimizer.step()
                 prepared.step()
                 optimizer.zero_grad()
