@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec
 from stepwell.engines.fused.arrays import arrays_of
-from stepwell.engines.fused.numba_words import FUNCTIONS, POINTERS, TENSOR, WORDS, array, constant, indented
+from stepwell.engines.fused.codec_words import WORDS
+from stepwell.engines.fused.numba_words import FUNCTIONS, POINTERS, TENSOR, array, constant, indented
 from stepwell.engines.fused.program import Finish, Loop, Program
 from stepwell.engines.fused.source import Writer
 

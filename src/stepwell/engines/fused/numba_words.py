@@ -5,9 +5,10 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from dataclasses import dataclass
 
 import torch
+
+from stepwell.engines.fused.codec_words import WORDS
 
 # How an array of each dtype stands in memory.
 POINTERS = {
@@ -20,27 +21,6 @@ POINTERS = {
 }
 
 
-@dataclass(frozen=True)
-class Words:
-    """How a codec is written: what its parts, {0}, {1}, are read as, and what is written into each for the number {x},
-    with the 16 random bits {random}."""
-
-    read: str
-    write: tuple[str, ...]
-
-
-PLAIN = Words("{0}", ("{x}",))
-WORDS = {
-    "float64": PLAIN,
-    "float32": PLAIN,
-    "bfloat16": Words("from_bfloat16({0})", ("to_bfloat16({x})",)),
-    "float16": Words("from_float16({0})", ("to_float16({x})",)),
-    "stochastic bfloat16": Words("from_bfloat16({0})", ("to_bfloat16_by_chance({x}, {random})",)),
-    "bfloat16 with compensation": Words("from_kahan({0}, {1})", ("to_bfloat16({x})", "kahan_error({x})")),
-    "bfloat16 with remainder": Words("from_halves({0}, {1})", ("upper_half({x})", "lower_half({x})")),
-    "bfloat16 with master": Words("from_bfloat16_with_master({0}, {1})", ("to_bfloat16({x})", "{x}")),
-    "float16 with master": Words("from_float16_with_master({0}, {1})", ("to_float16({x})", "{x}")),
-}
 # Rounded by an addition to the number's bits, which must not make a number of NaN.
 CARRYING = frozenset(word for word in WORDS if "bfloat16" in word)
 FUNCTIONS = {

@@ -9,16 +9,15 @@ import torch
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec
 from stepwell.engines.fused.arrays import arrays, arrays_of, computed_in, draws, factor, in_blocks, numbers_of
+from stepwell.engines.fused.codec_words import PLAIN, WORDS
 from stepwell.engines.fused.numba_finish import finish
 from stepwell.engines.fused.numba_words import (
     CARRYING,
     CHUNK,
     FRAME,
     FUNCTIONS,
-    PLAIN,
     POINTERS,
     TENSOR,
-    WORDS,
     array,
     constant,
     indented,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 
 from stepwell.codecs import Blocks, Codec
 from stepwell.engines.fused.arrays import arrays_of, draws, factor, in_blocks, numbers_of
+from stepwell.engines.fused.codec_words import WORDS
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.triton_words import array
 
@@ -20,29 +20,6 @@ POINTERS = {
     torch.float16: "tl.uint16",
     torch.int16: "tl.uint16",
     torch.uint8: "tl.uint8",
-}
-
-
-@dataclass(frozen=True)
-class Words:
-    """How a codec is written: what its parts, {0}, {1}, are read as, and what is written into each for the number {x},
-    with the 16 random bits {random}."""
-
-    read: str
-    write: tuple[str, ...]
-
-
-_PLAIN = Words("{0}", ("{x}",))
-WORDS = {
-    "float64": _PLAIN,
-    "float32": _PLAIN,
-    "bfloat16": Words("from_bfloat16({0})", ("to_bfloat16({x})",)),
-    "float16": Words("from_float16({0})", ("to_float16({x})",)),
-    "stochastic bfloat16": Words("from_bfloat16({0})", ("to_bfloat16_by_chance({x}, {random})",)),
-    "bfloat16 with compensation": Words("from_kahan({0}, {1})", ("to_bfloat16({x})", "kahan_error({x})")),
-    "bfloat16 with remainder": Words("from_halves({0}, {1})", ("upper_half({x})", "lower_half({x})")),
-    "bfloat16 with master": Words("from_bfloat16_with_master({0}, {1})", ("to_bfloat16({x})", "{x}")),
-    "float16 with master": Words("from_float16_with_master({0}, {1})", ("to_float16({x})", "{x}")),
 }
 
 
