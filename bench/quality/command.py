@@ -36,9 +36,9 @@ def main(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     from bench.quality.tasks import TASKS
 
     if given.what == "evidence":
-        from bench.quality import page
+        from bench.quality.page import write
 
-        print(*page.write(), sep="\n")
+        print(*write(), sep="\n")
         return
     try:
         tasks = _chosen("task", given.tasks, TASKS) or [name for name, entry in TASKS.items() if entry.usual]

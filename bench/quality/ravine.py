@@ -15,10 +15,10 @@ from stepwell.report.markup import Markup, tag
 from stepwell.report.scales import Scale
 from stepwell.rules import SGD
 
-STEEPNESS, START, MOST_STEPS = 100.0, (-1.0, 0.3), 2000
+STEEPNESS, START, MOST_STEPS = 100.0, (-1.0, 0.3), 500
 # Relative to the distance at the start.
 NEAR = 0.01
-RATES = tuple(digit * 10.0**power for power in (-4, -3, -2) for digit in (1, 1.5, 2, 3, 5, 7))
+RATES = (0.002, 0.005, 0.01, 0.015, 0.019, 0.025, 0.035)
 MOMENTUM = 0.9
 
 _WIDTH, _HEIGHT, _GAP, _TEXT = 420.0, 110.0, 16.0, 22.0

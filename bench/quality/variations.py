@@ -36,10 +36,11 @@ NO_WARMUP = {"schedule-free": Constant()}
 
 @dataclass(frozen=True)
 class Variation:
-    """A rule with one thing changed, on one task."""
+    """A rule with one thing changed, on one task. `last` is the stage that is run last."""
 
     rule: str
     name: str
+    last: str
     run: Callable[[FairTest], None]
 
 
@@ -125,7 +126,7 @@ def _recipe_changed(
         varied = None if task_of is None else task_of(test.task_of)
         _from_fresh_seeds(test, name, changed, best_settings(test, rule), task_of=varied)
 
-    return Variation(rule, name, run)
+    return Variation(rule, name, f"{name}-3", run)
 
 
 def _without_warmup(rule: str) -> Variation:
@@ -141,7 +142,7 @@ def _without_warmup(rule: str) -> Variation:
         test.carry_out("cold-strained", cold, strained)
         test.carry_out("warm-strained", warm, strained)
 
-    return Variation(rule, "cold", run)
+    return Variation(rule, "cold", "warm-strained", run)
 
 
 def _at_a_third() -> Variation:
@@ -152,7 +153,7 @@ def _at_a_third() -> Variation:
         settings = {"lr": adamw["lr"] / THIRD, "weight_decay": adamw["weight_decay"] * THIRD}
         _from_fresh_seeds(test, "third", contestant("lion"), settings)
 
-    return Variation("lion", "third", run)
+    return Variation("lion", "third", "third-3", run)
 
 
 def _doubled_batch(rule: str) -> Variation:
@@ -165,7 +166,7 @@ def _doubled_batch(rule: str) -> Variation:
             steps, twice = test.protocol.steps // 2, doubled(test.task_of)
             _from_fresh_seeds(test, f"batch-{name}", contestant(rule), changed, steps=steps, task_of=twice)
 
-    return Variation(rule, "batch", run)
+    return Variation(rule, "batch", "batch-twice-3", run)
 
 
 def _at_every_horizon() -> tuple[Variation, Variation]:
@@ -185,7 +186,10 @@ def _at_every_horizon() -> tuple[Variation, Variation]:
         test.carry_out("horizon-half", adamw, settings, seed=seed, steps=steps // 2)
         test.carry_out("horizon-twice", adamw, settings, seed=seed, steps=2 * steps)
 
-    return Variation("schedule-free", "endless", endless), Variation(BASELINE, "horizons", cosines)
+    return (
+        Variation("schedule-free", "endless", "endless", endless),
+        Variation(BASELINE, "horizons", "horizon-twice", cosines),
+    )
 
 
 class SixteenBits(nn.Module):
