@@ -48,6 +48,7 @@ from stepwell.facades import (
     optimizer_class,
 )
 from stepwell.horizon import horizon
+from stepwell.in_backward import step_in_backward
 from stepwell.optimizer import Optimizer
 from stepwell.planning import Plan, plan
 from stepwell.plateau import Greedy, ReduceOnPlateau
@@ -132,4 +133,5 @@ __all__ = [
     "schedule_free",
     "schedules",
     "select",
+    "step_in_backward",
 ]
