@@ -170,6 +170,25 @@ def test_parameters_of_no_module_are_left_for_the_step() -> None:
     assert (model.values(), temperature.item()) == ([-1.0], -3.0)
 
 
+def test_telemetry_sees_the_whole_step() -> None:
+    readings = []
+    for in_backward in (True, False):
+        model = network()
+        optimizer = stepwell.AdamW(model.parameters(), lr=0.1)
+        optimizer.observe()
+        if in_backward:
+            stepwell.step_in_backward(model, optimizer, chunk_bytes=100)
+        for step in range(2):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            optimizer.step()
+        readings.append(optimizer.telemetry(by="parameter"))
+    assert list(readings[0]) == list(readings[1])
+    assert len(readings[0]) == 6
+    for name, reading in readings[1].items():
+        assert readings[0][name] == pytest.approx(reading)
+
+
 class Tied(nn.Module):
     """One matrix at both ends."""
 

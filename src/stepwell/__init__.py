@@ -49,6 +49,7 @@ from stepwell.facades import (
 )
 from stepwell.horizon import horizon
 from stepwell.in_backward import step_in_backward
+from stepwell.offloading import offload
 from stepwell.optimizer import Optimizer
 from stepwell.planning import Plan, plan
 from stepwell.plateau import Greedy, ReduceOnPlateau
@@ -126,6 +127,7 @@ __all__ = [
     "horizon",
     "list_optimizers",
     "lookahead",
+    "offload",
     "optimizer_class",
     "plan",
     "rules",

@@ -101,6 +101,7 @@ class StepInBackward:
         self._seen = 0.0  # the norm of the gradients of this pass so far
         self._measured: float | None = None
         self._leaves_out = False
+        self._used: list[Buckets] = []
 
     def _check(self, model: nn.Module) -> None:
         optimizer = self.optimizer
@@ -266,9 +267,9 @@ class StepInBackward:
         key = tuple(map(id, chunk))
         if len(self._buckets) > 2 * len(self._hooks):
             self._buckets.clear()  # a graph that is another each time
-        if key not in self._buckets:
-            self._buckets[key] = Buckets(self.optimizer.engine)
-        self.optimizer._step_only(chunk, self._buckets[key], factor)
+        buckets = self._buckets.setdefault(key, Buckets(self.optimizer.engine))
+        self._used.append(buckets)
+        self.optimizer._step_only(chunk, buckets, factor)
         # Kernels write behind torch's back: what still wants the old weights in this pass is to get its error.
         torch.autograd.graph.increment_version(chunk)
 
@@ -321,7 +322,7 @@ class StepInBackward:
         else:
             self._waiting = rest
             self._flush()
-        self.optimizer._finish_steps()
+            self.optimizer._finish_steps(self._used)
         if came:
             self._note_the_norm()
         if len(self._hooks) < len(self._parameters()):

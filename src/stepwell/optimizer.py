@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.sharpness import sharp_gradients, sharp_groups
+from stepwell.telemetry import By, Units, readings, units_of
 from stepwell.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -245,14 +246,17 @@ class Optimizer(torch.optim.Optimizer):
     def _step_only(self, parameters: list[Tensor], buckets: Buckets, factor: float) -> None:
         """Step some parameters, whose gradients are there and are multiplied with `factor`, and no others."""
         chosen = set(map(id, parameters))
+        buckets.observe(self._buckets.observed)
         for bucket in buckets.collect(self.param_groups, self.state, self._name_of, among=chosen):
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
             bucket.run()
             bucket.batch.gradients = bucket.batch.weights  # it holds on to none
 
-    def _finish_steps(self) -> None:
-        """Come to the end of what `_step_only` has begun. Here it has ended already."""
+    def _finish_steps(self, all_of_them: Iterable[Buckets]) -> None:
+        """Come to the end of what `_step_only` has done, one after another, with these."""
+        self._buckets.forget()
+        self._buckets.latest = [bucket for buckets in all_of_them for bucket in buckets.latest]
 
     @property
     def skipped(self) -> int:
@@ -358,6 +362,34 @@ class Optimizer(torch.optim.Optimizer):
                 if holds != saved_with:
                     group["holds"] = holds
                     self._hold(saved_with)
+
+    # What a step has done.
+
+    def observe(self, observed: bool = True) -> None:
+        """From the next step on, let each step add up on its way what `telemetry` tells. A copy is not observed."""
+        self._buckets.observe(observed)
+
+    def telemetry(self, by: By = "group") -> dict[str, dict[str, float]]:
+        """The last step that was taken, in numbers, for each group (by its name, or its number), or each parameter.
+
+        "update_rms", "weight_rms" and "gradient_rms" are root mean squares over the elements: of what the weights have
+        moved by, before they were rounded to be stored; of the weights before it; and of the gradient as the rule got
+        it, unscaled and clipped. "update_to_weight" is the first over the second. Parameters without a gradient are
+        left out. Where parameters lie on many ranks, all ranks have to ask.
+
+        Raises RuntimeError where the step was not observed.
+        """
+        if by not in (choices := get_args(By)):
+            raise ValueError(f"by must be one of {', '.join(map(repr, choices))}, got {by!r}")
+        if not self._buckets.observed:
+            raise RuntimeError("call optimizer.observe() once, and telemetry() after a later step")
+        return readings(self.param_groups, self._buckets.latest, by)
+
+    def units(self) -> dict[str, Units]:
+        """For each matrix by its name, how large the gradients of its units (rows: what feeds one output) are, as they
+        are at this moment: between `backward()` and `zero_grad()`. One read of the gradients, and a GPU is waited for.
+        """
+        return units_of(self.param_groups)
 
     # State.
 
