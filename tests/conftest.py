@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,8 @@ settings.load_profile("untimed")
 
 def pytest_configure(config: pytest.Config) -> None:
     """In the process that `make test-triton` starts, what is fused on a CPU are Triton's kernels, interpreted."""
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401 - where TensorFlow, with an LLVM of its own, was loaded before it, it crashes
     if os.environ.get("TRITON_INTERPRET") == "1":
         from stepwell.engines.fused.triton_engine import Triton
 

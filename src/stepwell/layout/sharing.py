@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stepwell.engines.batch import Batch, Engine
+from stepwell.engines.observing import squares_of
 from stepwell.layout.exchange import Exchange, Sent
 from stepwell.layout.parts import Layout
 from stepwell.layout.slots import slot_layout
@@ -36,12 +37,22 @@ class Sharing:
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         layout = batch.layouts[0]  # all of a batch are cut alike
+        observed = batch.observed and function == "update"
+        before = [weight.clone() for weight in batch.weights] if observed else []
         if not layout.cuts:
             self._inner.apply(batch, function)
         elif len(layout.cuts) == 1 and layout.placements[layout.cuts[0][0]].is_shard():
             self._shared(batch, function)
         else:
             self._repeated(batch, function)
+        if observed:
+            moved = torch._foreach_sub(batch.weights, before)
+            gradients = torch._foreach_mul(batch.gradients, batch.gradient_factor)
+            batch.prepared["squares"] = squares_of([moved, before, gradients])
+
+    def squares(self, batch: Batch) -> Tensor | None:
+        """What its last update has observed: see `Engine.squares`."""
+        return batch.prepared.get("squares")
 
     def _shared(self, batch: Batch, function: str) -> None:
         group = batch.layouts[0].groups[0]
