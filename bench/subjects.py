@@ -29,6 +29,11 @@ class Subject:
     clip_norm: float | None = None
     observed: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is the rule alone, in float32."""
+        return self.dtype == torch.float32 and not self.storage and self.clip_norm is None and not self.observed
+
 
 _ADAMW = rules.AdamW(lr=1e-4, weight_decay=0.1)
 # Where the paper is silent, as torch has it; its eps is (that of float32, 1e-3) by default.

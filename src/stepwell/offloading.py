@@ -293,7 +293,8 @@ class _Bus:
     """The way between the host and one device. On CUDA copies run on a stream of their own."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+        is_cuda = device.type == "cuda"
+        self._stream: Any = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
 
     def fetch(self, pairs: list[tuple[Tensor, Tensor]]) -> Callable[[], None]:
         """Copy the second of each pair into the first, on the host, after what the device has to do now."""
