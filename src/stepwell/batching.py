@@ -7,7 +7,7 @@ kept, and each step only looks whether it still holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import attrgetter, is_, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +33,7 @@ from stepwell.layout import (
 )
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, Slot, flags, namespace
+from stepwell.turns import turns_of
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -239,11 +240,14 @@ class Buckets:
         found: defaultdict[Any, list[_Entry]] = defaultdict(list)
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
+        turns = turns_of(_taking_turns(groups))
         for kind, group, parameters in zip(kinds, groups, members, strict=True):
             whole = kind.of(group)
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
+                for name, turn in turns.get(id(parameter), {}).items():
+                    slots.setdefault(name, turn)
                 layout = self.layout_of(parameter)
                 codecs = (
                     prepare(rule, parameter, slots, known[kind], Storage.of(group))
@@ -271,6 +275,14 @@ class _Entry(NamedTuple):
     engine: Engine
     codecs: dict[str, Codec]
     layout: Layout | None
+
+
+def _taking_turns(groups: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Rule]]:
+    """The parameters whose rule has work for them now and then, and that rule, fitted."""
+    for group in groups:
+        rule = rule_class(group["rule"]).of(group)
+        if any(slot.work is not None for slot in rule.slot_list()):
+            yield from ((p, rule.fit(tuple(p.shape))) for p in group["params"])
 
 
 def _gradients_of(groups: list[dict[str, Any]], among: AbstractSet[int] | None = None) -> list[Any]:
