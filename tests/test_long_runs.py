@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,34 +132,30 @@ def resident() -> int:
 
 
 def held() -> tuple[int, int, int]:
-    """Tensors that Python knows, bytes that it has allocated, and open files."""
+    """Tensors and pieces of memory that Python holds, and open files."""
     gc.collect()
     tensors = sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
-    return tensors, tracemalloc.get_traced_memory()[0], len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    return tensors, sys.getallocatedblocks(), len(list(Path("/proc/self/fd").iterdir()))
 
 
-def assert_nothing_leaks(step: Callable[[int], None], gradient_bytes: int) -> None:
+def assert_nothing_leaks(step: Callable[[int], None]) -> None:
     """A thousand steps, of which the first two hundred may still fill caches."""
-    tracemalloc.start()
-    try:
-        for number in range(200):
-            step(number)
-        before, memory = held(), resident()
-        for number in range(200, 1000):
-            step(number)
-        after = held()
-    finally:
-        tracemalloc.stop()
+    for number in range(200):
+        step(number)
+    before, memory = held(), resident()
+    for number in range(200, 1000):
+        step(number)
+    grown, after = resident() - memory, held()
     assert after[0] == before[0]
-    assert after[1] - before[1] < 16_384  # not 21 bytes a step
+    assert after[1] - before[1] < 400  # less than a piece in two steps: the smallest leak has one in each
     assert after[2] == before[2]
-    assert resident() - memory < 8 * gradient_bytes  # 800 gradients have come and gone
+    assert grown < 8 << 20  # of 15 MB of gradients and more that have come and gone
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @kinds
 def test_a_thousand_steps_leak_nothing(kind: str) -> None:
-    optimizer = made(kind, (64, 72) if kind == "matrices" else (256, 512), count=1)
+    optimizer = made(kind, (64, 72) if kind == "matrices" else (200, 256), count=1)
     (p,) = parameters_in(optimizer)
 
     def step(number: int) -> None:
@@ -170,7 +165,7 @@ def test_a_thousand_steps_leak_nothing(kind: str) -> None:
         if number % 100 == 0:
             optimizer.state_dict()
 
-    assert_nothing_leaks(step, max(p.nbytes, 1 << 19))
+    assert_nothing_leaks(step)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -187,4 +182,4 @@ def test_a_thousand_steps_in_backward_leak_nothing(offloaded: bool) -> None:
         model(x).square().mean().backward()
         optimizer.step()
 
-    assert_nothing_leaks(step, 1 << 19)
+    assert_nothing_leaks(step)
