@@ -346,6 +346,11 @@ class Optimizer(torch.optim.Optimizer):
         self._buckets.observed = observed
         self._buckets.forget()
 
+    @property
+    def observed(self) -> bool:
+        """Whether steps are observed, so that `telemetry` can be asked."""
+        return self._buckets.observed
+
     def telemetry(self, by: By = "group") -> dict[str, dict[str, float]]:
         """The last step that was taken, in numbers, for each group (by its name, or its number), or each parameter.
 
