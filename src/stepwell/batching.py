@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from operator import attrgetter, is_, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -145,7 +146,7 @@ class Buckets:
         mesh: the ranks that share the state of parameters that each of them has whole; None where none do.
 
     Attributes:
-        observed: whether updates add up the squares of what they see; `forget` after a change.
+        observed: whether updates add up the squares of what they see.
         latest: the buckets of the last step.
     """
 
@@ -164,16 +165,30 @@ class Buckets:
         """Make the buckets anew at the next step."""
         self._made_for = None
 
+    def observe(self, observed: bool) -> None:
+        """From the next step on, let updates add up the squares of what they see, or no longer."""
+        if observed != self.observed:
+            self.observed = observed
+            self.forget()
+
     def collect(
-        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
+        self,
+        groups: list[dict[str, Any]],
+        state: Mapping[Tensor, State],
+        name_of: Callable[[Tensor], str],
+        among: AbstractSet[int] | None = None,
     ) -> list[Bucket]:
-        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one."""
-        gradients = _gradients_of(groups)
+        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one.
+
+        `among` are the ids of those that are meant, by default all.
+        """
+        gradients = _gradients_of(groups, among)
         present = [gradient is not None for gradient in gradients]
         if not self._hold(groups, state, gradients, present):
-            given = [(p, g) for group in groups for p in group["params"] if (g := p.grad) is not None]
+            has_one = iter(present)
+            members = [[p for p in group["params"] if next(has_one)] for group in groups]
+            given = [(p, g) for parameters in members for p in parameters if (g := p.grad) is not None]
             check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
-            members = [[p for p in group["params"] if p.grad is not None] for group in groups]
             self.latest = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
         for bucket in self.latest:
@@ -258,8 +273,10 @@ class _Entry(NamedTuple):
     layout: Layout | None
 
 
-def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
-    """The gradient of each parameter, or None."""
+def _gradients_of(groups: list[dict[str, Any]], among: AbstractSet[int] | None = None) -> list[Any]:
+    """Every parameter's gradient; None in the place of those that have none or are not meant."""
+    if among is not None:
+        return [p.grad if id(p) in among else None for group in groups for p in group["params"]]
     return [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
 
 
