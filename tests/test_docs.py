@@ -20,8 +20,8 @@ PAGES = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "memory", "many-ranks"),
-            *("getting-started", "own-optimizer", "migrating", "troubleshooting"),
+            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "memory", "telemetry"),
+            *("many-ranks", "getting-started", "own-optimizer", "migrating", "troubleshooting"),
         )
     ),
 ]
