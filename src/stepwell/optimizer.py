@@ -369,6 +369,11 @@ class Optimizer(torch.optim.Optimizer):
         """From the next step on, let each step add up on its way what `telemetry` tells. A copy is not observed."""
         self._buckets.observe(observed)
 
+    @property
+    def observed(self) -> bool:
+        """Whether steps are observed, so that `telemetry` can be asked."""
+        return self._buckets.observed
+
     def telemetry(self, by: By = "group") -> dict[str, dict[str, float]]:
         """The last step that was taken, in numbers, for each group (by its name, or its number), or each parameter.
 
