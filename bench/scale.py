@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import nn
 
 import stepwell
 from bench.architectures import kimi_k2, llama_7b, llama_70b
-from stepwell import Plan
+from stepwell import Plan, Recipe
 from stepwell.report import numbers
+from stepwell.roles import Role
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN = "<!-- From here to the end of the tables the page is written by `python -m bench scale`. -->"
@@ -20,10 +21,12 @@ END = "<!-- End of the tables. -->"
 RANKS = (8, 64, 512, 4096)
 GROUP = 64  # ranks that share everything among them under HSDP
 RECIPES = {"AdamW": "adamw", "Muon": "muon", "SOAP": "soap"}
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    "Llama 2 7B": llama_7b,
-    "Llama 2 70B": llama_70b,
-    "Kimi K2, a mixture of experts of 1 T": kimi_k2,
+# Models by title, with the roles that their modules do not show.
+Models = Mapping[str, tuple[Callable[[], nn.Module], Mapping[str, Role]]]
+MODELS: Models = {
+    "Llama 2 7B": (llama_7b, {}),
+    "Llama 2 70B": (llama_70b, {}),
+    "Kimi K2, a mixture of experts of 1 T": (kimi_k2, {"*.experts.*": "hidden matrix"}),
 }
 # How a plan is asked about each way of lying on ranks.
 WAYS: dict[str, Callable[[int], dict[str, Any] | None]] = {
@@ -41,21 +44,22 @@ def write(page: Path = PAGE) -> Path:
     return page
 
 
-def text(page: str, models: dict[str, Callable[[], nn.Module]] = MODELS) -> str:
+def text(page: str, models: Models = MODELS) -> str:
     """The page with its tables. Raises ValueError where it lacks one of the marks."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the page needs the two lines {BEGIN!r} and {END!r}")
-    sections = [section(title, make) for title, make in models.items()]
+    sections = [section(title, *model) for title, model in models.items()]
     return "".join((before, begin, "\n\n", "\n".join(sections), "\n", end, after))
 
 
-def section(title: str, make: Callable[[], nn.Module]) -> str:
+def section(title: str, make: Callable[[], nn.Module], roles: Mapping[str, Role]) -> str:
     """The tables of one model."""
     with torch.device("meta"):
         model = make()
-    plans = {name: stepwell.plan(model, recipe, horizon=1) for name, recipe in RECIPES.items()}
+    recipes = {name: Recipe.preset(preset).replace(roles=roles) for name, preset in RECIPES.items()}
+    plans = {name: stepwell.plan(model, recipe, horizon=1) for name, recipe in recipes.items()}
     parameters = next(iter(plans.values())).parameters
     return "\n".join(
         (

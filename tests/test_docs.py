@@ -20,7 +20,7 @@ PAGES = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "many-ranks"),
+            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "many-ranks", "scale"),
             *("getting-started", "own-optimizer", "migrating", "troubleshooting"),
         )
     ),

@@ -169,15 +169,18 @@ class Buckets:
 
         Raises RuntimeError, on all ranks, where they differ.
         """
-        apart: defaultdict[DeviceMesh, list[Tensor]] = defaultdict(list)
+        apart: defaultdict[DeviceMesh | None, list[Tensor]] = defaultdict(list)
         for group in groups:
             for parameter in group["params"]:
                 layout = layout_of(parameter)
-                mesh = self._mesh if layout is None else layout.mesh
-                if mesh is not None and mesh.size() > 1:
-                    apart[mesh].append(parameter)
+                apart[self._mesh if layout is None else layout.mesh].append(parameter)
+        alone = apart.pop(None, [])
+        meshes = [mesh for mesh in apart if mesh is not None and mesh.size() > 1]
+        for mesh in meshes[:1]:  # its ranks all have the parameters that lie on no mesh
+            apart[mesh] += alone
         answer: Any = found
-        for mesh, parameters in apart.items():
+        for mesh in meshes:
+            parameters = apart[mesh]
             present = [parameter.grad is not None for parameter in parameters]
             *counts, finding = counts_over(mesh, [*present, answer is not None and bool(answer)])
             answer = float(finding)

@@ -25,7 +25,7 @@ class Coming(Generic[_T]):
     """What a message brings, once it has arrived.
 
     Args:
-        work: the message; None where nothing is sent.
+        work: the message.
         sent: tensors that have to live until it has arrived.
         arrived: makes of it what it brings.
     """
@@ -37,10 +37,13 @@ class Coming(Generic[_T]):
 
     def wait(self) -> _T:
         """Wait for the message, on a GPU without stopping the host. To be asked once."""
-        if self._work is not None:
-            self._work.wait()
-        self._sent = None
-        return self._arrived()
+        self._work.wait()
+        then, self._work, self._sent, self._arrived = self._arrived, None, None, _nothing
+        return then()
+
+
+def _nothing() -> Any:
+    raise RuntimeError("this message has been waited for already")
 
 
 @dataclass(frozen=True)

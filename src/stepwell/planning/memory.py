@@ -8,7 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,18 +16,20 @@ from torch import Tensor
 from stepwell.batching import prepare
 from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for
 from stepwell.engines.choice import engine_for
+from stepwell.layout.sharing import exchanged, in_rounds, shared_out, whole_here
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
 from stepwell.planning.spreading import Spread
 from stepwell.recipes import Recipe, RecipeError, preset
 from stepwell.report import numbers
-from stepwell.rules.rule import Rule, Shape
+from stepwell.rules.rule import Rule, Shape, flags
 from stepwell.tabular import text_table
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
 
 
+Way = Literal["read", "written"]
 # What a storage is called in a title.
 _WORDS = {"bfloat16": "bf16", "8bit": "8-bit", "4bit": "4-bit"} | {
     word: word for word in ("float32", "stochastic", "kahan", "compensated")
@@ -176,27 +178,74 @@ def state_on_meta(rule: Rule, weight: Tensor, storage: Storage) -> tuple[dict[st
 
 
 def _step_peak(groups: tuple[PlannedGroup, ...], recipe: Recipe, spread: Spread) -> int:
-    """Temporaries at the fullest moment: batches run one after the other, so the largest counts. A rule of matrices
-    needs them whole, also where each rank holds a part."""
+    """Temporaries at the fullest moment: batches run one after the other, so the largest counts."""
     together: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    shared: defaultdict[tuple[Any, ...], list[tuple[Rule, Tensor]]] = defaultdict(list)
     for group in groups:
         for member in group.members:
             weight = member.parameter
-            fitted = group.rule.fit(tuple(weight.shape))
+            shape = tuple(weight.shape)
+            fitted = group.rule.fit(shape)
             engine = engine_name(recipe.engine, fitted, weight, group.storage)
-            if engine != "fused":
-                held: Tensor = weight
-                if fitted.acts_on != "matrices":
-                    held = weight.new_empty(spread.worked_on(tuple(weight.shape)), device="meta")
-                codecs = codecs_for(fitted, tuple(held.shape), weight.dtype, group.storage)
+            layout = spread.layout(shape)
+            if engine == "matrices" and layout is not None and not whole_here(fitted, layout):
+                shared[bucket_key(fitted, shape, weight.dtype, group.storage)].append((fitted, weight))
+            elif engine != "fused":
+                held = weight.new_empty(spread.worked_on(shape), device="meta") if layout is not None else weight
+                codecs = codecs_for(fitted, shape, weight.dtype, group.storage)
                 together[engine, fitted, group.storage, device_of(weight), *codecs.items()].append(held)
-    return max(
-        (
-            rehearse(rule, weights, device, engine, functools.partial(state_of, storage=storage)).peak
-            for (engine, rule, storage, device, *_), weights in together.items()
-        ),
-        default=0,
-    )
+    found = [
+        rehearse(rule, weights, device, engine, functools.partial(state_of, storage=storage)).peak
+        for (engine, rule, storage, device, *_), weights in together.items()
+    ]
+    return max((*found, *(_exchanging(bucket, spread) for bucket in shared.values())), default=0)
+
+
+def bucket_key(rule: Rule, shape: Shape, dtype: torch.dtype, storage: Storage) -> tuple[Any, ...]:
+    """What parameters that the optimizer works on together have in common, as `stepwell.batching` has it."""
+    return type(rule), flags(type(rule), rule.values()), *codecs_for(rule, shape, dtype, storage).items()
+
+
+def _exchanging(matrices: Sequence[tuple[Rule, Tensor]], spread: Spread) -> int:
+    """Temporaries of a rank that puts matrices together, works on them and gives them back, in the fullest round.
+
+    A message is there as it was sent, which the library that sends it may let go of late, and as it arrives. While a
+    round is worked on, the next is under way to it, and what the last has brought is on its way back.
+    """
+    shapes = [rule.working_shape(tuple(weight.shape)) for rule, weight in matrices]
+    owners = shared_out(shapes, spread.shards)
+    rounds = in_rounds(shapes, owners)
+    fullest = max(rounds, key=lambda places: max(_owned(matrices, places, owners, "read").values()))
+    read, written = (_owned(matrices, fullest, owners, way) for way in ("read", "written"))
+    rank = max(read, key=lambda owner: read[owner])
+    mine = [matrices[place] for place in fullest if owners[place] == rank]
+    apart: defaultdict[Rule, list[Tensor]] = defaultdict(list)
+    for rule, weight in mine:
+        apart[rule].append(weight)
+    work = max(rehearse(r, weights, device_of(weights[0]), "matrices", state_of).peak for r, weights in apart.items())
+    if len(rounds) == 1:
+        return 2 * read[rank] + max(work, read[rank], 2 * written[rank])
+    return 3 * read[rank] + work + 2 * written[rank]
+
+
+def _owned(
+    matrices: Sequence[tuple[Rule, Tensor]], places: Sequence[int], owners: Sequence[int], way: Way
+) -> Counter[int]:
+    """Bytes that each rank puts together, or gives back, of the matrices in these places."""
+    found: Counter[int] = Counter()
+    for place in places:
+        rule, weight = matrices[place]
+        found[owners[place]] += sum(number_bytes(rule, name, weight) for name in getattr(exchanged(rule), way))
+    return found
+
+
+def number_bytes(rule: Rule, number: str, weight: Tensor) -> int:
+    """Bytes of the weights, the gradient or a slot of a parameter that is stored as it is."""
+    slot = next((slot for slot in rule.slot_list() if slot.name == number), None)
+    if slot is None:
+        return weight.nbytes
+    dtype = torch.promote_types(weight.dtype, torch.float32) if slot.wide else weight.dtype
+    return math.prod(rule.slot_shape(slot, tuple(weight.shape))) * dtype.itemsize
 
 
 def device_of(weight: Tensor) -> str:

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.algebra.tracing import Expression, Level
-from stepwell.codecs import codecs_for
 from stepwell.layout import Layout
 from stepwell.layout.sharing import exchanged, layout_of_number, shared_out, whole_here
 from stepwell.planning.laying import PlannedGroup
-from stepwell.planning.memory import alike
+from stepwell.planning.memory import Way, alike, bucket_key
 from stepwell.planning.spreading import Spread, part_shape
 from stepwell.report import numbers
-from stepwell.rules.rule import Rule, Shape, flags
+from stepwell.rules.rule import Rule, Shape
 from stepwell.tabular import text_table
 
 if TYPE_CHECKING:
@@ -156,8 +155,7 @@ def _buckets(groups: Sequence[PlannedGroup]) -> list[Bucket]:
         for member in group.members:
             shape, dtype = tuple(member.parameter.shape), member.parameter.dtype
             rule = group.rule.fit(shape)
-            codecs = codecs_for(rule, shape, dtype, group.storage)
-            found[type(rule), flags(type(rule), rule.values()), *codecs.items()].append((rule, shape, dtype))
+            found[bucket_key(rule, shape, dtype, group.storage)].append((rule, shape, dtype))
     return list(found.values())
 
 
@@ -172,9 +170,7 @@ def _matrices(bucket: Bucket, spread: Spread) -> tuple[int, int]:
     return _busiest(owned, "read"), _busiest(owned, "written")
 
 
-def _busiest(
-    owned: Mapping[tuple[Rule, Layout, torch.dtype], NDArray[np.int64]], way: Literal["read", "written"]
-) -> int:
+def _busiest(owned: Mapping[tuple[Rule, Layout, torch.dtype], NDArray[np.int64]], way: Way) -> int:
     """The most bytes that a rank sends or gets, where each rank owns so many matrices of each kind."""
     parts, wholes = np.zeros(1, np.int64), np.zeros(1, np.int64)
     for (rule, layout, dtype), counts in owned.items():
