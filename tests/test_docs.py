@@ -100,6 +100,6 @@ def test_recipes_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_links_lead_to_files() -> None:
-    for page in [*PAGES, RECIPES, *WITH_PEERS]:
+    for page in [*PAGES, RECIPES, *WITH_PEERS, ROOT / "docs" / "examples.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

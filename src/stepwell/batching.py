@@ -145,13 +145,18 @@ class Buckets:
     Args:
         engine: as the optimizer takes it.
         mesh: the ranks that share the state of parameters that each of them has whole; None where none do.
+
+    Attributes:
+        observed: whether updates add up the squares of what they see; `forget` after a change.
+        latest: the buckets of the last step.
     """
 
     def __init__(self, engine: str, mesh: DeviceMesh | None = None) -> None:
         self._engine = engine
         self._mesh = mesh
+        self.observed = False
         self._made_for: Any = None
-        self._buckets: list[Bucket] = []
+        self.latest: list[Bucket] = []
 
     def layout_of(self, parameter: Tensor) -> Layout | None:
         """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
@@ -198,25 +203,25 @@ class Buckets:
             given = [(p, g) for group in groups for p in group["params"] if (g := p.grad) is not None]
             check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
             members = [[p for p in group["params"] if p.grad is not None] for group in groups]
-            self._buckets = self._make(groups, members, state)
+            self.latest = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
-        for bucket in self._buckets:
+        for bucket in self.latest:
             bucket.take_gradients(gradients, name_of)
-        return self._buckets
+        return self.latest
 
     def standing(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
     ) -> list[Bucket] | None:
         """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
         None elsewhere."""
-        if not all(bucket.engine.judges and not bucket.batch.layouts for bucket in self._buckets):
+        if not all(bucket.engine.judges and not bucket.batch.layouts for bucket in self.latest):
             return None
         gradients = _gradients_of(groups)
         if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
             return None
-        for bucket in self._buckets:
+        for bucket in self.latest:
             bucket.take_gradients(gradients, name_of)
-        return self._buckets
+        return self.latest
 
     def _hold(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], gradients: list[Any], present: list[bool]
@@ -234,7 +239,7 @@ class Buckets:
                 len(group["params"]) == len(known) and all(map(is_, group["params"], known))
                 for group, known in zip(groups, made_parameters, strict=True)
             )
-            and all(bucket.still_holds(gradients) for bucket in self._buckets)
+            and all(bucket.still_holds(gradients) for bucket in self.latest)
         )
 
     def with_state(self, groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[Bucket]:
@@ -264,7 +269,10 @@ class Buckets:
                 cut = layout and (layout.mesh, layout.placements)
                 key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items(), cut)
                 found[key].append(_Entry(parameter, slots, group, rule, engine, codecs, layout))
-        return [_bucket(entries, position) for entries in found.values()]
+        buckets = [_bucket(entries, position) for entries in found.values()]
+        for bucket in buckets:
+            bucket.batch.observed = self.observed
+        return buckets
 
 
 def _disagreement(mesh: DeviceMesh, has: bool, name: str, count: int) -> str:

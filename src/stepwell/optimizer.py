@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.sharpness import sharp_gradients, sharp_groups
+from stepwell.telemetry import By, Units, readings, units_of
 from stepwell.verdicts import Verdicts
 
 OnNonfinite = Literal["ignore", "raise", "skip"]
@@ -338,6 +339,35 @@ class Optimizer(torch.optim.Optimizer):
                 if holds != saved_with:
                     group["holds"] = holds
                     self._hold(saved_with)
+
+    # What a step has done.
+
+    def observe(self, observed: bool = True) -> None:
+        """From the next step on, let each step add up on its way what `telemetry` tells. A copy is not observed."""
+        self._buckets.observed = observed
+        self._buckets.forget()
+
+    def telemetry(self, by: By = "group") -> dict[str, dict[str, float]]:
+        """The last step that was taken, in numbers, for each group (by its name, or its number), or each parameter.
+
+        "update_rms", "weight_rms" and "gradient_rms" are root mean squares over the elements: of what the weights have
+        moved by, before they were rounded to be stored; of the weights before it; and of the gradient as the rule got
+        it, unscaled and clipped. "update_to_weight" is the first over the second. Parameters without a gradient are
+        left out. Where parameters lie on many ranks, all ranks have to ask.
+
+        Raises RuntimeError where the step was not observed.
+        """
+        if by not in (choices := get_args(By)):
+            raise ValueError(f"by must be one of {', '.join(map(repr, choices))}, got {by!r}")
+        if not self._buckets.observed:
+            raise RuntimeError("call optimizer.observe() once, and telemetry() after a later step")
+        return readings(self.param_groups, self._buckets.latest, by)
+
+    def units(self) -> dict[str, Units]:
+        """For each matrix by its name, how large the gradients of its units (rows: what feeds one output) are, as they
+        are at this moment: between `backward()` and `zero_grad()`. One read of the gradients, and a GPU is waited for.
+        """
+        return units_of(self.param_groups)
 
     # State.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stepwell.codecs import WEIGHTS
 from stepwell.engines.batch import Batch, Engine
+from stepwell.engines.observing import squares_of
 from stepwell.layout.exchange import Coming, Exchange, Sent
 from stepwell.layout.parts import Layout
 from stepwell.layout.slots import slot_layout
@@ -46,17 +47,25 @@ class Sharing:
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
+        observed = batch.observed and function == "update"
+        before = [weight.clone() for weight in batch.weights] if observed else []
         here = [index for index, layout in enumerate(batch.layouts) if whole_here(batch.rule, layout)]
         if here:
             self._inner.apply(_of(batch, here), function)
         others = sorted(set(range(len(batch.layouts))) - set(here))
-        if not others:
-            return
         layout = batch.layouts[0]  # all of a batch are cut alike
-        if len(layout.cuts) == 1 and layout.placements[layout.cuts[0][0]].is_shard():
+        if others and len(layout.cuts) == 1 and layout.placements[layout.cuts[0][0]].is_shard():
             self._shared(batch, others, function)
-        else:
+        elif others:
             self._repeated(batch, others, function)
+        if observed:
+            moved = torch._foreach_sub(batch.weights, before)
+            gradients = torch._foreach_mul(batch.gradients, batch.gradient_factor)
+            batch.prepared["squares"] = squares_of([moved, before, gradients])
+
+    def squares(self, batch: Batch) -> Tensor | None:
+        """What its last update has observed: see `Engine.squares`."""
+        return batch.prepared.get("squares")
 
     def _shared(self, batch: Batch, members: list[int], function: str) -> None:
         layouts = [batch.layouts[index] for index in members]
