@@ -1,4 +1,5 @@
-"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|table|gallery`, from the repository's root."""
+"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|table|gallery|scale`,
+from the repository's root."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import checkpoint, gallery, memory, plan, presets, schedule, start, step, storage, table
+from bench import checkpoint, gallery, memory, plan, presets, scale, schedule, start, step, storage, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.records import RESULTS, Report, Row, check_same, load, merged
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if given.what == "gallery":
         print(gallery.write(), gallery.draw(), presets.write(), sep="\n")
+        return
+    if given.what == "scale":
+        print(scale.write())
         return
     try:
         subjects = _chosen("rule", given.rules, SUBJECTS)
@@ -142,7 +146,7 @@ def _versions() -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
     commands = parser.add_subparsers(
-        dest="what", required=True, metavar="{step,memory,start,schedule,plan,checkpoint,storage,table,gallery}"
+        dest="what", required=True, metavar="{step,memory,start,schedule,plan,checkpoint,storage,table,gallery,scale}"
     )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
@@ -175,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "gallery", help="write docs/optimizers.md from the rules and bench/results; draw docs/paths.svg"
     )
+    commands.add_parser("scale", help="write the tables of docs/scale.md from plans of large models")
     return parser
 
 

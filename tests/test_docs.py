@@ -20,7 +20,7 @@ PAGES = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "memory", "telemetry"),
+            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "memory", "telemetry", "scale"),
             *("many-ranks", "getting-started", "own-optimizer", "migrating", "troubleshooting"),
         )
     ),
