@@ -1,5 +1,5 @@
-"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|quality|table|gallery|evidence`, from the
-repository's root."""
+"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|quality|table|gallery|evidence|scale`,
+from the repository's root."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import checkpoint, gallery, memory, plan, presets, schedule, start, step, storage, table
+from bench import checkpoint, gallery, memory, plan, presets, scale, schedule, start, step, storage, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.quality import command as quality_command
@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if given.what == "gallery":
         print(gallery.write(), gallery.draw(), presets.write(), sep="\n")
+        return
+    if given.what == "scale":
+        print(scale.write())
         return
     try:
         subjects = _chosen("rule", given.rules, SUBJECTS)
@@ -149,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="what",
         required=True,
-        metavar="{step,memory,start,schedule,plan,checkpoint,storage,quality,table,gallery,evidence}",
+        metavar="{step,memory,start,schedule,plan,checkpoint,storage,quality,table,gallery,evidence,scale}",
     )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
@@ -183,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "gallery", help="write docs/optimizers.md from the rules and bench/results; draw docs/paths.svg"
     )
+    commands.add_parser("scale", help="write the tables of docs/scale.md from plans of large models")
     return parser
 
 

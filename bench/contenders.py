@@ -82,7 +82,7 @@ _ASGD = ("lr", "lambd", "alpha", "t0", "weight_decay")
 _LARS = ("lr", "momentum", "weight_decay", "trust_coefficient", "nesterov")
 _SOAP = (*_ADAMW, "precondition_frequency", "correct_bias")
 _FUSED, _FOREACH, _LOOP = (("fused", True),), (("foreach", True),), (("foreach", False), ("fused", False))
-_PRECISIONS = ("adamw", "adamw-bf16", "adamw-stochastic", "adamw-8bit")
+_PRECISIONS = ("adamw", "adamw-bf16", "adamw-stochastic", "adamw-8bit", "adamw-clipped")
 
 PEERS = (
     Peer("torch fused", _PRECISIONS, "torch", "torch.optim", "AdamW", _ADAMW, _FUSED),
@@ -183,20 +183,40 @@ def peers_of(subject: Subject) -> tuple[Peer, ...]:
     return tuple(peer for peer in PEERS if subject.name in peer.subjects)
 
 
-def _ours(subject: Subject, parameters: list[Any], engine: EngineName) -> stepwell.Optimizer:
-    return stepwell.Optimizer(parameters, subject.rule, engine=engine, **subject.options)
+def _ours(subject: Subject, parameters: list[Any], engine: EngineName, *, observed: bool) -> stepwell.Optimizer:
+    options: dict[str, Any] = dict(subject.storage)
+    optimizer = stepwell.Optimizer(parameters, subject.rule, engine=engine, clip_norm=subject.clip_norm, **options)
+    optimizer.observe(observed)
+    return optimizer
+
+
+class _Clipping:
+    """A peer's optimizer, and what its users call before each step."""
+
+    def __init__(self, peer: Peer, subject: Subject, parameters: list[Any]) -> None:
+        self._optimizer = peer.build(parameters, subject.rule)
+        self._parameters, self._limit = parameters, subject.clip_norm or 0.0
+
+    def step(self) -> None:
+        """Clip the gradients in place, and step."""
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._limit, foreach=True)
+        self._optimizer.step()
 
 
 def entrants(subject: Subject, device: torch.device) -> tuple[dict[str, Build], dict[str, str]]:
     """Who builds an optimizer for this subject, by name, stepwell first; and who cannot, with the reason."""
     # We insist on the fused engine, so that no fallback is measured in its name.
     insist = device.type in ("cpu", "cuda") and subject.rule.acts_on != "matrices"
-    rule = subject.rule
-    found: dict[str, Build] = {OURS: functools.partial(_ours, subject, engine="fused" if insist else "auto")}
+    ours = functools.partial(_ours, subject, engine="fused" if insist else "auto")
+    found: dict[str, Build] = {OURS: functools.partial(ours, observed=subject.observed)}
+    if subject.observed:
+        found["without it"] = functools.partial(ours, observed=False)
     missing: dict[str, str] = {}
     for peer in peers_of(subject):
         if problem := peer.problem():
             missing[peer.name] = problem
+        elif subject.clip_norm is not None:
+            found[peer.name] = functools.partial(_Clipping, peer, subject)
         else:
-            found[peer.name] = functools.partial(peer.build, rule=rule)
+            found[peer.name] = functools.partial(peer.build, rule=subject.rule)
     return found, missing

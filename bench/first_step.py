@@ -40,7 +40,7 @@ def first_step(name: str) -> dict[str, float | bool]:
     material = Material(shapes_for(subject), subject.dtype, torch.device("cpu"))
     found: dict[str, float | bool] = {}
     start = time.perf_counter()
-    optimizer = Optimizer(material.parameters, subject.rule, **subject.options)
+    optimizer = Optimizer(material.parameters, subject.rule, **dict(subject.storage))
     found["construct"] = time.perf_counter() - start
     found["first_step"] = seconds(optimizer.step)
     found["second_step"] = seconds(optimizer.step)

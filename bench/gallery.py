@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from bench import paths
 from bench.contenders import OURS
 from bench.records import Report, StepRow, load_all
@@ -109,11 +107,7 @@ def own_entries() -> list[Entry]:
 
 def measured(name: str, reports: Sequence[Report]) -> list[tuple[str, StepRow]]:
     """The step of this rule in float32, on the largest tensors of each machine that it was measured on."""
-    titles = {
-        subject.title
-        for subject in SUBJECTS.values()
-        if type(subject.rule).__name__ == name and subject.dtype == torch.float32 and not subject.storage
-    }
+    titles = {subject.title for subject in SUBJECTS.values() if type(subject.rule).__name__ == name and subject.plain}
     found = []
     for report in reports:
         rows = [row for row in report.rows if isinstance(row, StepRow) and row.rule in titles]

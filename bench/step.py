@@ -58,8 +58,9 @@ def measure_one(subject: Subject, material: Material, rounds: int, device: torch
         if material.overwritten():
             overwriting.append(name)
             material.restore()
-    # A pass that stores in blocks, or rounds by chance, would do most of the arithmetic that it leaves out.
-    if not subject.storage and (trivial := equal_pass(subject.rule, material)):
+    # A pass that stores in blocks, or rounds by chance, would do most of the arithmetic that it leaves out; and none
+    # reads gradients twice, as clipping does.
+    if not subject.storage and subject.clip_norm is None and (trivial := equal_pass(subject.rule, material)):
         runners[PASS] = warmed_up(trivial, device)
     taken = take_turns(runners, rounds, device, lambda name: name in overwriting and material.restore())
     waited = {}
@@ -67,6 +68,9 @@ def measure_one(subject: Subject, material: Material, rounds: int, device: torch
         steps = {name: runner.step for name, runner in runners.items() if name != PASS}
         waited = {name: 1e3 * host_seconds(step, device) / subject.cycle for name, step in steps.items()}
     timings = {name: timing if name == PASS else timing.over(subject.cycle) for name, timing in taken.items()}
+    moved = bytes_per_element(subject.rule, subject.dtype, Storage(**dict(subject.storage)))
+    if moved is not None and subject.clip_norm is not None:
+        moved += subject.dtype.itemsize
     mean = f"the mean of {subject.cycle} steps in a row, after which its work comes round" if subject.cycle > 1 else ""
     notes = [
         note,
@@ -80,7 +84,7 @@ def measure_one(subject: Subject, material: Material, rounds: int, device: torch
         shapes=shapes.title,
         tensors=len(shapes.shapes),
         parameters=shapes.parameters,
-        bytes_per_parameter=bytes_per_element(subject.rule, subject.dtype, Storage(**subject.options)),
+        bytes_per_parameter=moved,
         timings=timings,
         missing=missing,
         note="; ".join(filter(None, notes)),

@@ -16,7 +16,8 @@ class Subject:
     """A rule with its hyper-parameters, and the dtype of weights, gradients and state.
 
     A rule that does more in some steps than in others says after how many it comes round: its time is their mean.
-    `storage` is how ours is stored, where that is not as the weights are, as keywords of `stepwell.Optimizer`.
+    `storage` is how ours is stored, where that is not as the weights are, as keywords of `stepwell.Optimizer`. With
+    `clip_norm` the gradients are clipped first. What is `observed` is measured beside itself as it is otherwise.
     """
 
     name: str
@@ -25,11 +26,13 @@ class Subject:
     dtype: torch.dtype = torch.float32
     cycle: int = 1
     storage: tuple[tuple[str, Any], ...] = ()
+    clip_norm: float | None = None
+    observed: bool = False
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The keywords of our optimizer."""
-        return dict(self.storage)
+    def plain(self) -> bool:
+        """Whether it is the rule alone, in float32."""
+        return self.dtype == torch.float32 and not self.storage and self.clip_norm is None and not self.observed
 
 
 _ADAMW = rules.AdamW(lr=1e-4, weight_decay=0.1)
@@ -55,6 +58,8 @@ SUBJECTS = {
             storage=(("master", "stochastic"), ("state_dtype", "bfloat16")),
         ),
         Subject("adamw-8bit", "AdamW, 8-bit state", _ADAMW, storage=(("state_dtype", "8bit"),)),
+        Subject("adamw-clipped", "AdamW, gradients clipped", _ADAMW, clip_norm=1.0),
+        Subject("adamw-observed", "AdamW, with telemetry", _ADAMW, observed=True),
         Subject("rmsprop", "RMSprop", rules.RMSprop(lr=1e-4, weight_decay=1e-4)),
         Subject("nadam", "NAdam", rules.NAdam(lr=1e-4, weight_decay=1e-4)),
         Subject("adagrad", "Adagrad", rules.Adagrad(lr=1e-3, weight_decay=1e-4)),

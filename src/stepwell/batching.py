@@ -7,7 +7,8 @@ kept, and each step only looks whether it still holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from operator import attrgetter, is_, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,16 +23,19 @@ from stepwell.engines.dense import is_dense
 from stepwell.layout import (
     Layout,
     add_over_ranks,
+    counts_over,
     held,
     layout_of,
     local,
     make_whole,
+    ranks_of,
     same_layout,
     shared_state,
     slot_layout,
 )
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, Slot, flags, namespace
+from stepwell.turns import turns_of
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -143,13 +147,18 @@ class Buckets:
     Args:
         engine: as the optimizer takes it.
         mesh: the ranks that share the state of parameters that each of them has whole; None where none do.
+
+    Attributes:
+        observed: whether updates add up the squares of what they see.
+        latest: the buckets of the last step.
     """
 
     def __init__(self, engine: str, mesh: DeviceMesh | None = None) -> None:
         self._engine = engine
         self._mesh = mesh
+        self.observed = False
         self._made_for: Any = None
-        self._buckets: list[Bucket] = []
+        self.latest: list[Bucket] = []
 
     def layout_of(self, parameter: Tensor) -> Layout | None:
         """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
@@ -159,35 +168,78 @@ class Buckets:
         """Make the buckets anew at the next step."""
         self._made_for = None
 
+    def observe(self, observed: bool) -> None:
+        """From the next step on, let updates add up the squares of what they see, or no longer."""
+        if observed != self.observed:
+            self.observed = observed
+            self.forget()
+
+    def agree(self, groups: list[dict[str, Any]], name_of: Callable[[Tensor], str], found: Tensor | None) -> Any:
+        """Make sure that the same parameters have a gradient on all ranks, in one small message a step for each mesh.
+
+        `found` is not 0 where a scaler has found infinity or NaN on this rank: what comes back says whether one has on
+        any. Where nothing lies on many ranks nothing is sent, and it is `found`.
+
+        Raises RuntimeError, on all ranks, where they differ.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return found
+        apart: defaultdict[DeviceMesh | None, list[Tensor]] = defaultdict(list)
+        for group in groups:
+            for parameter in group["params"]:
+                layout = layout_of(parameter)
+                apart[self._mesh if layout is None else layout.mesh].append(parameter)
+        alone = apart.pop(None, [])
+        meshes = [mesh for mesh in apart if mesh is not None and mesh.size() > 1]
+        for mesh in meshes[:1]:  # its ranks all have the parameters that lie on no mesh
+            apart[mesh] += alone
+        answer: Any = found
+        for mesh in meshes:
+            parameters = apart[mesh]
+            present = [parameter.grad is not None for parameter in parameters]
+            *counts, finding = counts_over(mesh, [*present, answer is not None and bool(answer)])
+            answer = float(finding)
+            if wrong := [index for index, count in enumerate(counts) if 0 < count < mesh.size()]:
+                raise RuntimeError(_disagreement(mesh, present[wrong[0]], name_of(parameters[wrong[0]]), len(wrong)))
+        return answer
+
     def collect(
-        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
+        self,
+        groups: list[dict[str, Any]],
+        state: Mapping[Tensor, State],
+        name_of: Callable[[Tensor], str],
+        among: AbstractSet[int] | None = None,
     ) -> list[Bucket]:
-        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one."""
-        gradients = _gradients_of(groups)
+        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one.
+
+        `among` are the ids of those that are meant, by default all.
+        """
+        gradients = _gradients_of(groups, among)
         present = [gradient is not None for gradient in gradients]
         if not self._hold(groups, state, gradients, present):
-            given = [(p, g) for group in groups for p in group["params"] if (g := p.grad) is not None]
+            has_one = iter(present)
+            members = [[p for p in group["params"] if next(has_one)] for group in groups]
+            given = [(p, g) for parameters in members for p in parameters if (g := p.grad) is not None]
             check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
-            members = [[p for p in group["params"] if p.grad is not None] for group in groups]
-            self._buckets = self._make(groups, members, state)
+            self.latest = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
-        for bucket in self._buckets:
+        for bucket in self.latest:
             bucket.take_gradients(gradients, name_of)
-        return self._buckets
+        return self.latest
 
     def standing(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
     ) -> list[Bucket] | None:
         """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
         None elsewhere."""
-        if not all(bucket.engine.judges and not bucket.batch.layouts for bucket in self._buckets):
+        if not all(bucket.engine.judges and not bucket.batch.layouts for bucket in self.latest):
             return None
         gradients = _gradients_of(groups)
         if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
             return None
-        for bucket in self._buckets:
+        for bucket in self.latest:
             bucket.take_gradients(gradients, name_of)
-        return self._buckets
+        return self.latest
 
     def _hold(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], gradients: list[Any], present: list[bool]
@@ -205,7 +257,7 @@ class Buckets:
                 len(group["params"]) == len(known) and all(map(is_, group["params"], known))
                 for group, known in zip(groups, made_parameters, strict=True)
             )
-            and all(bucket.still_holds(gradients) for bucket in self._buckets)
+            and all(bucket.still_holds(gradients) for bucket in self.latest)
         )
 
     def with_state(self, groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[Bucket]:
@@ -219,11 +271,14 @@ class Buckets:
         found: defaultdict[Any, list[_Entry]] = defaultdict(list)
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
+        turns = turns_of(_taking_turns(groups))
         for kind, group, parameters in zip(kinds, groups, members, strict=True):
             whole = kind.of(group)
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
+                for name, turn in turns.get(id(parameter), {}).items():
+                    slots.setdefault(name, turn)
                 layout = self.layout_of(parameter)
                 codecs = (
                     prepare(rule, parameter, slots, known[kind], Storage.of(group))
@@ -235,7 +290,19 @@ class Buckets:
                 cut = layout and (layout.mesh, layout.placements)
                 key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items(), cut)
                 found[key].append(_Entry(parameter, slots, group, rule, engine, codecs, layout))
-        return [_bucket(entries, position) for entries in found.values()]
+        buckets = [_bucket(entries, position) for entries in found.values()]
+        for bucket in buckets:
+            bucket.batch.observed = self.observed
+        return buckets
+
+
+def _disagreement(mesh: DeviceMesh, has: bool, name: str, count: int) -> str:
+    those, others = (", ".join(map(str, ranks)) for ranks in ranks_of(mesh, has))
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return (
+        f"{name}{more} has a gradient on ranks {those} and none on ranks {others}; no weight has changed. All ranks "
+        "have to take the same step: let the loss of each use it, or set its grad to zeros where it has none"
+    )
 
 
 class _Entry(NamedTuple):
@@ -250,8 +317,18 @@ class _Entry(NamedTuple):
     layout: Layout | None
 
 
-def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
-    """The gradient of each parameter, or None."""
+def _taking_turns(groups: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Rule]]:
+    """The parameters whose rule has work for them now and then, and that rule, fitted."""
+    for group in groups:
+        rule = rule_class(group["rule"]).of(group)
+        if any(slot.work is not None for slot in rule.slot_list()):
+            yield from ((p, rule.fit(tuple(p.shape))) for p in group["params"])
+
+
+def _gradients_of(groups: list[dict[str, Any]], among: AbstractSet[int] | None = None) -> list[Any]:
+    """Every parameter's gradient; None in the place of those that have none or are not meant."""
+    if among is not None:
+        return [p.grad if id(p) in among else None for group in groups for p in group["params"]]
     return [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
 
 

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import get_args
 
 from stepwell.naming import nearest
-from stepwell.rules.registry import rule_class, rule_names
+from stepwell.rules.registry import rule_classes
 from stepwell.rules.rule import ActsOn, Rule, Shape
 
 # A feed-forward matrix of GPT-2 small: what state a parameter costs is said of it.
@@ -41,7 +41,9 @@ class Entry:
 def list_optimizers(*, acts_on: str | None = None, memory: float | None = None) -> list[str]:
     """The names of all optimizers, in alphabetical order: `stepwell.optimizer_class` takes them.
 
-    A rule of your own is among them once its class is defined, if all its hyper-parameters have defaults.
+    A rule of your own is among them once its class is defined, if all its hyper-parameters have defaults. So are the
+    rules that other packages offer as entry points of the group `stepwell.rules`; one that cannot be loaded is left
+    out, and that is logged once.
 
     Args:
         acts_on: only rules of "elements", of "tensors" (they reduce over a whole parameter) or of "matrices".
@@ -65,7 +67,7 @@ def entries(*, acts_on: str | None = None, memory: float | None = None) -> list[
         raise ValueError(f"memory must be at least 0, got {memory!r}")
     return [
         entry
-        for entry in map(_entry, filter(_has_defaults, map(rule_class, rule_names())))
+        for entry in map(_entry, filter(_has_defaults, rule_classes()))
         if acts_on in (None, entry.acts_on) and (memory is None or entry.memory <= memory)
     ]
 

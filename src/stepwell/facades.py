@@ -54,10 +54,11 @@ def optimizer_class(name: str) -> type[Optimizer]:
 
     Args:
         name: as `stepwell.list_optimizers` gives it; case, dashes and underscores do not matter. The name of a rule of
-            your own, and one like "cautious(AdamW)", gives a class that is made for it.
+            your own or of another package, and one like "cautious(AdamW)", gives a class that is made for it.
 
     Raises:
-        ValueError: for a name that is not known, with the nearest one.
+        ValueError: for a name that is not known, with the nearest one, and for a rule of another package that cannot be
+            loaded.
     """
     return _class_of(rule_class(name))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from conformance.cases import DTYPES, PLAIN_CASES, Case, assert_near, assert_same_bits, such_as
 from conformance.training import parameter
 from stepwell import Optimizer
+from stepwell.algebra import tensors
 from stepwell.engines.choice import fused
 from stepwell.rules import LAMB, SGD, Adafactor, AdamW, Lion, NAdam, Rule, ScheduleFreeAdamW
 
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
+triton_products = pytest.importorskip("stepwell.algebra.triton_products")
 RULES = (
     AdamW(lr=0.05, betas=(0.8, 0.9), weight_decay=0.1),
     NAdam(lr=0.05, betas=(0.8, 0.9)),
@@ -54,6 +56,16 @@ def train(optimizer: Optimizer, parameters: list[Tensor], first: int = 1, last: 
     for step in range(first, last + 1):
         give(parameters, step)
         optimizer.step()
+
+
+def test_a_symmetric_product_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "MIRRORED", 128)
+    for shape in ((1500, 700), (24, 512, 512), (40, 300, 900)):
+        x = parameter(shape).detach().to("cuda", torch.bfloat16)
+        assert tensors._in_tiles(x) == (len(shape) == 3)  # one of these alone does not fill the GPU
+        ours, whole = triton_products.symmetric(x, x.mT), (x.float() @ x.float().mT)
+        torch.testing.assert_close(ours.float(), whole, rtol=2**-7, atol=2**-7 * float(whole.abs().max()))
+        assert_same_bits([ours], [ours.mT])
 
 
 def reference(rule: Rule, shapes: Any, last: int = 4, **options: Any) -> list[Tensor]:

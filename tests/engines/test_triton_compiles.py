@@ -24,6 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from stepwell.algebra import triton_products
 from stepwell.codecs import Plain, Storage, codecs_for
 from stepwell.engines.fused import triton_memory
 from stepwell.engines.fused.triton_engine import Triton
@@ -63,6 +64,19 @@ def kernels(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> Kernel:
     engine = Triton()
     program = engine.program(case.rule.fit(shape), stores_round=dtype.itemsize == 2)
     return engine.kernel(program, dict.fromkeys(program.arrays, Plain(dtype)))
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_symmetric_products_compile(added: bool) -> None:
+    names = list(inspect.signature(triton_products._tile.fn).parameters)
+    constants = {"HAS_X": added, "SIDE": triton_products.SIDE, "DEPTH": triton_products.DEPTH}
+    kinds = {**dict.fromkeys(("left", "right", "x", "out"), "*bf16"), "x_factor": "fp32", "product_factor": "fp32"}
+    signature = {name: "constexpr" if name in constants else kinds.get(name, "i32") for name in names}
+    aligned = {(place,): [["tt.divisibility", 16]] for place in range(6)}
+    source = ASTSource(fn=triton_products._tile, signature=signature, constexprs=constants, attrs=aligned)
+    ptx = triton.compile(source, target=HOPPER, options={"num_warps": 8, "num_stages": 3}).asm["ptx"]
+    assert "wgmma" in ptx  # the tensor cores'
+    assert "bf16" in ptx
 
 
 def assert_compiles(kernel: Kernel, align: int = 16) -> dict[str, str]:

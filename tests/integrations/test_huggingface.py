@@ -274,7 +274,8 @@ def test_errors(make: Callable[[], object], error: type[Exception], message: str
 
 def test_every_name_is_documented() -> None:
     assert huggingface.__doc__
-    for name in huggingface.__all__:
+    # What stands on transformers is asked for its words where transformers is: tests/peers/test_trainer.py.
+    for name in set(huggingface.__all__) - set(huggingface._WITH_TRANSFORMERS):
         assert inspect.getdoc(getattr(huggingface, name)), name
 
 

@@ -79,7 +79,7 @@ def spread(model: Net, way: str) -> nn.Module:
 def _shard(model: Net, mesh: DeviceMesh) -> None:
     for layer in (model.first, model.second):
         fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # the root too, as a plan counts
 
 
 def _cut(model: Net, mesh: DeviceMesh) -> None:
@@ -137,12 +137,15 @@ def outcome(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any
 
 
 def trained(rule: str, way: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """What a training leaves."""
+    """What a training leaves, and what its last step tells."""
     model = spread(net(dtype), way)
     optimizer = optimizer_for(model, RULES[rule], clip_norm=0.5, shard_state=way == "zero")
+    optimizer.observe()
     go(model, optimizer, way)
     assert optimizer.gradient_norm is not None
-    return {"norm": optimizer.gradient_norm, **outcome(model, optimizer)}
+    readings = optimizer.telemetry(by="parameter")
+    told = {f"{name}/{what}": value for name, reading in readings.items() for what, value in reading.items()}
+    return {"norm": optimizer.gradient_norm, **told, **outcome(model, optimizer)}
 
 
 def all_trained(names: list[str], ways: list[str], dtype: torch.dtype) -> dict[tuple[str, str], dict[str, Any]]:

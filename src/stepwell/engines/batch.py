@@ -45,6 +45,7 @@ class Batch:
         verdict: what they are multiplied with beside that, and whether this step is left out, where only the device
             knows: see `stepwell.engines.fused.triton_memory.judge`.
         may_skip: whether the verdict may leave this step out.
+        observed: whether updates add up the squares of what they see: `Engine.squares`.
         layouts: for each parameter how it lies on many ranks, where it does: then tensors are the parts that this rank
             holds.
         counted_on_device: whether the states' steps and scalar slots are tensors on the device, which counts on them.
@@ -66,6 +67,7 @@ class Batch:
         self.gradient_factor = 1.0
         self.verdict: Tensor | None = None
         self.may_skip = False
+        self.observed = False
         self.counted_on_device = False
         self.layouts: list[Layout] = []
         self._groups = groups
@@ -207,6 +209,13 @@ class Engine(Protocol):
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
+
+    def squares(self, batch: Batch) -> Tensor | None:
+        """What the last update of an observed batch has seen, a row a parameter and a column each of `OBSERVED`: Σ x²
+        over its elements on this rank. None before the first update.
+
+        The update adds up as it goes, and on a GPU nobody waits for it before this is read.
+        """
 
 
 def _numbers(values: list[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stepwell.codecs import WEIGHTS, noise
 from stepwell.engines.batch import Batch
+from stepwell.engines.observing import squares_of
 from stepwell.rules.rule import Rule, Shape, namespace
 
 
@@ -57,6 +58,16 @@ class Direct(ABC):
                     totals[name] = totals.get(name, 0.0) + self.sum(value)
         return totals
 
+    def squares(self, batch: Batch) -> Tensor | None:
+        """What its last update has observed: see `Engine.squares`."""
+        return batch.prepared.get("squares")
+
+    def _observe(self, part: list[int], batch: Batch, numbers: tuple[Any, ...]) -> None:
+        seen = squares_of([self.tensors(number, len(part)) for number in numbers])
+        if "squares" not in batch.prepared:
+            batch.prepared["squares"] = seen.new_zeros(len(batch.weights), len(numbers))
+        batch.prepared["squares"][part] = seen
+
     def _numbers(self, part: list[int], batch: Batch, scalars: Mapping[str, float]) -> tuple[Any, Any, Any]:
         """p, g and s for these parameters."""
         gradients = [batch.gradients[index] for index in part]
@@ -82,6 +93,8 @@ class Direct(ABC):
         rule = batch.rule
         new_weights, new = rule.update(p, g, s, h) if function == "update" else rule.exchange(function, p, s, h)
         rule.check_slots(new)
+        if batch.observed and function == "update":
+            self._observe(part, batch, (new_weights - p, p, g))
         if any(new_weights is number for number in vars(s).values()):
             new_weights = 1.0 * new_weights  # a copy, because the slot may get what was in the weights
         changed = {slot: value for slot, value in new.items() if slot in batch.codecs and value is not getattr(s, slot)}

@@ -28,7 +28,7 @@ from stepwell.checkpoint.names import named_tensors, parameter_names
 from stepwell.checkpoint.saving import class_name
 from stepwell.engines.batch import State
 from stepwell.naming import nearest
-from stepwell.rules.registry import rule_class, rule_names
+from stepwell.rules.registry import UnknownRuleError, rule_class, rule_names
 from stepwell.rules.rule import Rule, hyper_parameters, namespace
 from stepwell.scheduler import Scheduler
 
@@ -173,8 +173,10 @@ def read(source: Origin, model: nn.Module | None = None, written_by: str | None 
 def _known(rule: str) -> str:
     try:
         return rule_class(rule).__name__
-    except (ValueError, TypeError):
+    except UnknownRuleError:
         raise CheckpointError(f"unknown rule {rule!r}{nearest(rule, rule_names())}") from None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(str(error)) from error
 
 
 # State.

@@ -17,7 +17,7 @@ from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer as StepwellOptimizer
 from stepwell.recipes import PRESETS, RecipeError, named
 from stepwell.routing import create_optimizer
-from stepwell.rules.registry import rule_class, rule_names
+from stepwell.rules.registry import UnknownRuleError, rule_class, rule_names
 from stepwell.rules.rule import hyper_parameters
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import parse
@@ -100,11 +100,13 @@ def _same_groups(source: Source, to: str, model: nn.Module) -> StepwellOptimizer
     try:
         kind = rule_class(to)
         rule = kind()
-    except (TypeError, ValueError):
+    except UnknownRuleError:
         hint = nearest(to, [*rule_names(), *PRESETS])
         raise CheckpointError(
             f"unknown recipe or rule {to!r}{hint}; `stepwell presets` and `stepwell list` have the names"
         ) from None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(str(error)) from error
     parameters = dict(model.named_parameters())
     groups = [
         {

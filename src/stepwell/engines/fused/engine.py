@@ -183,10 +183,19 @@ class Fused(Programs):
         program = launch.kernel.program
         return {name: float(launch.kept[:, program.position(e)].sum()) for name, e in program.totals}
 
+    def squares(self, batch: Batch) -> Tensor | None:
+        """What its last update has observed: see `Engine.squares`."""
+        launch: Launch | None = batch.prepared.get("update")
+        if launch is None:
+            return None
+        program = launch.kernel.program
+        return torch.from_numpy(launch.kept[:, [program.position(e) for _, e in program.totals]])
+
     def _prepare(self, batch: Batch, function: str) -> Launch:
         # Random bits are for training: an average to evaluate on is rounded to the nearest.
         codecs = {n: codec if function == "update" else codec.nearest() for n, codec in batch.codecs.items()}
-        program = self.program(batch.rule, function, stores_round=rounds(codecs))
+        observed = batch.observed and function == "update"
+        program = self.program(batch.rule, function, stores_round=rounds(codecs), observed=observed)
         kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
         shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
         return Launch(kernel, _layout(program, shapes), len(batch.weights))

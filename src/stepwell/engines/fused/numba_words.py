@@ -48,7 +48,7 @@ FRAME = (
 
 
 _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
-    "FAST", "address", "at", "classes", "first", "frame", "hashed", "hashes", "high", "i", "item", "kept",
+    "address", "at", "classes", "first", "frame", "hashed", "hashes", "high", "i", "item", "kept",
     "kept_columns", "kept_rows", "keys", "low", "math", "np", "numba", "part", "run", "scalars", "size", "sizes",
     "table", "totals",
 }  # fmt: skip

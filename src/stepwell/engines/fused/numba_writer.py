@@ -25,7 +25,9 @@ from stepwell.engines.fused.numba_words import (
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.source import Writer
 
-_JIT = '@numba.njit(fastmath=FAST, error_model="numpy", nogil=True)\n'
+# Every element is worked out as written, so that it has the same bits wherever a tensor is cut; only sums (`add_up`)
+# are taken in another order.
+_JIT = '@numba.njit(error_model="numpy", nogil=True)\n'
 # What a kernel works on at a time where it adds up, or loads and stores blocks.
 _PIECE = 1024
 
@@ -43,9 +45,6 @@ import numba
 import numpy as np
 
 from stepwell.engines.fused.memory import *{blocks}
-
-# nnan and ninf are left out: NaN and infinity must be seen.
-FAST = {fast}
 '''
 
 
@@ -58,12 +57,9 @@ def write(program: Program, codecs: Mapping[str, Codec]) -> str:
         codecs: how each number is stored, by name. Their order is the order of the random bits.
     """
     compute = computed_in(codecs)
-    # A sum is spread over the lanes of a vector. Without sums every element is worked out as written, so that the
-    # result has the same bits wherever a tensor is cut.
-    fast = '{"nsz", "reassoc"}' if program.reductions else "False"
     blocks = "\nfrom stepwell.engines.fused.block_memory import *" if in_blocks(program.arrays, codecs) else ""
     described = ", ".join(f"{name} {codecs[name].word}" for name in program.arrays)
-    parts = [_HEADER.format(name=program.name, stored=described, fast=fast, blocks=blocks)]
+    parts = [_HEADER.format(name=program.name, stored=described, blocks=blocks)]
     parts += [_phase(program, number, phase, codecs, compute) for number, phase in enumerate(program.phases)]
     parts.append(_driver(program, codecs, compute))
     return "\n\n".join(parts)
@@ -118,7 +114,7 @@ def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         body += [f"{part}[i] = {text.format(**words)}" for part, text in zip(held[name], written, strict=True)]
     body += [f"q{r.index}[i] += {writer.text(r.arguments[0])}" for r in to_column]
     sums = _returned(phase)
-    body += [f"total{r.index} += {writer.text(r.arguments[0])}" for r in sums]
+    body += [f"total{r.index} = add_up(total{r.index}, {writer.text(r.arguments[0])})" for r in sums]
     lines += [f"    total{r.index} = np.{compute}(0.0)" for r in sums]
     lines += ["    for i in range(size):", *indented(body, 2)]
     if sums:

@@ -19,11 +19,13 @@ class Programs:
     def __init__(self) -> None:
         self._programs: dict[Any, Program] = {}
 
-    def program(self, rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
+    def program(
+        self, rule: Rule, function: str = "update", *, stores_round: bool = False, observed: bool = False
+    ) -> Program:
         """The trace of one function of a rule with these flags."""
-        key = (type(rule), flags(type(rule), rule.values()), function, stores_round)
+        key = (type(rule), flags(type(rule), rule.values()), function, stores_round, observed)
         if key not in self._programs:
-            self._programs[key] = trace(rule, function, stores_round=stores_round)
+            self._programs[key] = trace(rule, function, stores_round=stores_round, observed=observed)
         return self._programs[key]
 
     def total(self, name: str, function: Callable[[Any], Any]) -> Program:

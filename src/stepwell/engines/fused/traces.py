@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from stepwell.algebra import square
 from stepwell.algebra.tracing import Expression, Graph, Level
 from stepwell.engines.fused.cutting import cut
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
+from stepwell.engines.observing import OBSERVED
 from stepwell.rules.hyper import is_switch
 from stepwell.rules.rule import Rule, Shape, column_wise, flags, hyper_parameters, namespace, row_wise, tensor_wise
 
@@ -19,11 +21,12 @@ SLOT_LEVELS: dict[Callable[[Shape], Shape] | None, Level] = {
 }
 
 
-def trace(rule: Rule, function: str = "update", *, stores_round: bool = False) -> Program:
+def trace(rule: Rule, function: str = "update", *, stores_round: bool = False, observed: bool = False) -> Program:
     """The program of `rule.update` (or of another method of a rule that gives weights: `averaged`, `training`).
 
     `stores_round` says that a stored number is not the number that was stored (bfloat16): then all is stored in the
-    last phase, so that no phase works with rounded values.
+    last phase, so that no phase works with rounded values. `observed` adds up the squares of what weights move by, of
+    the weights and of the gradient, under the names of `stepwell.engines.observing.OBSERVED`.
     """
     graph = Graph()
     p, g = graph.load(WEIGHTS), graph.load(GRADIENT) * graph.symbol("gradient_factor")
@@ -49,7 +52,9 @@ def trace(rule: Rule, function: str = "update", *, stores_round: bool = False) -
     for slot, value in scalar_slots.items():
         if isinstance(value, Expression) and value.level > Level.SCALAR:
             raise TypeError(f"{name}: the scalar slot {slot!r} is made of tensors; it can only be made of numbers")
-    return cut(name, graph, levels, stores=stores, scalar_slots=scalar_slots, stores_round=stores_round)
+    seen = zip(OBSERVED, (weights - p, p, g), strict=True) if observed else ()
+    totals = {what: graph.reduce("total", square(value)) for what, value in seen}
+    return cut(name, graph, levels, stores=stores, scalar_slots=scalar_slots, totals=totals, stores_round=stores_round)
 
 
 def trace_total(name: str, function: Any) -> Program:

@@ -79,6 +79,14 @@ class Triton(Programs):
         totals = launch.memory["kept"].sum(0).tolist()
         return {name: totals[program.position(e)] for name, e in program.totals}
 
+    def squares(self, batch: Batch) -> Tensor | None:
+        """What its last update has observed: see `Engine.squares`."""
+        prepared: Prepared | None = batch.prepared.get("update")
+        if prepared is None:
+            return None
+        program = prepared.launch.kernel.program
+        return prepared.launch.memory["kept"][:, [program.position(e) for _, e in program.totals]]
+
     def _run(self, batch: Batch, function: str, verdict: Tensor | None) -> Launch:
         with on(batch.weights[0].device):
             if function not in batch.prepared:
@@ -95,7 +103,8 @@ class Triton(Programs):
     def _prepare(self, batch: Batch, function: str) -> Prepared:
         # Random bits are for training: an average to evaluate on is rounded to the nearest.
         codecs = {n: codec if function == "update" else codec.nearest() for n, codec in batch.codecs.items()}
-        program = self.program(batch.rule, function, stores_round=rounds(codecs))
+        observed = batch.observed and function == "update"
+        program = self.program(batch.rule, function, stores_round=rounds(codecs), observed=observed)
         kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
         shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
         return Prepared(self.launch(kernel, shapes, batch.weights[0].device), counts=function == "update")

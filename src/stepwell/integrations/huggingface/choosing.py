@@ -11,7 +11,7 @@ from stepwell.averaging import has_average
 from stepwell.integrations.huggingface.optimizers import TransformersAdafactor
 from stepwell.naming import nearest
 from stepwell.recipes import PRESETS, Recipe, Route, named
-from stepwell.rules.registry import rule_class, rule_names
+from stepwell.rules.registry import UnknownRuleError, rule_class, rule_names
 
 Origin = Literal["transformers", "rule", "recipe"]
 RunsOn = Literal["stepwell", "transformers"]
@@ -113,7 +113,7 @@ def choose(name: str, runs_on: RunsOn, theirs: Iterable[str]) -> Choice:
         return Choice(name, "recipe", named(name))
     try:
         rule = rule_class(name).__name__
-    except ValueError:
+    except UnknownRuleError:
         if name in known:
             return Choice(name, "transformers", None)
     else:

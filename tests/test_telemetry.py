@@ -1,0 +1,140 @@
+"""What an observed optimizer tells, and what it says where there is nothing to tell."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+import stepwell
+from stepwell.telemetry import Units
+
+
+def _model() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
+
+
+def test_readings_by_hand() -> None:
+    # Plain gradient descent: w = (3, 4) moves by -0.1 · (1, 1).
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = stepwell.SGD([weight], lr=0.1)
+    optimizer.observe()
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    rms = math.sqrt(25 / 2)
+    expected = {"update_rms": 0.1, "weight_rms": rms, "gradient_rms": 1.0, "update_to_weight": 0.1 / rms}
+    assert optimizer.telemetry()["0"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_groups_of_a_recipe_have_their_names_and_parameters_theirs() -> None:
+    model = _model()
+    optimizer = stepwell.create_optimizer(model, "muon")
+    optimizer.observe()
+    model(torch.randn(5, 4)).square().sum().backward()
+    optimizer.step()
+    assert list(optimizer.telemetry()) == [group["name"] for group in optimizer.param_groups]
+    assert set(optimizer.telemetry(by="parameter")) == {name for name, _ in model.named_parameters()}
+
+
+def test_what_has_no_gradient_is_left_out() -> None:
+    model = _model()
+    optimizer = stepwell.AdamW(model.named_parameters())
+    optimizer.observe()
+    assert optimizer.telemetry() == {}
+    model[0](torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    assert set(optimizer.telemetry(by="parameter")) == {"0.weight", "0.bias"}
+
+
+def test_a_step_that_is_left_out_leaves_the_last_reading() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = stepwell.AdamW([weight], on_nonfinite="skip")
+    optimizer.observe()
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    before = optimizer.telemetry()
+    weight.grad = torch.full((3,), torch.nan)
+    optimizer.step()
+    assert optimizer.skipped == 1
+    assert optimizer.telemetry() == before
+
+
+def test_weights_of_zero() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = stepwell.SGD([weight], lr=0.1)
+    optimizer.observe()
+    weight.grad = torch.zeros(2)
+    optimizer.step()
+    assert optimizer.telemetry()["0"]["update_to_weight"] == 0.0
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.telemetry()["0"]["update_to_weight"] == math.inf
+
+
+def test_complex_numbers_are_two_reals() -> None:
+    weight = torch.nn.Parameter(torch.tensor([3.0 + 4.0j]))
+    optimizer = stepwell.SGD([weight], lr=1.0)
+    optimizer.observe()
+    weight.grad = torch.tensor([0.0 + 2.0j])
+    optimizer.step()
+    found = optimizer.telemetry()["0"]
+    assert (found["weight_rms"], found["gradient_rms"]) == pytest.approx((math.sqrt(25 / 2), math.sqrt(4 / 2)))
+
+
+def test_the_update_is_known_before_it_is_rounded() -> None:
+    # bfloat16 has no number between 1 and 1 + 2⁻⁷: a move of 2⁻¹⁰ is lost, but not that it was wanted.
+    weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    optimizer = stepwell.SGD([weight], lr=2.0**-10)
+    optimizer.observe()
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert (weight == 1).all()
+    assert optimizer.telemetry()["0"]["update_rms"] == pytest.approx(2.0**-10)
+
+
+def test_a_copy_is_not_observed() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = stepwell.SGD([weight], lr=0.1)
+    with pytest.raises(RuntimeError, match=r"call optimizer\.observe\(\) once"):
+        optimizer.telemetry()
+    optimizer.observe()
+    with pytest.raises(RuntimeError, match="observe"):
+        copy.deepcopy(optimizer).telemetry()
+    optimizer.observe(False)
+    with pytest.raises(RuntimeError, match="observe"):
+        optimizer.telemetry()
+
+
+def test_by_what() -> None:
+    optimizer = stepwell.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    with pytest.raises(ValueError, match="by must be one of 'group', 'parameter', got 'layer'"):
+        optimizer.telemetry(by="layer")  # type: ignore[arg-type]
+
+
+# Units
+
+
+def test_dead_and_exploding_units() -> None:
+    weight = torch.nn.Parameter(torch.zeros(7, 3))
+    optimizer = stepwell.SGD([("w", weight), ("b", torch.nn.Parameter(torch.zeros(7)))], lr=0.1)
+    assert optimizer.units() == {}
+    # Of gradients of norm 0, 1, 1, 2, ¼, 2¹⁰ and infinity those that are finite and not 0 have the median 1.
+    weight.grad = torch.zeros(7, 3)
+    weight.grad[1:, 1] = torch.tensor([1.0, -1.0, 2.0, 0.25, 1024.0, math.inf])
+    counts = [0] * 17
+    counts[8 - 2], counts[8], counts[8 + 1] = 1, 2, 1
+    found = optimizer.units()
+    assert found == {"w": Units(dead=1, exploding=2, counts=tuple(counts))}
+    assert found["w"].total == 7
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_units_that_are_all_alike(value: float) -> None:
+    weight = torch.nn.Parameter(torch.zeros(3, 2, 2))
+    weight.grad = torch.full((3, 2, 2), value)
+    found = stepwell.SGD([("w", weight)], lr=0.1).units()["w"]
+    assert (found.dead, found.exploding) == ((3, 0) if value == 0 else (0, 3))
+    assert sum(found.counts) == 0
