@@ -1,7 +1,6 @@
 """What `python -m bench plan` runs in fresh processes: `python -m bench.large_model RECIPE` prints what planning took.
 
-The model has the sizes of Llama 2 70B (Touvron et al. 2023, arXiv:2307.09288: 80 layers of width 8192 with 64 heads, 8
-of them for keys and values, a perceptron of width 28672, 32000 tokens), in bfloat16 on the meta device.
+The model is Llama 2 70B, in bfloat16 on the meta device.
 """
 
 from __future__ import annotations
@@ -12,61 +11,10 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
+
+from bench.architectures import llama_70b
 
 RANKS, HORIZON = 64, 500_000
-
-
-class Attention(nn.Module):
-    """The matrices of grouped-query attention."""
-
-    def __init__(self, width: int, heads: int, shared: int) -> None:
-        super().__init__()
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj = nn.Linear(width, shared * (width // heads), bias=False)
-        self.v_proj = nn.Linear(width, shared * (width // heads), bias=False)
-        self.o_proj = nn.Linear(width, width, bias=False)
-
-
-class Perceptron(nn.Module):
-    """The matrices of a gated perceptron."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=False)
-        self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, width, bias=False)
-
-
-class Block(nn.Module):
-    """One layer."""
-
-    def __init__(self, width: int, heads: int, shared: int, inner: int) -> None:
-        super().__init__()
-        self.self_attn = Attention(width, heads, shared)
-        self.mlp = Perceptron(width, inner)
-        self.input_layernorm = nn.RMSNorm(width)
-        self.post_attention_layernorm = nn.RMSNorm(width)
-
-
-class Llama(nn.Module):
-    """The parameters of the model; it is never run."""
-
-    def __init__(
-        self,
-        *,
-        layers: int = 80,
-        width: int = 8192,
-        heads: int = 64,
-        shared: int = 8,
-        inner: int = 28672,
-        tokens: int = 32000,
-    ) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(tokens, width)
-        self.layers = nn.ModuleList(Block(width, heads, shared, inner) for _ in range(layers))
-        self.norm = nn.RMSNorm(width)
-        self.lm_head = nn.Linear(width, tokens, bias=False)
 
 
 def planned(recipe: str) -> dict[str, float | int | None]:
@@ -81,7 +29,7 @@ def planned(recipe: str) -> dict[str, float | int | None]:
 
     start = time.perf_counter()
     with torch.device("meta"):
-        model = Llama().to(torch.bfloat16)
+        model = llama_70b().to(torch.bfloat16)
     start = timed("build", start)
     import stepwell
 

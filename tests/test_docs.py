@@ -20,13 +20,14 @@ PAGES = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "memory", "telemetry"),
+            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "memory", "telemetry", "scale"),
             *("many-ranks", "getting-started", "own-optimizer", "migrating", "troubleshooting"),
         )
     ),
 ]
 RECIPES = ROOT / "docs" / "recipes.md"
 SHOW_A_KERNEL = PAGES[:2]
+WITHOUT_CODE = [ROOT / "docs" / f"{name}.md" for name in ("evidence", "choosing", "examples")]
 WITH_PEERS = [ROOT / "docs" / f"{name}.md" for name in ("huggingface", "lightning", "logging", "jax")]
 WITH_KERAS = ROOT / "docs" / "keras.md"
 
@@ -107,6 +108,6 @@ def test_recipes_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_links_lead_to_files() -> None:
-    for page in [*PAGES, RECIPES, *WITH_PEERS, WITH_KERAS, ROOT / "docs" / "examples.md"]:
+    for page in [*PAGES, RECIPES, *WITHOUT_CODE, *WITH_PEERS, WITH_KERAS]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

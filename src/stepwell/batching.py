@@ -23,10 +23,12 @@ from stepwell.engines.dense import is_dense
 from stepwell.layout import (
     Layout,
     add_over_ranks,
+    counts_over,
     held,
     layout_of,
     local,
     make_whole,
+    ranks_of,
     same_layout,
     shared_state,
     slot_layout,
@@ -172,6 +174,35 @@ class Buckets:
             self.observed = observed
             self.forget()
 
+    def agree(self, groups: list[dict[str, Any]], name_of: Callable[[Tensor], str], found: Tensor | None) -> Any:
+        """Make sure that the same parameters have a gradient on all ranks, in one small message a step for each mesh.
+
+        `found` is not 0 where a scaler has found infinity or NaN on this rank: what comes back says whether one has on
+        any. Where nothing lies on many ranks nothing is sent, and it is `found`.
+
+        Raises RuntimeError, on all ranks, where they differ.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return found
+        apart: defaultdict[DeviceMesh | None, list[Tensor]] = defaultdict(list)
+        for group in groups:
+            for parameter in group["params"]:
+                layout = layout_of(parameter)
+                apart[self._mesh if layout is None else layout.mesh].append(parameter)
+        alone = apart.pop(None, [])
+        meshes = [mesh for mesh in apart if mesh is not None and mesh.size() > 1]
+        for mesh in meshes[:1]:  # its ranks all have the parameters that lie on no mesh
+            apart[mesh] += alone
+        answer: Any = found
+        for mesh in meshes:
+            parameters = apart[mesh]
+            present = [parameter.grad is not None for parameter in parameters]
+            *counts, finding = counts_over(mesh, [*present, answer is not None and bool(answer)])
+            answer = float(finding)
+            if wrong := [index for index, count in enumerate(counts) if 0 < count < mesh.size()]:
+                raise RuntimeError(_disagreement(mesh, present[wrong[0]], name_of(parameters[wrong[0]]), len(wrong)))
+        return answer
+
     def collect(
         self,
         groups: list[dict[str, Any]],
@@ -263,6 +294,15 @@ class Buckets:
         for bucket in buckets:
             bucket.batch.observed = self.observed
         return buckets
+
+
+def _disagreement(mesh: DeviceMesh, has: bool, name: str, count: int) -> str:
+    those, others = (", ".join(map(str, ranks)) for ranks in ranks_of(mesh, has))
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return (
+        f"{name}{more} has a gradient on ranks {those} and none on ranks {others}; no weight has changed. All ranks "
+        "have to take the same step: let the loss of each use it, or set its grad to zeros where it has none"
+    )
 
 
 class _Entry(NamedTuple):

@@ -47,7 +47,7 @@ Parameters = Iterable[Any]
 # What a copy takes along; hooks and what is derived stay behind, as in torch.
 _KEPT = frozenset(
     ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "_skipped", "_gradient_norm")
-) | set(STORAGE)
+) | {"_shares_state", *STORAGE}
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -125,7 +125,8 @@ class Optimizer(torch.optim.Optimizer):
         self._skipped = 0
         self._gradient_norm: float | Tensor | None = None
         self._verdicts = Verdicts()
-        self._buckets = Buckets(engine, state_mesh(shard_state))
+        self._shares_state = state_mesh(shard_state)
+        self._buckets = Buckets(engine, self._shares_state)
         super().__init__(params, rule.values())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -205,19 +206,19 @@ class Optimizer(torch.optim.Optimizer):
         if sharp := sharp_groups(self.param_groups):
             sharp_gradients(sharp, closure, with_kernel=self.engine in ("auto", "fused"))
         self._check_ready()
+        found = self._buckets.agree(self.param_groups, self._name_of, getattr(self, "found_inf", None))
         factor = 1.0
         buckets = self._verdicts.judged(
             lambda: self._buckets.standing(self.param_groups, self.state, self._name_of),
             limit=self.clip_norm,
             on_nonfinite=self.on_nonfinite,
             scale=getattr(self, "grad_scale", None),
-            found=getattr(self, "found_inf", None),
+            found=found,
         )
         if buckets is not None:
             self._gradient_norm = self._gradient_norm if self._verdicts.norm is None else self._verdicts.norm
         else:
-            found_inf = getattr(self, "found_inf", None)
-            if found_inf is not None and float(found_inf):
+            if found is not None and float(found):
                 self.skipped += 1
                 return loss
             found_factor = self._gradient_factor()
@@ -446,7 +447,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._buckets, self._verdicts = Buckets(self.engine), Verdicts()
+        self._buckets, self._verdicts = Buckets(self.engine, self._shares_state), Verdicts()
 
     def kernel_source(self) -> str:
         """The source of the fused kernels for this optimizer's rules and the dtypes of its parameters.

@@ -79,7 +79,7 @@ def spread(model: Net, way: str) -> nn.Module:
 def _shard(model: Net, mesh: DeviceMesh) -> None:
     for layer in (model.first, model.second):
         fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # the root too, as a plan counts
 
 
 def _cut(model: Net, mesh: DeviceMesh) -> None:

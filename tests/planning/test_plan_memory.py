@@ -169,9 +169,40 @@ class TestRanks:
         plan = stepwell.plan(nn.Linear(9, 12, bias=False), Recipe(routes=Route(rule="Lion"), engine="reference"))
         assert plan.memory(world_size=3, sharded=True).own.step == plan.memory().own.step / 3
 
-    def test_a_matrix_rule_needs_its_matrices_whole(self):
+    def test_a_matrix_rule_puts_its_matrices_together(self):
+        """Of 4 matrices of 16 × 8 or 8 × 16 the first of 3 ranks has two: 512 bytes each of weights, gradient and
+        momentum arrive, as much was sent, and weights and momentum go back, as a message and as it arrives."""
         plan = stepwell.plan(Language(), "muon", horizon=10)
-        assert plan.memory(world_size=3, sharded=True).own.step == plan.memory().own.step > 0
+        read, written = 2 * 3 * 512, 2 * 2 * 512
+        assert plan.memory(world_size=3, sharded=True).own.step == 2 * read + 2 * written
+
+    def test_a_stack_that_is_cut_between_its_matrices_is_not_put_together(self):
+        model = nn.Module()
+        model.experts = nn.Parameter(torch.empty(6, 8, 4))
+        recipe = Recipe(routes=Route(rule="Muon"))
+        alone = nn.Module()
+        alone.experts = nn.Parameter(torch.empty(2, 8, 4))
+        one = stepwell.plan(alone, recipe).memory().own
+        assert stepwell.plan(model, recipe).memory(world_size=3, sharded=True).own.step == one.step
+
+    def test_the_state_alone_is_shared(self):
+        """First of 3 ranks: as above, of the state."""
+        own = stepwell.plan(Language(), "lion", horizon=10).memory(world_size=3, sharded="state").own
+        first = 2 * (6 + 54 + 51) + 2 * 32
+        assert (own.weights, own.gradients, own.state) == (4 * 768, 4 * 768, 4 * first)
+
+    def test_replicas_hold_what_fewer_ranks_hold(self):
+        plan = stepwell.plan(Language(), "lion", horizon=10)
+        memory = plan.memory(world_size=6, sharded=True, replicas=2)
+        assert memory.own == plan.memory(world_size=3, sharded=True).own
+        assert str(memory).endswith("per rank, 6 ranks in 2 groups, sharded")
+
+    def test_ranks_that_cannot_be_divided(self):
+        plan = stepwell.plan(Language(), "lion", horizon=10)
+        with pytest.raises(ValueError, match=r"^replicas must divide the 6 ranks, got 4$"):
+            plan.memory(world_size=6, sharded=True, replicas=4)
+        with pytest.raises(ValueError, match=r"^sharded must be True, False or 'state', got 'all'$"):
+            plan.memory(world_size=6, sharded="all")
 
     @pytest.mark.parametrize(
         ("world_size", "message"),

@@ -6,6 +6,7 @@ depends on what it acts on: elements may be cut anywhere; where it reduces, the 
 are put together, each on one rank, and given back in parts.
 """
 
+from stepwell.layout.agreeing import counts_over, ranks_of
 from stepwell.layout.parts import Layout, held, layout_of, local, refuse_flattened, same_layout
 from stepwell.layout.slots import check_cut, shared_state, slot_layout, state_mesh
 from stepwell.layout.sums import add_over_ranks, sum_over_ranks
@@ -15,10 +16,12 @@ __all__ = [
     "Layout",
     "add_over_ranks",
     "check_cut",
+    "counts_over",
     "held",
     "layout_of",
     "local",
     "make_whole",
+    "ranks_of",
     "refuse_flattened",
     "same_layout",
     "shared_state",

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from stepwell.codecs import WEIGHTS
 from stepwell.engines.batch import Batch, Engine
 from stepwell.engines.observing import squares_of
-from stepwell.layout.exchange import Exchange, Sent
+from stepwell.layout.exchange import Coming, Exchange, Sent
 from stepwell.layout.parts import Layout
 from stepwell.layout.slots import slot_layout
+from stepwell.rules.rule import Rule
+
+GRADIENT = "g"
+# So many numbers of each rank's matrices are put together at a time: enough to fill an accelerator, and next to the
+# model little. Two such rounds are in memory, one on its way while the other is worked on.
+TOGETHER = 1 << 24
 
 
 class Sharing:
-    """Matrices shared out over the ranks, so that each has about as much to compute.
+    """Matrices shared out over the ranks, so that each has about as much to compute. While a rank works on some, the
+    next are on their way to it.
 
     Where several dimensions of the mesh cut a matrix, every rank puts it together and computes the same.
 
@@ -36,15 +47,17 @@ class Sharing:
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
-        layout = batch.layouts[0]  # all of a batch are cut alike
         observed = batch.observed and function == "update"
         before = [weight.clone() for weight in batch.weights] if observed else []
-        if not layout.cuts:
-            self._inner.apply(batch, function)
-        elif len(layout.cuts) == 1 and layout.placements[layout.cuts[0][0]].is_shard():
-            self._shared(batch, function)
-        else:
-            self._repeated(batch, function)
+        here = [index for index, layout in enumerate(batch.layouts) if whole_here(batch.rule, layout)]
+        if here:
+            self._inner.apply(_of(batch, here), function)
+        others = sorted(set(range(len(batch.layouts))) - set(here))
+        layout = batch.layouts[0]  # all of a batch are cut alike
+        if others and len(layout.cuts) == 1 and layout.placements[layout.cuts[0][0]].is_shard():
+            self._shared(batch, others, function)
+        elif others:
+            self._repeated(batch, others, function)
         if observed:
             moved = torch._foreach_sub(batch.weights, before)
             gradients = torch._foreach_mul(batch.gradients, batch.gradient_factor)
@@ -54,29 +67,23 @@ class Sharing:
         """What its last update has observed: see `Engine.squares`."""
         return batch.prepared.get("squares")
 
-    def _shared(self, batch: Batch, function: str) -> None:
-        group = batch.layouts[0].groups[0]
-        owners = shared_out([batch.rule.working_shape(layout.shape) for layout in batch.layouts], group.size())
-        slots = {slot.name: slot for slot in batch.rule.slot_list() if not slot.scalar}
-        stored = [(batch.weights, batch.layouts)] + [
-            (batch.columns[name], [slot_layout(batch.rule, slot, layout) for layout in batch.layouts])
-            for name, slot in slots.items()
-        ]
-        read = [*stored, (batch.gradients, batch.layouts)] if function == "update" else stored
-        wholes = Exchange(group, _all_sent(read, owners)).gather([t for column, _ in read for t in column])
-        count = len(owners)
-        mine = [index for index, owner in enumerate(owners) if owner == group.rank()]
-        if mine:
-            columns = [[wholes[place * count + index] for index in mine] for place in range(len(read))]
-            whole = batch.of(
-                mine,
-                weights=columns[0],
-                columns=dict(zip(slots, columns[1 : len(stored)], strict=True)),
-                gradients=columns[-1] if function == "update" else columns[0],
-            )
-            self._inner.apply(whole, function)
-        Exchange(group, _all_sent(stored, owners)).scatter(wholes, [t for column, _ in stored for t in column])
-        self._agree(batch, mine)
+    def _shared(self, batch: Batch, members: list[int], function: str) -> None:
+        layouts = [batch.layouts[index] for index in members]
+        group = layouts[0].groups[0]
+        shapes = [batch.rule.working_shape(layout.shape) for layout in layouts]
+        owners = shared_out(shapes, group.size())
+        rounds = [[members[place] for place in places] for places in in_rounds(shapes, owners)]
+        owner_of = dict(zip(members, owners, strict=True))
+        leaving: Coming[None] | None = None
+        turns = (_Turn(batch, each, [owner_of[index] for index in each], function) for each in rounds)
+        for turn in _one_ahead(turns):  # the next is on its way while this one is worked on
+            turn.work(self._inner)
+            if leaving is not None:
+                leaving.wait()
+            leaving = turn.give_back()
+        if leaving is not None:
+            leaving.wait()
+        self._agree(batch, [index for index in members if owner_of[index] == group.rank()])
 
     def _agree(self, batch: Batch, mine: Sequence[int]) -> None:
         """Tell the other ranks the scalar slots, which only the owner of a parameter has worked out."""
@@ -91,8 +98,9 @@ class Sharing:
             for index, row in enumerate(numbers.tolist()):
                 batch.keep([index], dict(zip(batch.scalar_slots, row, strict=True)))
 
-    def _repeated(self, batch: Batch, function: str) -> None:
-        for index, layout in enumerate(batch.layouts):
+    def _repeated(self, batch: Batch, members: Sequence[int], function: str) -> None:
+        for index in members:
+            layout = batch.layouts[index]
             cut = {
                 slot.name: slot_layout(batch.rule, slot, layout) for slot in batch.rule.slot_list() if not slot.scalar
             }
@@ -111,12 +119,115 @@ class Sharing:
                 batch.columns[name][index].copy_(at.part(columns[name]))
 
 
-def _all_sent(columns: Sequence[tuple[Sequence[Tensor], Sequence[Layout]]], owners: Sequence[int]) -> list[Sent]:
-    return [
-        Sent(layout, owner, tensor.dtype)
-        for tensors, layouts in columns
-        for tensor, layout, owner in zip(tensors, layouts, owners, strict=True)
-    ]
+class _Turn:
+    """Matrices that are put together, worked on and given back at the same time. Made, they are under way."""
+
+    def __init__(self, batch: Batch, members: list[int], owners: list[int], function: str) -> None:
+        self._batch = batch
+        self._function = function
+        self._owners = owners
+        self._members = members
+        layouts = [batch.layouts[index] for index in members]
+        group = layouts[0].groups[0]
+        numbers = exchanged(batch.rule, function)
+        self._names = numbers.written
+        columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
+        self._held = {name: [columns[name][index] for index in members] for name in numbers.read}
+        sent = {
+            name: [
+                Sent(layout_of_number(batch.rule, name, layout), owner, tensor.dtype)
+                for layout, owner, tensor in zip(layouts, owners, self._held[name], strict=True)
+            ]
+            for name in numbers.read
+        }
+        self._mine = [place for place, owner in enumerate(owners) if owner == group.rank()]
+        self._back = Exchange(group, [each for name in numbers.written for each in sent[name]])
+        everything = Exchange(group, [each for each_name in sent.values() for each in each_name])
+        self._coming = everything.gather([tensor for column in self._held.values() for tensor in column])
+        self._wholes: dict[str, dict[int, Tensor]] = {}
+
+    def work(self, inner: Engine) -> None:
+        """Work out what this rank owns, as soon as it is there."""
+        arrived = self._coming.wait()
+        count = len(self._members)
+        self._wholes = {
+            name: {place: arrived[number * count + place] for place in self._mine}
+            for number, name in enumerate(self._held)
+        }
+        if not self._mine:
+            return
+        columns = {name: list(column.values()) for name, column in self._wholes.items()}
+        weights = columns.pop(WEIGHTS)
+        gradients = columns.pop(GRADIENT, weights)
+        mine = [self._members[place] for place in self._mine]
+        inner.apply(self._batch.of(mine, weights=weights, gradients=gradients, columns=columns), self._function)
+
+    def give_back(self) -> Coming[None]:
+        """Send every rank its part of what has been worked out."""
+        count = len(self._members)
+        wholes = {
+            number * count + place: whole
+            for number, name in enumerate(self._names)
+            for place, whole in self._wholes[name].items()
+        }
+        return self._back.scatter(wholes, [tensor for name in self._names for tensor in self._held[name]])
+
+
+def _one_ahead(turns: Iterator[_Turn]) -> Iterator[_Turn]:
+    """The same, each when the next has been made."""
+    ready = next(turns)
+    for following in turns:
+        yield ready
+        ready = following
+    yield ready
+
+
+class Exchanged(NamedTuple):
+    """The numbers that go to the rank that works on a matrix, and those that come back, by name."""
+
+    read: tuple[str, ...]
+    written: tuple[str, ...]
+
+
+def exchanged(rule: Rule, function: str = "update") -> Exchanged:
+    """What ranks send each other of a matrix so that one of them can work out `rule.function`."""
+    written = (WEIGHTS, *(slot.name for slot in rule.slot_list() if not slot.scalar))
+    return Exchanged((*written, GRADIENT) if function == "update" else written, written)
+
+
+def layout_of_number(rule: Rule, number: str, layout: Layout) -> Layout:
+    """The layout of weights, gradient or a slot of a parameter in this layout."""
+    slots = {slot.name: slot for slot in rule.slot_list()}
+    return slot_layout(rule, slots[number], layout) if number in slots else layout
+
+
+def whole_here(rule: Rule, layout: Layout) -> bool:
+    """Whether what a rank holds of a parameter is whole matrices: it is not cut, or it is a stack, as of experts, that
+    is cut between them."""
+    if rule.working_shape(layout.shape) != layout.shape or any(dim >= -2 for _, dim in layout.cuts):
+        return not layout.cuts
+    return all(slot_layout(rule, slot, layout).cuts == layout.cuts for slot in rule.slot_list() if not slot.scalar)
+
+
+def _of(batch: Batch, members: list[int]) -> Batch:
+    """Some parameters of a batch, whose matrices this rank has whole."""
+    return batch.of(
+        members,
+        weights=[batch.weights[index] for index in members],
+        gradients=[batch.gradients[index] for index in members],
+        columns={name: [column[index] for index in members] for name, column in batch.columns.items()},
+    )
+
+
+def in_rounds(shapes: Sequence[tuple[int, ...]], owners: Sequence[int]) -> list[list[int]]:
+    """Which matrices of these shapes are under way together: of each rank's, in their order, about `TOGETHER` numbers
+    at a time."""
+    ahead: defaultdict[int, int] = defaultdict(int)
+    rounds: defaultdict[int, list[int]] = defaultdict(list)
+    for place, (shape, owner) in enumerate(zip(shapes, owners, strict=True)):
+        rounds[ahead[owner] // TOGETHER].append(place)
+        ahead[owner] += math.prod(shape)
+    return [rounds[number] for number in sorted(rounds)]
 
 
 def shared_out(shapes: Sequence[tuple[int, ...]], ranks: int) -> list[int]:
@@ -125,9 +236,9 @@ def shared_out(shapes: Sequence[tuple[int, ...]], ranks: int) -> list[int]:
     The cost of a matrix (…, rows, cols) is that of its products: rows · cols · min(rows, cols) each.
     """
     costs = [math.prod(shape) * min(shape[-2:]) if len(shape) > 1 else math.prod(shape) for shape in shapes]
-    load = [0] * ranks
+    load = [(0, rank) for rank in range(ranks)]
     owners = [0] * len(shapes)
     for index in sorted(range(len(shapes)), key=lambda index: -costs[index]):
-        owners[index] = min(range(ranks), key=lambda rank: load[rank])
-        load[owners[index]] += costs[index]
+        work, owners[index] = load[0]
+        heapq.heapreplace(load, (work + costs[index], owners[index]))
     return owners

@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,18 +16,20 @@ from torch import Tensor
 from stepwell.batching import prepare
 from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for
 from stepwell.engines.choice import engine_for
+from stepwell.layout.sharing import exchanged, in_rounds, shared_out, whole_here
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
+from stepwell.planning.spreading import Spread
 from stepwell.recipes import Recipe, RecipeError, preset
 from stepwell.report import numbers
-from stepwell.rules.hyper import Count, validated
-from stepwell.rules.rule import Rule
+from stepwell.rules.rule import Rule, Shape, flags
 from stepwell.tabular import text_table
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
 
 
+Way = Literal["read", "written"]
 # What a storage is called in a title.
 _WORDS = {"bfloat16": "bf16", "8bit": "8-bit", "4bit": "4-bit"} | {
     word: word for word in ("float32", "stochastic", "kahan", "compensated")
@@ -68,13 +70,11 @@ class Memory:
 
     Attributes:
         rows: the plan's own recipe first.
-        world_size: the number of ranks.
-        sharded: whether the ranks share weights, gradients and state among them.
+        spread: how the model lies on ranks.
     """
 
     rows: tuple[Bytes, ...]
-    world_size: int
-    sharded: bool
+    spread: Spread
 
     @property
     def own(self) -> Bytes:
@@ -95,22 +95,25 @@ class Memory:
     @property
     def ranks(self) -> str:
         """What the figures are of, in words; nothing for a single rank."""
-        how = "sharded" if self.sharded else "each with everything"
-        return f"per rank, {self.world_size} ranks, {how}" if self.world_size > 1 else ""
+        return self.spread.words
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, in bytes."""
         rows = [{**dataclasses.asdict(row), "state": row.state, "peak": row.peak} for row in self.rows]
-        return {"world_size": self.world_size, "sharded": self.sharded, "recipes": rows}
+        spread = self.spread
+        return {
+            "world_size": spread.world_size,
+            "sharded": spread.sharded,
+            "replicas": spread.replicas if spread.sharded else 1,
+            "recipes": rows,
+        }
 
 
-def memory(plan: Plan, *, world_size: int, sharded: bool, beside: Sequence[str | Recipe | Storage]) -> Memory:
+def memory(plan: Plan, spread: Spread, beside: Sequence[str | Recipe | Storage]) -> Memory:
     """See `Plan.memory`."""
-    validated("world_size", world_size, Count)
-    ranks = world_size if sharded else 1
     own = plan.recipe
     title = own.name or "this recipe"
-    rows = [_bytes(title, plan, own, plan.groups, ranks)]
+    rows = [_bytes(title, plan, own, plan.groups, spread)]
     for given in beside:
         if isinstance(given, Storage):
             given = own.replace(**given._asdict(), name=" ".join((title, *(_WORDS[word] for word in given if word))))
@@ -120,26 +123,47 @@ def memory(plan: Plan, *, world_size: int, sharded: bool, beside: Sequence[str |
             groups = lay(plan.model, other).groups
         except RecipeError:  # as where weights are complex numbers: it is no alternative then
             continue
-        row = _bytes(other.name or other.hash, plan, other, groups, ranks)
+        row = _bytes(other.name or other.hash, plan, other, groups, spread)
         if all(dataclasses.replace(row, title=known.title) != known for known in rows):
             rows.append(row)
-    return Memory(tuple(rows), world_size, sharded)
+    return Memory(tuple(rows), spread)
 
 
-def _bytes(title: str, plan: Plan, recipe: Recipe, groups: tuple[PlannedGroup, ...], ranks: int) -> Bytes:
+def _bytes(title: str, plan: Plan, recipe: Recipe, groups: tuple[PlannedGroup, ...], spread: Spread) -> Bytes:
     slots: Counter[str] = Counter()
     trained = 0
-    for group in groups:
-        for member in group.members:
-            weight = member.parameter
-            trained += _shard(weight, ranks)
-            state, codecs = state_on_meta(group.rule.fit(tuple(weight.shape)), weight, group.storage)
-            for number, codec in codecs.items():
-                for name in codec.names(number):
-                    if name != WEIGHTS:
-                        slots[name if number == WEIGHTS else number] += _shard(state[name], ranks)
-    frozen = sum(_shard(entry.parameter, ranks) for entry in plan.frozen)
-    return Bytes(title, trained + frozen, trained, dict(slots), _step_peak(groups, recipe, ranks))
+    for (rule, shape, dtype, storage), count in alike(groups).items():
+        trained += count * _weights_bytes(shape, dtype, spread)
+        for number, size in _state_bytes(rule, shape, dtype, storage, spread):
+            slots[number] += count * size
+    frozen = sum(_weights_bytes(tuple(e.parameter.shape), e.parameter.dtype, spread) for e in plan.frozen)
+    return Bytes(title, trained + frozen, trained, dict(slots), _step_peak(groups, recipe, spread))
+
+
+def alike(groups: Sequence[PlannedGroup]) -> Counter[tuple[Rule, Shape, torch.dtype, Storage]]:
+    """How often there is a parameter of one rule, fitted to it, shape, dtype and storage."""
+    return Counter(
+        (group.rule.fit(tuple(weight.shape)), tuple(weight.shape), weight.dtype, group.storage)
+        for group in groups
+        for weight in (member.parameter for member in group.members)
+    )
+
+
+def _weights_bytes(shape: Shape, dtype: torch.dtype, spread: Spread) -> int:
+    return math.prod(spread.weights(shape)) * dtype.itemsize
+
+
+def _state_bytes(
+    rule: Rule, shape: Shape, dtype: torch.dtype, storage: Storage, spread: Spread
+) -> Iterator[tuple[str, int]]:
+    """What the first rank keeps of a parameter's state, slot by slot, and what it keeps beside the weights."""
+    codecs = codecs_for(rule, shape, dtype, storage)
+    for part in codecs[WEIGHTS].stored(WEIGHTS, spread.worked_on(shape))[1:]:
+        yield part.name, part.nbytes
+    for slot in rule.slot_list():
+        if not slot.scalar:
+            for part in codecs[slot.name].stored(slot.name, spread.slot(rule, slot, shape)):
+                yield slot.name, part.nbytes
 
 
 def state_of(rule: Rule, weight: Tensor, storage: Storage = AS_IT_IS) -> tuple[dict[str, Any], dict[str, Codec]]:
@@ -153,36 +177,75 @@ def state_on_meta(rule: Rule, weight: Tensor, storage: Storage) -> tuple[dict[st
     return state_of(rule, torch.empty_like(weight, device="meta"), storage)
 
 
-def _shard(tensor: Tensor, ranks: int) -> int:
-    """The bytes that the first rank holds: FSDP cuts along the first dimension, and the first parts are the largest."""
-    return math.prod(_shard_shape(tensor, ranks)) * tensor.element_size()
-
-
-def _shard_shape(tensor: Tensor, ranks: int) -> tuple[int, ...]:
-    return (math.ceil(tensor.shape[0] / ranks), *tensor.shape[1:]) if tensor.ndim else ()
-
-
-def _step_peak(groups: tuple[PlannedGroup, ...], recipe: Recipe, ranks: int) -> int:
-    """Temporaries at the fullest moment: batches run one after the other, so the largest counts. A rule of matrices
-    needs them whole, also where each rank holds a part."""
-    alike: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+def _step_peak(groups: tuple[PlannedGroup, ...], recipe: Recipe, spread: Spread) -> int:
+    """Temporaries at the fullest moment: batches run one after the other, so the largest counts."""
+    together: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    shared: defaultdict[tuple[Any, ...], list[tuple[Rule, Tensor]]] = defaultdict(list)
     for group in groups:
         for member in group.members:
             weight = member.parameter
-            fitted = group.rule.fit(tuple(weight.shape))
+            shape = tuple(weight.shape)
+            fitted = group.rule.fit(shape)
             engine = engine_name(recipe.engine, fitted, weight, group.storage)
-            if engine != "fused":
-                whole = ranks == 1 or fitted.acts_on == "matrices"
-                held = weight if whole else weight.new_empty(_shard_shape(weight, ranks), device="meta")
-                codecs = codecs_for(fitted, tuple(held.shape), weight.dtype, group.storage)
-                alike[engine, fitted, group.storage, device_of(weight), *codecs.items()].append(held)
-    return max(
-        (
-            rehearse(rule, weights, device, engine, functools.partial(state_of, storage=storage)).peak
-            for (engine, rule, storage, device, *_), weights in alike.items()
-        ),
-        default=0,
-    )
+            layout = spread.layout(shape)
+            if engine == "matrices" and layout is not None and not whole_here(fitted, layout):
+                shared[bucket_key(fitted, shape, weight.dtype, group.storage)].append((fitted, weight))
+            elif engine != "fused":
+                held = weight.new_empty(spread.worked_on(shape), device="meta") if layout is not None else weight
+                codecs = codecs_for(fitted, shape, weight.dtype, group.storage)
+                together[engine, fitted, group.storage, device_of(weight), *codecs.items()].append(held)
+    found = [
+        rehearse(rule, weights, device, engine, functools.partial(state_of, storage=storage)).peak
+        for (engine, rule, storage, device, *_), weights in together.items()
+    ]
+    return max((*found, *(_exchanging(bucket, spread) for bucket in shared.values())), default=0)
+
+
+def bucket_key(rule: Rule, shape: Shape, dtype: torch.dtype, storage: Storage) -> tuple[Any, ...]:
+    """What parameters that the optimizer works on together have in common, as `stepwell.batching` has it."""
+    return type(rule), flags(type(rule), rule.values()), *codecs_for(rule, shape, dtype, storage).items()
+
+
+def _exchanging(matrices: Sequence[tuple[Rule, Tensor]], spread: Spread) -> int:
+    """Temporaries of a rank that puts matrices together, works on them and gives them back, in the fullest round.
+
+    A message is there as it was sent, which the library that sends it may let go of late, and as it arrives. While a
+    round is worked on, the next is under way to it, and what the last has brought is on its way back.
+    """
+    shapes = [rule.working_shape(tuple(weight.shape)) for rule, weight in matrices]
+    owners = shared_out(shapes, spread.shards)
+    rounds = in_rounds(shapes, owners)
+    fullest = max(rounds, key=lambda places: max(_owned(matrices, places, owners, "read").values()))
+    read, written = (_owned(matrices, fullest, owners, way) for way in ("read", "written"))
+    rank = max(read, key=lambda owner: read[owner])
+    mine = [matrices[place] for place in fullest if owners[place] == rank]
+    apart: defaultdict[Rule, list[Tensor]] = defaultdict(list)
+    for rule, weight in mine:
+        apart[rule].append(weight)
+    work = max(rehearse(r, weights, device_of(weights[0]), "matrices", state_of).peak for r, weights in apart.items())
+    if len(rounds) == 1:
+        return 2 * read[rank] + max(work, read[rank], 2 * written[rank])
+    return 3 * read[rank] + work + 2 * written[rank]
+
+
+def _owned(
+    matrices: Sequence[tuple[Rule, Tensor]], places: Sequence[int], owners: Sequence[int], way: Way
+) -> Counter[int]:
+    """Bytes that each rank puts together, or gives back, of the matrices in these places."""
+    found: Counter[int] = Counter()
+    for place in places:
+        rule, weight = matrices[place]
+        found[owners[place]] += sum(number_bytes(rule, name, weight) for name in getattr(exchanged(rule), way))
+    return found
+
+
+def number_bytes(rule: Rule, number: str, weight: Tensor) -> int:
+    """Bytes of the weights, the gradient or a slot of a parameter that is stored as it is."""
+    slot = next((slot for slot in rule.slot_list() if slot.name == number), None)
+    if slot is None:
+        return weight.nbytes
+    dtype = torch.promote_types(weight.dtype, torch.float32) if slot.wide else weight.dtype
+    return math.prod(rule.slot_shape(slot, tuple(weight.shape))) * dtype.itemsize
 
 
 def device_of(weight: Tensor) -> str:

@@ -25,8 +25,12 @@ from stepwell.tabular import WIDTH, room_beside, some, text_table, wrapped
 from stepwell.tracks import entry_called
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from stepwell.planning.cost import Cost
     from stepwell.planning.memory import Memory
+    from stepwell.planning.spreading import Sharded
+    from stepwell.planning.traffic import Traffic
 
 BESIDE = (Storage("8bit"), Storage("bfloat16"), "adamw", "lion", "muon", "t5-adafactor")
 """What a plan's memory is compared with: the same with its state in fewer bits, and presets."""
@@ -198,14 +202,21 @@ class Plan:
     # What it costs.
 
     def memory(
-        self, *, world_size: int = 1, sharded: bool = False, beside: Sequence[str | Recipe | Storage] = BESIDE
+        self,
+        *,
+        world_size: int = 1,
+        sharded: Sharded = False,
+        replicas: int = 1,
+        beside: Sequence[str | Recipe | Storage] = BESIDE,
     ) -> Memory:
         """Bytes of weights, gradients and state, and the peak of a step, for this recipe and others beside it.
 
         Args:
             world_size: on how many ranks, at least 1.
-            sharded: whether the ranks share weights, gradients and state among them, as FSDP does: each tensor cut
-                along its first dimension. The figures are those of the first rank, which holds the most.
+            sharded: what the ranks share: True for weights, gradients and state, as FSDP does, "state" for the state
+                alone, as `shard_state` does; each tensor is cut along its first dimension. The figures are those of
+                the first rank, which holds the most.
+            replicas: into how many groups the ranks are divided, each of which shares everything among its own (HSDP).
             beside: recipes, or names of presets, that could be taken in its place, or a `stepwell.codecs.Storage` for
                 the same recipe stored so. One that does not fit the model, or needs the same as another, is left out.
 
@@ -213,8 +224,21 @@ class Plan:
             TypeError, ValueError: a number of ranks that is none, an unknown preset.
         """
         from stepwell.planning.memory import memory
+        from stepwell.planning.spreading import Spread
 
-        return memory(self, world_size=world_size, sharded=sharded, beside=beside)
+        return memory(self, Spread.of(world_size, sharded, replicas), beside)
+
+    def traffic(self, *, world_size: int, sharded: Sharded = False, replicas: int = 1) -> Traffic:
+        """Bytes that a rank sends in a step, message by message: what DDP or FSDP2 send to train, and what the
+        optimizer sends. See `docs/scale.md` for how they are counted.
+
+        Args:
+            world_size, sharded, replicas: as for `memory`.
+        """
+        from stepwell.planning.spreading import Spread
+        from stepwell.planning.traffic import traffic
+
+        return traffic(self, Spread.of(world_size, sharded, replicas))
 
     def cost(self, *, bandwidth: float = 20e9, rate: float = 1e12) -> Cost:
         """Bytes moved and operations done by one step of the optimizer, and the time that these take at least.
@@ -281,20 +305,20 @@ class Plan:
 
     # What becomes of it.
 
-    def build(self, *, rounding_seed: int = 0) -> tuple[Optimizer, Scheduler]:
+    def build(self, *, rounding_seed: int = 0, shard_state: bool | DeviceMesh = False) -> tuple[Optimizer, Scheduler]:
         """The optimizer and the scheduler.
 
         Args:
-            rounding_seed: as `stepwell.Optimizer` takes it.
+            rounding_seed, shard_state: as `stepwell.Optimizer` takes them.
 
         Raises ValueError where a schedule needs a horizon and the plan has none.
         """
-        optimizer = self.build_optimizer(rounding_seed=rounding_seed)
+        optimizer = self.build_optimizer(rounding_seed=rounding_seed, shard_state=shard_state)
         return optimizer, self.build_scheduler(optimizer)
 
-    def build_optimizer(self, *, rounding_seed: int = 0) -> Optimizer:
-        """The optimizer alone, for a training that sets its rates by other means; `rounding_seed` as
-        `stepwell.Optimizer` takes it."""
+    def build_optimizer(self, *, rounding_seed: int = 0, shard_state: bool | DeviceMesh = False) -> Optimizer:
+        """The optimizer alone, for a training that sets its rates by other means; `rounding_seed` and `shard_state` as
+        `stepwell.Optimizer` takes them."""
         recipe = self.recipe
         return Optimizer(
             [group.as_param_group() for group in self.groups],
@@ -305,6 +329,7 @@ class Plan:
             state_dtype=recipe.state_dtype,
             master=recipe.master,
             rounding_seed=rounding_seed,
+            shard_state=shard_state,
         )
 
     def build_scheduler(self, optimizer: optim.Optimizer, *, counts: Literal["calls", "steps"] = "calls") -> Scheduler:

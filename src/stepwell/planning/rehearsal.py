@@ -84,7 +84,7 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [tensor.untyped_storage() for tensor in _tensors((args, kwargs))]
-        result = function(*args, **(kwargs or {}))
+        result = _run(function, args, kwargs or {})
         before = {storage._cdata for storage in given}
         for tensor in _tensors(result):
             storage = tensor.untyped_storage()
@@ -105,6 +105,14 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _release(self, size: int) -> None:
         self._held -= size
+
+
+def _run(function: Any, args: Any, kwargs: Any) -> Any:
+    """What the function gives, also of a tensor without data where torch does not know its shape."""
+    if function is torch.ops.aten.geqrf.default and args[0].is_meta:
+        matrix = args[0]
+        return torch.empty_like(matrix), matrix.new_empty((*matrix.shape[:-2], min(matrix.shape[-2:])))
+    return function(*args, **kwargs)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
