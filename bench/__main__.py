@@ -1,4 +1,4 @@
-"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|table|gallery|scale`,
+"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|quality|table|gallery|evidence|scale`,
 from the repository's root."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from bench import checkpoint, gallery, memory, plan, presets, scale, schedule, start, step, storage, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
+from bench.quality import command as quality_command
 from bench.records import RESULTS, Report, Row, check_same, load, merged
 from bench.shapes import GPT2, SHAPES
 from bench.subjects import SUBJECTS
@@ -30,6 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one benchmark, print its table, and keep the result."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.what in ("quality", "evidence"):
+        quality_command.main(parser, given)
+        return
     if given.what == "table":
         print(table.write())
         return
@@ -146,7 +150,9 @@ def _versions() -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side with peers.")
     commands = parser.add_subparsers(
-        dest="what", required=True, metavar="{step,memory,start,schedule,plan,checkpoint,storage,table,gallery,scale}"
+        dest="what",
+        required=True,
+        metavar="{step,memory,start,schedule,plan,checkpoint,storage,quality,table,gallery,evidence,scale}",
     )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
@@ -175,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
             repeats, unit = kinds.get(what, (_ROUNDS, "rounds"))
             command.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"{unit}, default {repeats}")
             command.add_argument("--quick", action="store_true", help=f"at most {_QUICK_ROUNDS} {unit}, and not saved")
+    quality_command.add_to(commands)
     commands.add_parser("table", help="write docs/benchmarks.md from bench/results")
     commands.add_parser(
         "gallery", help="write docs/optimizers.md from the rules and bench/results; draw docs/paths.svg"

@@ -20,14 +20,16 @@ PAGES = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "many-ranks", "scale"),
-            *("getting-started", "own-optimizer", "migrating", "troubleshooting"),
+            *("what-is-a-number", "schedules", "optimizers", "checkpoints", "storage", "memory", "telemetry", "scale"),
+            *("many-ranks", "getting-started", "own-optimizer", "migrating", "troubleshooting"),
         )
     ),
 ]
 RECIPES = ROOT / "docs" / "recipes.md"
 SHOW_A_KERNEL = PAGES[:2]
-WITH_PEERS = [ROOT / "docs" / "jax.md", ROOT / "docs" / "keras.md"]
+WITHOUT_CODE = [ROOT / "docs" / f"{name}.md" for name in ("evidence", "choosing", "examples")]
+WITH_PEERS = [ROOT / "docs" / f"{name}.md" for name in ("huggingface", "lightning", "logging", "jax")]
+WITH_KERAS = ROOT / "docs" / "keras.md"
 
 
 def run(page: Path) -> None:
@@ -50,15 +52,21 @@ def test_python_blocks_run_in_order(page: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.peers
-def test_python_blocks_of_jax_run_in_order() -> None:
-    run(ROOT / "docs" / "jax.md")
+@pytest.mark.filterwarnings("ignore")  # other packages warn of much that is not ours
+@pytest.mark.parametrize("page", WITH_PEERS, ids=lambda page: page.name)
+def test_python_blocks_with_other_packages_run_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run(page)
 
 
 @pytest.mark.peers
 @pytest.mark.keras
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_python_blocks_of_keras_run_in_order() -> None:
-    run(ROOT / "docs" / "keras.md")
+    run(WITH_KERAS)
 
 
 def test_the_picture_of_schedules_is_what_the_program_draws() -> None:
@@ -100,6 +108,6 @@ def test_recipes_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_links_lead_to_files() -> None:
-    for page in [*PAGES, RECIPES, *WITH_PEERS, ROOT / "docs" / "examples.md"]:
+    for page in [*PAGES, RECIPES, *WITHOUT_CODE, *WITH_PEERS, WITH_KERAS]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

@@ -48,6 +48,8 @@ from stepwell.facades import (
     optimizer_class,
 )
 from stepwell.horizon import horizon
+from stepwell.in_backward import step_in_backward
+from stepwell.offloading import offload
 from stepwell.optimizer import Optimizer
 from stepwell.planning import Plan, plan
 from stepwell.plateau import Greedy, ReduceOnPlateau
@@ -125,6 +127,7 @@ __all__ = [
     "horizon",
     "list_optimizers",
     "lookahead",
+    "offload",
     "optimizer_class",
     "plan",
     "rules",
@@ -132,4 +135,5 @@ __all__ = [
     "schedule_free",
     "schedules",
     "select",
+    "step_in_backward",
 ]

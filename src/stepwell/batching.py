@@ -7,7 +7,8 @@ kept, and each step only looks whether it still holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from operator import attrgetter, is_, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +35,7 @@ from stepwell.layout import (
 )
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, flags, namespace
+from stepwell.turns import turns_of
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -147,7 +149,7 @@ class Buckets:
         mesh: the ranks that share the state of parameters that each of them has whole; None where none do.
 
     Attributes:
-        observed: whether updates add up the squares of what they see; `forget` after a change.
+        observed: whether updates add up the squares of what they see.
         latest: the buckets of the last step.
     """
 
@@ -166,6 +168,12 @@ class Buckets:
         """Make the buckets anew at the next step."""
         self._made_for = None
 
+    def observe(self, observed: bool) -> None:
+        """From the next step on, let updates add up the squares of what they see, or no longer."""
+        if observed != self.observed:
+            self.observed = observed
+            self.forget()
+
     def agree(self, groups: list[dict[str, Any]], name_of: Callable[[Tensor], str], found: Tensor | None) -> Any:
         """Make sure that the same parameters have a gradient on all ranks, in one small message a step for each mesh.
 
@@ -174,6 +182,8 @@ class Buckets:
 
         Raises RuntimeError, on all ranks, where they differ.
         """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return found
         apart: defaultdict[DeviceMesh | None, list[Tensor]] = defaultdict(list)
         for group in groups:
             for parameter in group["params"]:
@@ -194,15 +204,23 @@ class Buckets:
         return answer
 
     def collect(
-        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
+        self,
+        groups: list[dict[str, Any]],
+        state: Mapping[Tensor, State],
+        name_of: Callable[[Tensor], str],
+        among: AbstractSet[int] | None = None,
     ) -> list[Bucket]:
-        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one."""
-        gradients = _gradients_of(groups)
+        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one.
+
+        `among` are the ids of those that are meant, by default all.
+        """
+        gradients = _gradients_of(groups, among)
         present = [gradient is not None for gradient in gradients]
         if not self._hold(groups, state, gradients, present):
-            given = [(p, g) for group in groups for p in group["params"] if (g := p.grad) is not None]
+            has_one = iter(present)
+            members = [[p for p in group["params"] if next(has_one)] for group in groups]
+            given = [(p, g) for parameters in members for p in parameters if (g := p.grad) is not None]
             check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
-            members = [[p for p in group["params"] if p.grad is not None] for group in groups]
             self.latest = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
         for bucket in self.latest:
@@ -263,11 +281,14 @@ class Buckets:
         found: defaultdict[Any, list[_Entry]] = defaultdict(list)
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
+        turns = turns_of(_taking_turns(groups))
         for kind, group, parameters in zip(kinds, groups, members, strict=True):
             whole = kind.of(group)
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
+                for name, turn in turns.get(id(parameter), {}).items():
+                    slots.setdefault(name, turn)
                 layout = self.layout_of(parameter)
                 codecs = (
                     prepare(rule, parameter, slots, known[kind], Storage.of(group))
@@ -306,8 +327,18 @@ class _Entry(NamedTuple):
     layout: Layout | None
 
 
-def _gradients_of(groups: list[dict[str, Any]]) -> list[Any]:
-    """The gradient of each parameter, or None."""
+def _taking_turns(groups: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Rule]]:
+    """The parameters whose rule has work for them now and then, and that rule, fitted."""
+    for group in groups:
+        rule = rule_class(group["rule"]).of(group)
+        if any(slot.work is not None for slot in rule.slot_list()):
+            yield from ((p, rule.fit(tuple(p.shape))) for p in group["params"])
+
+
+def _gradients_of(groups: list[dict[str, Any]], among: AbstractSet[int] | None = None) -> list[Any]:
+    """Every parameter's gradient; None in the place of those that have none or are not meant."""
+    if among is not None:
+        return [p.grad if id(p) in among else None for group in groups for p in group["params"]]
     return [gradient for group in groups for gradient in map(_gradient_of, group["params"])]
 
 

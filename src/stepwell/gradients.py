@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,12 @@ def _scaled_norm(gradient: Tensor) -> float:
 
 def _wide(gradient: Tensor) -> Tensor:
     return gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
+
+
+def not_finite(bad: Sequence[Tensor], name_of: Callable[[Tensor], str]) -> FloatingPointError:
+    """The error that names the first of the parameters whose gradients hold NaN or infinity."""
+    more = f" (and of {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return FloatingPointError(f"the gradient of {name_of(bad[0])}{more} holds NaN or infinity; no weight has changed")
 
 
 def clip_factor(norm: Any, limit: float) -> Any:

@@ -15,7 +15,7 @@ from stepwell.rules.rule import Rule
 # How a group is stored: what its values may be.
 STORAGE = {**CHOICES, "rounding_seed": Seed}
 # What a group may hold beside its parameters, its rule, the rule's hyper-parameters and how it is stored.
-NOTES = ("name", "why", "role", "param_names", "holds")
+NOTES = ("name", "why", "role", "param_names", "holds", "running_norm")
 
 
 def named_tensors(params: Any, where: str) -> tuple[list[str], list[Tensor]]:

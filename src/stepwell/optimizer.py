@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from stepwell.codecs import (
     settle_storage,
 )
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
-from stepwell.gradients import clip_factor, gradient_norms
+from stepwell.gradients import clip_factor, gradient_norms, not_finite
 from stepwell.groups import NOTES, STORAGE, check_fit, check_names, named_tensors
 from stepwell.layout import check_cut, check_stored, held, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
@@ -36,6 +36,9 @@ from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.sharpness import sharp_gradients, sharp_groups
 from stepwell.telemetry import By, Units, readings, units_of
 from stepwell.verdicts import Verdicts
+
+if TYPE_CHECKING:
+    from stepwell.in_backward import StepInBackward
 
 OnNonfinite = Literal["ignore", "raise", "skip"]
 Parameters = Iterable[Any]
@@ -85,6 +88,8 @@ class Optimizer(torch.optim.Optimizer):
 
     # GradScaler then hands over `grad_scale` and `found_inf` instead of rewriting the gradients.
     _step_supports_amp_scaling = True
+    # What has stepped in the backward pass already, where something has.
+    _in_backward: StepInBackward | None = None
 
     def __init__(
         self,
@@ -186,16 +191,16 @@ class Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step. Returns what the closure returns, which is called with gradients enabled."""
+        if self._in_backward is not None:
+            self._in_backward.finish(closure)
+            return None
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         if sharp := sharp_groups(self.param_groups):
             sharp_gradients(sharp, closure, with_kernel=self.engine in ("auto", "fused"))
-        self._recognise()
-        for group in self.param_groups:
-            if group.get("holds") == "averaged":
-                raise RuntimeError("the parameters hold the averaged weights; call optimizer.train() before step()")
+        self._check_ready()
         found = self._buckets.agree(self.param_groups, self._name_of, getattr(self, "found_inf", None))
         factor = 1.0
         buckets = self._verdicts.judged(
@@ -226,6 +231,28 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.run()
         return loss
+
+    def _check_ready(self) -> None:
+        """Raise RuntimeError where the parameters do not hold the weights to train on."""
+        self._recognise()
+        for group in self.param_groups:
+            if group.get("holds") == "averaged":
+                raise RuntimeError("the parameters hold the averaged weights; call optimizer.train() before step()")
+
+    def _step_only(self, parameters: list[Tensor], buckets: Buckets, factor: float) -> None:
+        """Step some parameters, whose gradients are there and are multiplied with `factor`, and no others."""
+        chosen = set(map(id, parameters))
+        buckets.observe(self._buckets.observed)
+        for bucket in buckets.collect(self.param_groups, self.state, self._name_of, among=chosen):
+            bucket.batch.advance()
+            bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
+            bucket.run()
+            bucket.batch.gradients = bucket.batch.weights  # it holds on to none
+
+    def _finish_steps(self, all_of_them: Iterable[Buckets]) -> None:
+        """Come to the end of what `_step_only` has done, one after another, with these."""
+        self._buckets.forget()
+        self._buckets.latest = [bucket for buckets in all_of_them for bucket in buckets.latest]
 
     @property
     def skipped(self) -> int:
@@ -260,10 +287,7 @@ class Optimizer(torch.optim.Optimizer):
             if bad and self.on_nonfinite == "skip":
                 return None
             if bad:
-                more = f" (and of {len(bad) - 1} more)" if len(bad) > 1 else ""
-                raise FloatingPointError(
-                    f"the gradient of {self._name_of(bad[0])}{more} holds NaN or infinity; no weight has changed"
-                )
+                raise not_finite(bad, self._name_of)
         return factor if self.clip_norm is None else factor * clip_factor(norm, self.clip_norm)
 
     def _name_of(self, parameter: Tensor) -> str:
@@ -339,8 +363,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def observe(self, observed: bool = True) -> None:
         """From the next step on, let each step add up on its way what `telemetry` tells. A copy is not observed."""
-        self._buckets.observed = observed
-        self._buckets.forget()
+        self._buckets.observe(observed)
+
+    @property
+    def observed(self) -> bool:
+        """Whether steps are observed, so that `telemetry` can be asked."""
+        return self._buckets.observed
 
     def telemetry(self, by: By = "group") -> dict[str, dict[str, float]]:
         """The last step that was taken, in numbers, for each group (by its name, or its number), or each parameter.

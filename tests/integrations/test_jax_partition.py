@@ -158,6 +158,8 @@ def test_roles_that_are_not_known() -> None:
         ({"undecayed": select.where(callable)}, r"where\(builtins.callable\) cannot be answered"),
         ({"layer_decay": 0.9}, "layer_decay and depths need the order of the layers"),
         ({"on_nonfinite": "raise"}, "nothing is raised under jax.jit; take 'skip'"),
+        ({"state_dtype": "8bit"}, r"^state_dtype='8bit' \(route 'adamw'\) is for torch alone: on JAX slots have"),
+        ({"routes": (Route(rule="AdamW", master="kahan"),)}, r"^master='kahan' \(route 'adamw'\) .* take master=None$"),
         ({"routes": (Route(rule="AdamW", select=select.name("dens")),)}, "no route takes"),
         ({"routes": (Route(rule="Muon"),)}, r"Muon acts on real matrices .* has shape \(3,\)"),
         ({"routes": (Route(rule="Prodigy"),)}, "Prodigy works with sums over all its parameters.*into 2 groups"),

@@ -368,6 +368,9 @@ def test_options_that_are_refused() -> None:
         ours.Optimizer(rule, weight_decay=0.1)
     with pytest.raises(TypeError, match=r"AdamW has a number 'weight_dekay'.*did you mean 'weight_decay'"):
         ours.Optimizer(rule, schedules={"weight_dekay": schedules.Linear(horizon=3)})
+    for name, value in (("state_dtype", "8bit"), ("master", "kahan")):
+        with pytest.raises(ValueError, match=f"^{name} is for torch alone: in Keras slots have the dtype of their var"):
+            ours.Optimizer(rule, **{name: value})
     with pytest.raises(ValueError, match="given as learning_rate"):
         ours.Optimizer(rule, schedules={"lr": schedules.Linear(horizon=3)})
     with pytest.raises(ValueError, match="AdamW keeps no average"), ours.Optimizer(rule).averaged():

@@ -58,8 +58,7 @@ def outcome(parameters: list[nn.Parameter], optimizer: stepwell.Optimizer) -> li
     state = optimizer.state_dict()["state"]
     found: list[Any] = [whole(p) for p in parameters]
     for number in range(len(parameters)):
-        for slot in ("exp_avg", "exp_avg_sq"):
-            found.append(whole(state[number][slot]))
+        found += [whole(state[number][slot]) for slot in ("exp_avg", "exp_avg_sq")]
     return found
 
 

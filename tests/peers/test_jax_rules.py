@@ -186,3 +186,16 @@ def test_outputs_on_the_last_axis(case: Case) -> None:
     for update, other, order in zip(updates, expected, axes.values(), strict=True):
         assert np.abs(update).max() > 1e-3
         assert_near([to_torch(update.transpose(order))], [to_torch(other)], 1e-12)
+
+
+@pytest.mark.usefixtures("_in_float64")
+@pytest.mark.parametrize("name", ["SOAP", "Shampoo"])
+def test_turns_that_are_all_the_same(name: str) -> None:
+    # In JAX every side has turn 0, as without turns; one side after the other, the result is the same.
+    (case,) = such_as(lambda case: case.name == name, PLAIN_CASES)
+    plain = case.but(precondition_frequency=2)
+    found = [
+        trained(one.rule, SHAPES["matrices"], "float64", outputs="first")[0]
+        for one in (plain, plain.but(spread_refresh=True))
+    ]
+    assert_near(*([to_torch(array) for array in tree["float64"]] for tree in found), 1e-9)

@@ -322,6 +322,8 @@ def test_the_callback_tells_the_plan_and_the_numbers(tmp_path: Path, caplog: pyt
     assert [logs["lr/adamw_torch depth 3"] for logs in told] == pytest.approx([0.75e-3, 0.25e-3])
     assert [logs["lr/adamw_torch depth 0"] for logs in told] == pytest.approx([0.75e-3 / 8, 0.25e-3 / 8])
     assert [logs["learning_rate"] for logs in told] == pytest.approx([0.75e-3 / 8, 0.25e-3 / 8])
+    # Adam's steps are about as long as their rate at first.
+    assert 0.1 * 0.75e-3 < told[0]["update_rms/adamw_torch depth 3"] < 2 * 0.75e-3
     assert [logs for logs in heard if "train_runtime" in logs and "lr/adamw_torch depth 3" in logs] == []
 
 
@@ -340,7 +342,7 @@ def test_the_callback_with_transformers_own_trainer(tmp_path: Path) -> None:
     )
     trainer.train()
     (entry,) = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert {"lr/hidden", "lr/adamw", "lr/adamw undecayed", "gradient_norm"} <= set(entry)
+    assert {"lr/hidden", "lr/adamw", "lr/adamw undecayed", "gradient_norm", "update_to_weight/hidden"} <= set(entry)
 
 
 def test_nothing_is_made_where_there_is_nothing_to_train_on(tmp_path: Path) -> None:

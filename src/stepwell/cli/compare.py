@@ -28,7 +28,8 @@ HELP = "\n\n".join(
         "  stepwell compare\n"
         "  stepwell compare --recipes adamw,muon --steps 1000 --out muon\n"
         "  stepwell compare --recipes a.toml,b.toml --task lines:fit\n"
-        "  stepwell compare --task lines:fit --sweep",
+        "  stepwell compare --task lines:fit --sweep\n"
+        "  stepwell compare --task lines:fit --fair 8",
     )
 )
 GREATEST_SEED = 2**31 - 2  # a sweep takes the next one
@@ -66,6 +67,16 @@ def compare(
             "with stepwell, or the recipe's own.",
         ),
     ] = False,
+    fair: Annotated[
+        str,
+        typer.Option(
+            metavar="TRIES",
+            help="The protocol of docs/evidence.md on your task: so many tries for every recipe, at points that Optuna "
+            "draws; the best again from 3 fresh seeds, at half and twice its rate, and over 4 times the steps. Every "
+            "run is kept under --out/fair, and the same command goes on. With 8 tries it takes 17 times --steps each.",
+            show_default=False,
+        ),
+    ] = "",
     tries: Annotated[str, typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.")] = "16",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the results as JSON, as in results.json; progress goes to stderr.")
@@ -90,9 +101,21 @@ def compare(
     drawn = whole_number("--seed", seed, low=0, high=GREATEST_SEED)
     length = whole_number("--steps", steps, low=1) if steps is not None else None
     budget = whole_number("--tries", tries, low=1)
+    fair_tries = whole_number("--fair", fair, low=1) if fair else None
+    if fair_tries is not None and (sweep or resume or as_json):
+        other = "--sweep" if sweep else "--resume" if resume else "--json"
+        why = "it searches by itself" if sweep else "it always goes on" if resume else "it writes fair.json"
+        raise InputError(f"--fair takes no {other}: {why}")
     if not out:  # Path("") would be the current directory, and the likely cause is a variable that was not set
         raise InputError("--out must be a directory that can be written, got ''")
     loaded = load_task(task, drawn)
+    if fair_tries is not None:
+        from stepwell.cli.fair import run_fairly
+        from stepwell.compare.fair import Protocol
+
+        protocol = Protocol(steps=length or loaded.steps, tries=fair_tries, seed=drawn)
+        with output_directory(Path(out)) as directory:
+            return run_fairly(lambda seed: load_task(task, seed), chosen, protocol, directory)
 
     from rich.console import Console
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.text import Text
 from stepwell.catalogue import Entry
 from stepwell.checkpoint.contents import GroupContents
 from stepwell.compare.results import Comparison
+from stepwell.compare.standing import Standing
 from stepwell.planning.memory import Memory
 from stepwell.planning.plans import HEADINGS, Plan
 from stepwell.recipes import Recipe
@@ -101,6 +102,31 @@ def results_table(comparison: Comparison) -> Table:
             numbers.milliseconds(row.step_milliseconds),
             numbers.share(row.optimizer_share),
             numbers.data(row.state_bytes),
+        )
+    return table
+
+
+def fair_table(standings: Sequence[Standing], titles: Mapping[str, str]) -> Table:
+    """One line for each recipe of a fair test, the baseline first, the lowest mean in bold."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True)
+    for heading in (
+        *("final\nloss", "spread", "steps to\nbaseline", "longer:\nloss", "steps to\nbaseline"),
+        *("half the\nrate", "twice\nthe rate", "diverged", "\nstate"),
+    ):
+        table.add_column(heading, justify="right", vertical="bottom")
+    lowest = min((one.mean for one in standings if one.mean is not None), default=None)
+    for index, one in enumerate(standings):
+        table.add_row(
+            Text(titles[one.recipe], style="bold" if index == 0 else ""),
+            Text(numbers.loss(one.mean), style="bold" if one.mean is not None and one.mean == lowest else ""),
+            numbers.loss(one.spread),
+            numbers.share(one.steps_to_baseline),
+            numbers.loss(one.longer),
+            numbers.share(one.longer_to_baseline),
+            *(numbers.MISSING if more is None else f"{more - 1:+.1%}" for more in (one.half, one.twice)),
+            f"{one.diverged}/{one.tries}",
+            numbers.data(one.state_bytes),
         )
     return table
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -48,13 +48,17 @@ class ByteGPT(nn.Module):
     def __init__(self, *, width: int = 128, layers: int = 5, heads: int = 4, context: int = CONTEXT) -> None:
         super().__init__()
         self.embedding = nn.Embedding(256, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(self.make_block(width, heads) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
         self.head = nn.Linear(width, 256, bias=False)
         cosine, sine = rotary_angles(width // heads, context)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
         self._initialise(layers)
+
+    def make_block(self, width: int, heads: int) -> Block:
+        """One block of the stack; a variation of the model makes another kind."""
+        return Block(width, heads)
 
     def _initialise(self, layers: int) -> None:
         nn.init.normal_(self.embedding.weight, std=1.0)
@@ -93,7 +97,11 @@ class Block(nn.Module):
         key = rotate(self._split(self.key(y)), cosine, sine)
         attended = functional.scaled_dot_product_attention(query, key, self._split(self.value(y)), is_causal=True)
         x = x + self.mix(attended.transpose(1, 2).flatten(2))
-        return torch.as_tensor(x + self.contract(functional.gelu(self.expand(self.mlp_norm(x)))))
+        return x + self.feed_forward(self.mlp_norm(x))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The part of a block that treats every time alike, (batch, time, width) → (batch, time, width)."""
+        return torch.as_tensor(self.contract(functional.gelu(self.expand(x))))
 
     def _split(self, x: Tensor) -> Tensor:
         """(batch, time, width) → (batch, heads, time, width / heads)."""
@@ -146,19 +154,23 @@ def task(seed: int) -> Task:
     )
 
 
-def crops(text: Tensor, starts: Tensor) -> Tensor:
-    """Passages of CONTEXT + 1 bytes (inputs and the byte after each), shape (len(starts), CONTEXT + 1)."""
-    return text[starts[:, None] + torch.arange(CONTEXT + 1)].long()
+def crops(text: Tensor, starts: Tensor, context: int = CONTEXT) -> Tensor:
+    """Passages of context + 1 bytes (inputs and the byte after each), shape (len(starts), context + 1)."""
+    return text[starts[:, None] + torch.arange(context + 1)].long()
 
 
-def read_corpus(folder: Path) -> tuple[Tensor, Tensor]:
+def read_corpus(folder: Path, among: Callable[[str], bool] = lambda _: True) -> tuple[Tensor, Tensor]:
     """The training and validation bytes of the Python files under `folder`.
+
+    Args:
+        folder: where they are.
+        among: whether a file, by its name relative to the folder, is one of them.
 
     Raises:
         TaskError: if the folder or a file cannot be read, or holds too little text to learn from.
     """
     kept: dict[bool, list[bytes]] = {True: [], False: []}
-    for name, path in python_files(folder):
+    for name, path in filter(lambda named: among(named[0]), python_files(folder)):
         try:
             kept[is_held_out(name)].append(path.read_bytes())
         except OSError as error:

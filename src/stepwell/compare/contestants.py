@@ -103,7 +103,9 @@ class Contestant:
             if axis.index is None:
                 found[axis.name] = rounded
             else:
-                found[axis.name] = [*found.get(axis.name, []), rounded]
+                # What of a pair is not searched stays as the recipe has it.
+                own = self.recipe.rule_of(self.recipe.routes[0]).values()
+                found.setdefault(axis.name, list(own[axis.name]))[axis.index] = rounded
         return found
 
 

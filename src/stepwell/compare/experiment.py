@@ -100,9 +100,9 @@ def conditions(
     )
 
 
-def evaluation_steps(steps: int) -> list[int]:
-    """The steps after which runs are evaluated: about 25 of them, evenly spaced, the last included."""
-    count = min(EVALUATIONS, steps)
+def evaluation_steps(steps: int, points: int = EVALUATIONS) -> list[int]:
+    """The steps after which runs are evaluated: about as many as `points`, evenly spaced, the last included."""
+    count = min(points, steps)
     return sorted({round(steps * (turn + 1) / count) for turn in range(count)})
 
 

@@ -14,6 +14,8 @@ from stepwell.rules.rule import Rule
 # A stack is copied together, and its products want several more: with many large matrices, a multiple of the model. So
 # a stack has at most so many numbers, enough to fill an accelerator.
 LARGEST_STACK = 1 << 24
+# Up to so many numbers a matrix is too small to be split among a CPU's threads.
+_SMALL = 128 * 256
 
 
 class Matrices(Direct):
@@ -55,4 +57,9 @@ def worth_stacking(matrix: Tensor) -> bool:
     pays only while a single one is too small to be split among them: measured with two threads, 24 matrices of 64×64
     take half the time, of 128×256 three quarters, and twelve of 192×192 as long as one by one.
     """
-    return matrix.device.type != "cpu" or matrix.numel() <= 128 * 256
+    return matrix.device.type != "cpu" or matrix.numel() <= _SMALL
+
+
+def is_small(rule: Rule, weight: Tensor) -> bool:
+    """Whether the rule works on this parameter in a stack on every device, small as it is."""
+    return rule.acts_on == "matrices" and rule.stackable and weight.numel() <= _SMALL

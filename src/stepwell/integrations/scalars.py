@@ -19,7 +19,9 @@ def scalars(optimizer: Any) -> dict[str, float]:
     """The learning rate of every group by its name, and what else the optimizer has counted or measured.
 
     "lr/NAME" for each group, "gradient_norm" where the optimizer has worked it out, "skipped_steps" where it has left
-    steps out, and the numbers of its `telemetry`, where it keeps one.
+    steps out, and, of a `stepwell.Optimizer` that is observed, "update_rms/NAME", "weight_rms/NAME",
+    "gradient_rms/NAME" and "update_to_weight/NAME" for each group. All are plain floats, for TensorBoard, Weights &
+    Biases and whatever else draws scalars.
     """
     inner = bare(optimizer)
     found = {rate_name(group, index): float(group["lr"]) for index, group in enumerate(inner.param_groups)}
@@ -27,9 +29,9 @@ def scalars(optimizer: Any) -> dict[str, float]:
         found["gradient_norm"] = float(inner.gradient_norm)
     if getattr(inner, "skipped", 0):
         found["skipped_steps"] = float(inner.skipped)
-    telemetry = getattr(inner, "telemetry", None)
-    if isinstance(telemetry, dict):
-        found |= {name: float(value) for name, value in telemetry.items() if isinstance(value, (int, float))}
+    if getattr(inner, "observed", False):
+        for group, reading in inner.telemetry().items():
+            found |= {f"{what}/{group}": value for what, value in reading.items()}
     return found
 
 

@@ -47,6 +47,10 @@ class Slot:
     holds an average of weights (as all do that start from them), or numbers whose sign counts however small they are.
     A `wide` slot has at least 32 bits, also where the parameter has 16: an orthogonal basis does not survive being
     rounded.
+
+    A scalar slot with `work` holds the parameter's turn, from 0 to `every` − 1, at work that comes once in so many
+    steps. `work` says how much that is, from the shape in which the rule sees the parameter, and turns are given so
+    that all steps have about as much; the rule never changes them.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Slot:
     wide: bool = False
     positive: bool = False
     fine: bool = False
+    work: Callable[[Shape], float] | None = None
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.start == "weights":

@@ -59,6 +59,9 @@ class SOAP(MatrixRule):
             merged to (out, in·positions).
         merge_dims: False keeps a kernel as it is, with a basis for each of its dimensions; `conv1d` says what is one.
         dims: how many dimensions have a basis: 2, or all of such a kernel, which is read from its shape.
+        spread_refresh: turn each side of each matrix at a step of its own within `precondition_frequency`, so that no
+            step has all of that work; the first turn comes early where its turn does. A side is turned as often as
+            without. (In JAX all have the same turn.)
     """
 
     lr: NonNegative = 3e-3
@@ -73,6 +76,7 @@ class SOAP(MatrixRule):
     correct_bias: bool = True
     merge_dims: bool = True
     dims: Annotated[int, Range(low=2, whole=True)] = 2
+    spread_refresh: bool = False
 
     @property
     def slots(self) -> tuple[str | Slot, ...]:
@@ -80,7 +84,13 @@ class SOAP(MatrixRule):
         sides = [(name, functools.partial(shape, side=side)) for side, name in enumerate(side_names(self.dims))]
         factors = [Slot(f"{name}_factor", shape=shape, wide=True) for name, shape in sides]
         bases = [Slot(f"{name}_basis", shape=shape, wide=True) for name, shape in sides]
-        return ("exp_avg", Slot("exp_avg_sq", positive=True), *factors, *bases)
+        moments = ("exp_avg", Slot("exp_avg_sq", positive=True))
+        if not self.spread_refresh:
+            return (*moments, *factors, *bases)
+        work = functools.partial(turning_work, dims=self.dims, limit=self.max_precond_dim, one_sided=self.one_sided)
+        turn = functools.partial(Slot, scalar=True, every=self.precondition_frequency)
+        turns = [turn(f"{name}_turn", work=functools.partial(work, side=side)) for side, (name, _) in enumerate(sides)]
+        return (*moments, *factors, *bases, *turns)
 
     def fit(self, shape: Shape) -> Rule:
         if len(shape) < 2:
@@ -107,11 +117,15 @@ class SOAP(MatrixRule):
         def later() -> tuple[Any, tuple[Any, ...]]:
             step = s.step - 1
             direction, exp_avg, exp_avg_sq = self.turned_adam(g, step, bases, s, h)
-            return direction, either(
-                step % h.precondition_frequency == 0,
-                lambda: next_bases(factors, bases, exp_avg, exp_avg_sq),
-                lambda: (exp_avg, exp_avg_sq, bases),
-            )
+            if not h.spread_refresh:
+                return direction, either(
+                    step % h.precondition_frequency == 0,
+                    lambda: next_bases(factors, bases, exp_avg, exp_avg_sq),
+                    lambda: (exp_avg, exp_avg_sq, bases),
+                )
+            turns = [getattr(s, f"{name}_turn") for name in names]
+            due = [(step + turn) % h.precondition_frequency == 0 for turn in turns]
+            return direction, turned_in_turn(due, factors, bases, exp_avg, exp_avg_sq)
 
         direction, (exp_avg, exp_avg_sq, turns) = either(s.step == 1, first, later)
         slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
@@ -150,6 +164,13 @@ def factor_shape(shape: Shape, *, side: int, dims: int, limit: int, one_sided: b
     return (*stack, size, size) if 1 < size <= limit and not left else (*stack, 0, 0)
 
 
+def turning_work(shape: Shape, *, side: int, dims: int, limit: int, one_sided: bool) -> float:
+    """About how many multiplications it takes to turn one side: a product and a QR decomposition of n×n, and the
+    moment's turn."""
+    *stack, n, _ = factor_shape(shape, side=side, dims=dims, limit=limit, one_sided=one_sided)
+    return float(math.prod(stack) * (4 * n**3 + n * math.prod(shape[-dims:]) if n else 0))
+
+
 def by_side(x: Any, side: int, dims: int) -> Any:
     """x with one of its last `dims` dimensions before the others of them: (…, n, all others)."""
     moved = move_axis(x, side - dims, -dims)
@@ -179,6 +200,30 @@ def next_bases(factors: Sequence[Any], bases: Sequence[Any], exp_avg: Any, exp_a
             exp_avg_sq = reordered(exp_avg_sq, order, side, len(bases))
     new_bases = [new for new, _ in turns]
     return turned_over(exp_avg, bases, new_bases), exp_avg_sq, new_bases
+
+
+def turned_in_turn(
+    due: Sequence[Any], factors: Sequence[Any], bases: Sequence[Any], exp_avg: Any, exp_avg_sq: Any
+) -> tuple[Any, ...]:
+    """The same side by side, each where its turn has come."""
+
+    def after(side: int, exp_avg: Any, exp_avg_sq: Any) -> Any:
+        def alone() -> tuple[Any, ...]:
+            # To one side the others are as if they had no basis.
+            its_bases, its_factors = (
+                [each if other == side else each[..., :0, :0] for other, each in enumerate(of_all)]
+                for of_all in (bases, factors)
+            )
+            m, v, turns = next_bases(its_factors, its_bases, exp_avg, exp_avg_sq)
+            return m, v, turns[side]
+
+        return either(due[side], alone, lambda: (exp_avg, exp_avg_sq, bases[side]))
+
+    new_bases = []
+    for side in range(len(bases)):
+        exp_avg, exp_avg_sq, basis = after(side, exp_avg, exp_avg_sq)
+        new_bases.append(basis)
+    return exp_avg, exp_avg_sq, new_bases
 
 
 def turned_over(x: Any, old: Sequence[Any], new: Sequence[Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from stepwell.describing import describe
 from stepwell.integrations.huggingface.library import transformers
 from stepwell.integrations.scalars import bare, rate_name, scalars
+from stepwell.optimizer import Optimizer
 
 _LOG = logging.getLogger("stepwell")
 
@@ -16,7 +17,8 @@ class StepwellCallback(transformers.TrainerCallback):  # type: ignore[misc]
     """Logs what goes where when a training begins, and the optimizer's numbers beside every loss.
 
     The plan goes to the logger "stepwell" (INFO). The numbers (`stepwell.integrations.scalars`: each group's learning
-    rate by its name, the gradient norm, what else the optimizer measures) join the Trainer's own logs.
+    rate by its name, the gradient norm, and of an optimizer of ours, which is observed then, its telemetry) join the
+    Trainer's own logs.
 
     `stepwell.integrations.huggingface.Trainer` hands them to every reporter. transformers' own Trainer asks its
     callbacks in order: there a reporter hears them if this one is first,
@@ -27,6 +29,8 @@ class StepwellCallback(transformers.TrainerCallback):  # type: ignore[misc]
         self._rates: list[Any] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, optimizer: Any = None, **_: Any) -> None:
+        if isinstance(inner := bare(optimizer), Optimizer):
+            inner.observe()
         if optimizer is not None and state.is_world_process_zero:
             _LOG.info("training of %s steps:\n%s", state.max_steps, describe(bare(optimizer)))
 

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from stepwell.algebra import where
+from stepwell.groups import STORAGE
 from stepwell.integrations.course import Course
 from stepwell.integrations.keras.numbers import KerasNumber
 from stepwell.integrations.keras.schedules import LearningRate, number_dtype
@@ -70,6 +71,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         decay = kwargs.pop("weight_decay", None)
         if decay is not None:
             raise ValueError(f"weight_decay is the rule's: write {type(rule).__name__}(weight_decay={decay!r})")
+        for stored in STORAGE:
+            if kwargs.pop(stored, None) is not None:
+                raise ValueError(f"{stored} is for torch alone: in Keras slots have the dtype of their variable")
         if "lr" in (schedules or {}):
             raise ValueError("the schedule of the learning rate is given as learning_rate, not among schedules")
         course = Course(rule, horizon, schedules)

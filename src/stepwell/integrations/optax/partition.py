@@ -34,7 +34,7 @@ def partition(
     `depth`, `where` and layer-wise decay need modules, and are refused.
 
     Clipping and `on_nonfinite` "skip" (as `optax.apply_if_finite`) are part of the transformation. The engine of a
-    recipe is torch's business.
+    recipe is torch's business; `state_dtype` and `master` would change the numbers, and are refused.
 
     Args:
         recipe: what goes where.
@@ -47,7 +47,8 @@ def partition(
     Raises:
         RecipeError: where recipe and parameters do not fit, naming every mistake.
         TypeError: for what is no recipe.
-        ValueError: where the recipe asks for what a pytree does not hold, or a horizon that is not known.
+        ValueError: where the recipe asks for what a pytree does not hold, for another storage than the parameters', or
+            for a horizon that is not known.
     """
     groups = groups_of(recipe, params)
     labels = {member.name: group.name for group in groups for member in group.members}
@@ -72,6 +73,7 @@ def groups_of(recipe: Recipe, params: Any) -> tuple[PlannedGroup, ...]:
         raise TypeError(f"recipe must be a stepwell.Recipe, such as Recipe.preset('adamw'), got {recipe!r}")
     if recipe.on_nonfinite == "raise":
         raise ValueError("on_nonfinite='raise' cannot be: nothing is raised under jax.jit; take 'skip'")
+    _check_stored_as_it_is(recipe)
     parameters = parameters_of(params, recipe.roles)
     check_readable(recipe, parameters)
     subject = f"recipe {recipe.name!r} on this pytree" if recipe.name else "this recipe on this pytree"
@@ -80,6 +82,17 @@ def groups_of(recipe: Recipe, params: Any) -> tuple[PlannedGroup, ...]:
     groups = lay_over(parameters, recipe, subject).groups
     _check_apart(groups)
     return groups
+
+
+def _check_stored_as_it_is(recipe: Recipe) -> None:
+    """Raise ValueError for a recipe that stores state or weights in another way than parameters are."""
+    for route in recipe.routes:
+        for name, value in recipe.storage_of(route)._asdict().items():
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value!r} (route {route.name!r}) is for torch alone: on JAX slots have the dtype of their "
+                    f"parameter; take {name}=None"
+                )
 
 
 def _check_apart(groups: Sequence[PlannedGroup]) -> None:

@@ -1,0 +1,211 @@
+"""`python -m bench evidence`: the results on docs/evidence.md, and their pictures, from the files of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bench.quality import pace, pictures, ravine, running
+from bench.quality.claims import CLAIMS, NOT_RUN, OnTask, percent
+from bench.quality.rules import BASELINE, RULES
+from bench.quality.tasks import TASKS
+from bench.quality.variations import contestant, on
+from stepwell.compare.fair import Outcome
+from stepwell.compare.standing import Standing
+from stepwell.report import numbers
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "evidence.md"
+CHOOSING = "choosing.md"
+MARKER = "<!-- Below here the page is written by python -m bench evidence. -->\n"
+
+_COLUMNS = (
+    *("rule", "loss, 3 seeds", "spread", "steps to AdamW's loss", "4 × longer: loss", "steps to AdamW's"),
+    *("½ × rate", "2 × rate", "diverged", "state", "ms a step", "time to AdamW's loss"),
+)
+
+
+def write(page: Path = PAGE, folder: Path = running.FOLDER) -> list[Path]:
+    """Write what stands below the marker, there and on the page for choosing, and the pictures beside them. Returns the
+    paths.
+
+    Raises:
+        ValueError: if the page has no marker.
+    """
+    beside = page.parent / CHOOSING
+    heads = {path: _head(path) for path in (page, beside)}
+    paces = pace.load(folder)
+    tasks = {name: OnTask(found, paces.get(name, {})) for name, found in running.outcomes(folder).items()}
+    drawn = {page.parent / "ravine.svg": ravine.drawing()}
+    for name, task in tasks.items():
+        drawn[page.parent / f"evidence-{name}.svg"] = pictures.curves(task.outcomes)
+    page.write_text(heads[page] + text(tasks), encoding="utf-8")
+    beside.write_text(heads[beside] + _choosing(tasks), encoding="utf-8")
+    for path, picture in drawn.items():
+        path.write_text(f"{picture}\n", encoding="utf-8")
+    return [page, beside, *drawn]
+
+
+def _head(page: Path) -> str:
+    """What is written by hand, to the marker."""
+    head, marker, _ = page.read_text(encoding="utf-8").partition(MARKER)
+    if not marker:
+        raise ValueError(f"{page} has no line {MARKER.strip()!r}, which the results stand below")
+    return head + marker
+
+
+def text(tasks: Mapping[str, OnTask]) -> str:
+    """The results as Markdown."""
+    parts = ["\n## Verdicts\n", *_verdicts(tasks)]
+    for name, task in tasks.items():
+        parts += _section(name, task)
+    parts += ["## What has been run\n", *_progress(tasks)]
+    return "\n".join(parts)
+
+
+def _verdicts(tasks: Mapping[str, OnTask]) -> list[str]:
+    rows, waiting = [], []
+    for claim in CLAIMS:
+        verdict, words = claim.verdict(tasks)
+        if verdict == NOT_RUN:
+            waiting.append(f"- {claim.says} ({claim.source}).")
+        else:
+            rows.append((claim.says, f"**{verdict}**", words, claim.source))
+    parts = [_table(("claim", "verdict", "measured", "source"), rows)]
+    if waiting:
+        parts += ["Not run yet:\n", "\n".join(waiting) + "\n"]
+    return [*parts, "![SGD without and with momentum in a ravine](ravine.svg)\n"]
+
+
+def _section(name: str, task: OnTask) -> list[str]:
+    standings = task.standings
+    if not standings:
+        return []
+    rows = [_row(one, task) for one in sorted(standings.values(), key=_by_loss)]
+    settings = [(contestant(one.recipe).title, _settings(one)) for one in standings.values()]
+    about = TASKS[name].about
+    return [
+        f"## `{name}`: {about}\n",
+        _table(_COLUMNS, rows),
+        f"![Validation loss by step, each rule beside AdamW](evidence-{name}.svg)\n",
+        "The settings of the best try:\n",
+        _table(("rule", "settings"), settings),
+    ]
+
+
+def _choosing(tasks: Mapping[str, OnTask]) -> str:
+    """Each rule on one line: its loss over AdamW's by task, what half and twice the rate cost, and its state."""
+    standings = {name: task.standings for name, task in tasks.items()}
+    tried = [rule for rule in RULES if any(rule in found for found in standings.values())]
+    rows = []
+    for rule in tried:
+        found = {name: by_rule[rule] for name, by_rule in standings.items() if rule in by_rule}
+        losses = [_more(_ratio(found.get(name), by_rule.get(BASELINE))) for name, by_rule in standings.items()]
+        state = [one.state_bytes / standings[name][BASELINE].state_bytes for name, one in found.items()]
+        off = [more - 1 for one in found.values() for more in (one.half, one.twice) if more is not None]
+        worst = f"{max(off):+.0%}" if off else numbers.MISSING
+        rows.append((RULES[rule].title, *losses, worst, f"{max(state):.0%}"))
+    tables = [f"loss on `{name}`" for name in standings]
+    return "\n".join(
+        (
+            "\n## Measured\n",
+            "Mean loss of three seeds over AdamW's, each rule tuned with as many tries; what half or twice the rate "
+            "costs at worst; and state, as a share of AdamW's.\n",
+            _table(("rule", *tables, "rate off by 2", "state"), rows),
+        )
+    )
+
+
+def _ratio(one: Standing | None, baseline: Standing | None) -> float | None:
+    if one is None or baseline is None or one.mean is None or not baseline.mean:
+        return None
+    return one.mean / baseline.mean
+
+
+def _by_loss(one: Standing) -> float:
+    return float("inf") if one.mean is None else one.mean
+
+
+def _row(one: Standing, task: OnTask) -> tuple[str, ...]:
+    title = contestant(one.recipe).title
+    milliseconds, baseline = task.pace.get(one.recipe), task.pace.get(BASELINE)
+    time = None
+    if milliseconds and baseline and one.steps_to_baseline is not None:
+        time = one.steps_to_baseline * milliseconds / baseline
+    is_baseline = one.recipe == BASELINE
+    return (
+        f"**{title}**" if is_baseline else title,
+        numbers.loss(one.mean),
+        numbers.loss(one.spread),
+        "100%" if is_baseline else _reached(one.steps_to_baseline, bool(one.losses)),
+        numbers.loss(one.longer),
+        "100%" if is_baseline else _reached(one.longer_to_baseline, one.longer is not None),
+        _more(one.half),
+        _more(one.twice),
+        f"{one.diverged} of {one.tries}",
+        numbers.data(one.state_bytes),
+        numbers.MISSING if milliseconds is None else f"{milliseconds:.1f}",
+        ("100%" if milliseconds else numbers.MISSING) if is_baseline else _reached(time, time is not None),
+    )
+
+
+def _reached(part: float | None, asked: bool) -> str:
+    return percent(part) if asked else numbers.MISSING
+
+
+def _more(ratio: float | None) -> str:
+    return numbers.MISSING if ratio is None else f"{ratio - 1:+.1%}"
+
+
+def _settings(one: Standing) -> str:
+    return ", ".join(f"`{name}={numbers.setting(value)}`" for name, value in one.settings.items())
+
+
+def _progress(tasks: Mapping[str, OnTask]) -> list[str]:
+    """What there is and what is not, so that nobody takes silence for a result."""
+    rows = []
+    for name, entry in TASKS.items():
+        task = tasks.get(name)
+        runs = [run for stages in task.outcomes.values() for run in stages.values()] if task else []
+        planned = running.units([name], None)
+        done = [unit for unit in planned if task and _is_done(unit, task)]
+        missing = [unit.title.removeprefix(f"{name} ") for unit in planned if unit not in done]
+        told = "all" if not missing else "none" if not done else f"all but {', '.join(missing)}"
+        usual = "" if entry.usual else " (on demand)"
+        rows.append((f"`{name}`{usual}", f"{len(runs):,}", f"{sum(run.order.steps for run in runs):,}", told))
+    software = {tuple(run.versions.items()) for task in tasks.values() for run in _runs(task)}
+    parts = [_table(("task", "runs", "steps", "rules and variations that are through"), rows)]
+    if software:
+        named = ["; ".join(f"{name} {version}" for name, version in one) for one in sorted(software)]
+        parts.append(f"Software: {', and '.join(named)}.\n")
+    total = sum(
+        run.order.steps * milliseconds / 6e4
+        for task in tasks.values()
+        for run in _runs(task)
+        if (milliseconds := task.pace.get(run.order.recipe))
+    )
+    if total:
+        parts.append(f"The steps of these runs take {total:.0f} minutes on one quiet core, evaluations aside.\n")
+    return parts
+
+
+def _is_done(unit: running.Unit, task: OnTask) -> bool:
+    stages = task.outcomes.get(unit.rule, {})
+    if unit.variation is None:
+        return "longer" in stages
+    variation = next(one for one in on(unit.task) if (one.rule, one.name) == (unit.rule, unit.variation))
+    return variation.last in stages
+
+
+def _runs(task: OnTask) -> Iterable[Outcome]:
+    return (run for stages in task.outcomes.values() for run in stages.values())
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    columns = list(headings)
+    lines = [_line(columns), _line(["---"] * len(columns)), *(_line(row) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
