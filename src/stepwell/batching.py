@@ -28,13 +28,13 @@ from stepwell.layout import (
     layout_of,
     local,
     make_whole,
+    portable,
     ranks_of,
-    same_layout,
+    settle_parts,
     shared_state,
-    slot_layout,
 )
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, Slot, flags, namespace
+from stepwell.rules.rule import Rule, flags, namespace
 from stepwell.turns import turns_of
 
 if TYPE_CHECKING:
@@ -260,6 +260,16 @@ class Buckets:
             and all(bucket.still_holds(gradients) for bucket in self.latest)
         )
 
+    def portable(self, groups: list[dict[str, Any]], packed: dict[Any, State]) -> dict[Any, State]:
+        """The states of a state dict, by the number of the parameter, without blocks that one rank alone knows."""
+        found = dict(packed)
+        members = ((group, parameter) for group in groups for parameter in group["params"])
+        for number, (group, parameter) in enumerate(members):
+            if number in packed and (layout := self.layout_of(parameter)) is not None:
+                rule = rule_class(group["rule"]).of(group).fit(tuple(parameter.shape))
+                found[number] = portable(rule, packed[number], layout)
+        return found
+
     def with_state(self, groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[Bucket]:
         """The buckets of the parameters that have been updated, made for one use."""
         return self._make(groups, [[p for p in group["params"] if state.get(p)] for group in groups], state)
@@ -283,7 +293,7 @@ class Buckets:
                 codecs = (
                     prepare(rule, parameter, slots, known[kind], Storage.of(group))
                     if layout is None
-                    else prepare_part(rule, parameter, slots, known[kind], layout)
+                    else prepare_part(rule, parameter, slots, known[kind], Storage.of(group), layout)
                 )
                 engine = engine_for(self._engine, rule, real(held(parameter, layout)), codecs, layout)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
@@ -407,33 +417,15 @@ def _weights(parameter: Tensor, state: State, codecs: Mapping[str, Codec]) -> Te
     return codecs[WEIGHTS].load(parts_of(WEIGHTS, codecs[WEIGHTS], state, parameter), tuple(parameter.shape))
 
 
-def prepare_part(rule: Rule, parameter: Tensor, state: State, other: State, layout: Layout) -> dict[str, Codec]:
-    """The same for a parameter that lies on many ranks: slots are cut as it is, and stored as they are."""
+def prepare_part(
+    rule: Rule, parameter: Tensor, state: State, other: State, storage: Storage, layout: Layout
+) -> dict[str, Codec]:
+    """The same for a parameter that lies on many ranks: slots are cut as it is, and each rank stores its part."""
     state.setdefault("step", 0)
-    codecs: dict[str, Codec] = {WEIGHTS: Plain(parameter.dtype)}
     for slot in rule.slot_list():
         if slot.scalar:
             state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
-            continue
-        cut = slot_layout(rule, slot, layout)
-        there = state.get(slot.name)
-        state[slot.name] = _new_part(slot, parameter, layout, cut) if there is None else same_layout(there, cut)
-        codecs[slot.name] = Plain(state[slot.name].dtype)
-    return codecs
-
-
-def _new_part(slot: Slot, parameter: Tensor, layout: Layout, cut: Layout) -> Tensor:
-    """What this rank holds of a slot before the first update, as a tensor on many ranks."""
-    part = held(parameter.detach(), layout)
-    if slot.shape is not None:
-        return cut.zeros(part, _dtype_for(slot, parameter))
-    keep = torch.preserve_format
-    start = part.clone(memory_format=keep) if slot.start == "weights" else torch.zeros_like(part, memory_format=keep)
-    return cut.tensor(start)
-
-
-def _dtype_for(slot: Slot, parameter: Tensor) -> torch.dtype:
-    return torch.promote_types(parameter.dtype, torch.float32) if slot.wide else parameter.dtype
+    return settle_parts(rule, parameter, state, storage, layout)
 
 
 def real(tensor: Tensor) -> Tensor:

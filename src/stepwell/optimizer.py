@@ -15,7 +15,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from stepwell import averaging
 from stepwell.batching import Buckets, check_dense, real, settle
 from stepwell.codecs import (
-    AS_IT_IS,
     WEIGHTS,
     MasterKind,
     StateDtype,
@@ -28,7 +27,7 @@ from stepwell.codecs import (
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms, not_finite
 from stepwell.groups import NOTES, STORAGE, check_fit, check_names, named_tensors
-from stepwell.layout import check_cut, held, refuse_flattened, state_mesh
+from stepwell.layout import check_cut, check_stored, held, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
 from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, validated
@@ -184,11 +183,7 @@ class Optimizer(torch.optim.Optimizer):
             layout = self._buckets.layout_of(p)
             if layout is not None:
                 check_cut(fitted, layout, name, where)
-                if storage != AS_IT_IS:
-                    raise ValueError(
-                        f"parameter {name} lies on many ranks, where state and weights are stored as they are; take "
-                        f"state_dtype=None and master=None{where}"
-                    )
+                check_stored(fitted, layout, storage, codecs, name, where)
             if self.engine == "fused":
                 engine_for("fused", fitted, real(held(p, layout)), codecs, layout)
         check_storage(rule, [tuple(p.shape) for p in group["params"]], storage, where)
@@ -405,7 +400,9 @@ class Optimizer(torch.optim.Optimizer):
         for group, note in zip(self.param_groups, notes, strict=True):
             group.update(note)
         try:
-            return super().state_dict()
+            found = super().state_dict()
+            found["state"] = self._buckets.portable(self.param_groups, found["state"])
+            return found
         finally:
             for group, note in zip(self.param_groups, notes, strict=True):
                 for name in note:
@@ -436,7 +433,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             rule = rule_class(group["rule"]).of(group)
             for p in group["params"]:
-                if self.state.get(p):
+                if self.state.get(p) and self._buckets.layout_of(p) is None:  # parts are settled at the next step
                     settle_storage(rule.fit(tuple(p.shape)), p, self.state[p], Storage.of(group))
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)

@@ -61,6 +61,30 @@ def test_sums_that_are_not_added_up() -> None:
     )
 
 
+def test_fewer_bits_for_a_rule_of_matrices() -> None:
+    mesh = init_device_mesh("cpu", (1,))
+    weight = nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
+    with pytest.raises(ValueError) as caught:
+        stepwell.Muon([("w", weight)], state_dtype="bfloat16")
+    assert str(caught.value) == (
+        "parameter 'w' lies on many ranks, where Muon, which acts on matrices, stores state and weights as they are; "
+        "take state_dtype=None and master=None (group 0)"
+    )
+
+
+def test_random_bits_where_parts_are_no_runs_of_elements() -> None:
+    mesh = init_device_mesh("cpu", (1,))
+    weight = nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(1)]))
+    with pytest.raises(ValueError) as caught:
+        stepwell.AdamW([("w", weight)], state_dtype="bfloat16")
+    assert str(caught.value) == (
+        "parameter 'w' of shape (4, 3) is cut over ranks along dimension 1, and random bits are counted along runs of "
+        "elements, which only dimension 0 leaves; take state_dtype=None or 'float32', and any master but 'stochastic' "
+        "(group 0)"
+    )
+    stepwell.AdamW([("w", weight)], state_dtype="float32")
+
+
 def test_state_is_shared_by_a_mesh_of_one_dimension() -> None:
     weight = nn.Parameter(torch.ones(4, 3))
     mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("replicas", "shards"))

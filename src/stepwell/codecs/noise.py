@@ -58,9 +58,9 @@ def factor_of(number: int) -> int:
     return (1, 1 << 16)[number] if number < 2 else pow(_GOLDEN, number, 1 << 32)
 
 
-def hashes(key: int, elements: int, device: torch.device) -> Tensor:
-    """The 32-bit hash of each element, as int64."""
-    x = torch.arange(elements, dtype=torch.int64, device=device) & _MASK
+def hashes(key: int, elements: int, device: torch.device, origin: int = 0) -> Tensor:
+    """The 32-bit hash of each of so many elements, `origin` being the place of the first, as int64."""
+    x = torch.arange(origin, origin + elements, dtype=torch.int64, device=device) & _MASK
     for (factor, shift), word in zip(ROUNDS, (key & _MASK, key >> 32, 0), strict=True):
         x = ((x ^ word) * factor) & _MASK
         x = x ^ (x >> shift)

@@ -151,6 +151,11 @@ class Batch:
             self._keys = seeds, noise.keys(of_parameters, self._places)
         return self._keys[1]
 
+    @property
+    def origins(self) -> NDArray[np.int64]:
+        """Where in its parameter each part begins, in row-major order; random bits depend on it."""
+        return np.array([layout.origin or 0 for layout in self.layouts] or [0] * len(self.weights), dtype=np.int64)
+
     def keys_now(self) -> NDArray[np.uint64]:
         """The keys of the random bits of this update."""
         return noise.keys_at(self.keys, list(map(_step_of, self.states)))

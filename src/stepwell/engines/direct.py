@@ -126,8 +126,12 @@ def _loaded(part: list[int], batch: Batch, number: str) -> list[Tensor]:
 
 def _hashes(part: list[int], batch: Batch) -> list[Tensor]:
     """The random bits of each parameter's elements."""
-    weights, keys = [batch.weights[index] for index in part], batch.keys_now()[part]
-    return [noise.hashes(int(key), weight.numel(), weight.device) for key, weight in zip(keys, weights, strict=True)]
+    found = zip(part, batch.keys_now()[part], batch.origins[part], strict=True)
+    weights = batch.weights
+    return [
+        noise.hashes(int(key), weights[index].numel(), weights[index].device, int(origin))
+        for index, key, origin in found
+    ]
 
 
 def _shaped(number: Any, weight: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ are put together, each on one rank, and given back in parts.
 
 from stepwell.layout.agreeing import counts_over, ranks_of
 from stepwell.layout.parts import Layout, held, layout_of, local, refuse_flattened, same_layout
-from stepwell.layout.slots import check_cut, shared_state, slot_layout, state_mesh
+from stepwell.layout.slots import check_cut, check_stored, shared_state, slot_layout, state_mesh
+from stepwell.layout.stored import portable, settle_parts
 from stepwell.layout.sums import add_over_ranks, sum_over_ranks
 from stepwell.layout.wholes import make_whole
 
@@ -16,14 +17,17 @@ __all__ = [
     "Layout",
     "add_over_ranks",
     "check_cut",
+    "check_stored",
     "counts_over",
     "held",
     "layout_of",
     "local",
     "make_whole",
+    "portable",
     "ranks_of",
     "refuse_flattened",
     "same_layout",
+    "settle_parts",
     "shared_state",
     "slot_layout",
     "state_mesh",

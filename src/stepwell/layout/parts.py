@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -116,6 +118,18 @@ class Layout:
 
         shape, _ = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
         return tuple(shape)
+
+    @functools.cached_property
+    def origin(self) -> int | None:
+        """Where in the tensor, in row-major order, this rank's part begins; None where it is no run of elements."""
+        if any(dim != -len(self.shape) for _, dim in self.cuts):
+            return None
+        if not self.cuts:
+            return 0
+        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+        shape, offset = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
+        return math.prod(self.shape[1:]) * offset[0] if 0 not in shape else 0
 
     def zeros(self, like: Tensor, dtype: torch.dtype) -> DTensor:
         """A tensor of zeros on many ranks, on the device of `like`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from stepwell.codecs import AS_IT_IS, Codec, Storage
 from stepwell.layout.parts import Layout
 from stepwell.rules.rule import Rule, Slot
 
@@ -71,4 +73,24 @@ def check_cut(rule: Rule, layout: Layout, name: str, where: str) -> None:
             f"parameter {name} of shape {layout.shape} is cut over ranks along dimension {dims}, and "
             f"{type(rule).__name__} sees it as {seen_as}, which joins that with others{where}; leave this parameter "
             "whole, or give it a rule that acts on elements, such as 'AdamW'"
+        )
+
+
+def check_stored(
+    rule: Rule, layout: Layout, storage: Storage, codecs: Mapping[str, Codec], name: str, where: str
+) -> None:
+    """Raise ValueError where the parts of a parameter cannot be stored as its group asks, by these codecs."""
+    if storage == AS_IT_IS or not layout.cuts:
+        return
+    if rule.acts_on != "elements":
+        raise ValueError(
+            f"parameter {name} lies on many ranks, where {type(rule).__name__}, which acts on {rule.acts_on}, stores "
+            f"state and weights as they are; take state_dtype=None and master=None{where}"
+        )
+    if layout.origin is None and any(codec.draws for codec in codecs.values()):
+        dims = ", ".join(str(dim + len(layout.shape)) for _, dim in layout.cuts)
+        raise ValueError(
+            f"parameter {name} of shape {layout.shape} is cut over ranks along dimension {dims}, and random bits are "
+            "counted along runs of elements, which only dimension 0 leaves; take state_dtype=None or 'float32', and "
+            f"any master but 'stochastic'{where}"
         )

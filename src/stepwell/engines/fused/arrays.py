@@ -31,6 +31,12 @@ def arrays(program: Program, codecs: Mapping[str, Codec]) -> list[Array]:
     return found
 
 
+def table_width(program: Program, codecs: Mapping[str, Codec]) -> int:
+    """How many numbers Triton's table has of a tensor: the row of its scalars, the addresses, the place of its first
+    element among those that random bits are counted by, and their key."""
+    return 3 + len(arrays(program, codecs))
+
+
 def arrays_of(number: str, program: Program, codecs: Mapping[str, Codec]) -> list[tuple[int, Array]]:
     """Those that hold one number, with their places in the table."""
     return [(place, each) for place, each in enumerate(arrays(program, codecs)) if each.number == number]

@@ -86,6 +86,7 @@ class Launch:
         self.items = (tensors, len(layout.chunks))  # of the even steps, and of the odd ones
         self.table = np.empty((len(kernel.arrays), tensors), dtype=np.int64)
         self.keys = np.zeros(tensors, dtype=np.uint64)
+        self.origins = np.zeros(tensors, dtype=np.int64)
         self.classes = np.zeros(tensors, dtype=np.int64)
         self.kept = np.zeros((tensors, kept[Level.TENSOR]))
         self._memory = {
@@ -94,6 +95,7 @@ class Launch:
             "chunks_at": layout.chunks,
             "sizes_at": layout.sizes,
             "keys_at": self.keys,
+            "origins_at": self.origins,
             "kept_at": self.kept,
             "sums_at": np.zeros((len(layout.chunks), max(1, len(program.sums)))),
             "kept_rows_at": np.zeros((kept[Level.ROW], layout.rows), dtype=compute),
@@ -198,7 +200,10 @@ class Fused(Programs):
         program = self.program(batch.rule, function, stores_round=rounds(codecs), observed=observed)
         kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
         shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
-        return Launch(kernel, _layout(program, shapes), len(batch.weights))
+        launch = Launch(kernel, _layout(program, shapes), len(batch.weights))
+        if kernel.draws:
+            launch.origins[:] = batch.origins
+        return launch
 
     def totals(self, name: str, function: Callable[[Any], Any], tensors: list[Tensor]) -> NDArray[np.float64]:
         """Σ function(x) over the elements of each tensor: one read of the tensors, and nothing written.

@@ -44,12 +44,14 @@ FRAME = (
     "counter", "step", "items", "tensors", "rows_of_scalars", "table_at", "classes_at", "scalars_at",
     "chunks_at", "chunks", "sizes_at", "sums_at", "kept_at",
     "kept_rows_at", "all_rows", "kept_columns_at", "all_columns", "column_sums_at", "all_column_sums", "keys_at",
+    "origins_at",
 )  # fmt: skip
 
 
 _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
     "address", "at", "classes", "first", "frame", "hashed", "hashes", "high", "i", "item", "kept",
-    "kept_columns", "kept_rows", "keys", "low", "math", "np", "numba", "part", "run", "scalars", "size", "sizes",
+    "kept_columns", "kept_rows", "keys", "low", "math", "np", "numba", "origin", "origins", "part", "run", "scalars",
+    "size", "sizes",
     "table", "totals",
 }  # fmt: skip
 _NUMBERED = re.compile(r"(c|t|x|k|q|sum|row_sum|total|phase)\d*$")

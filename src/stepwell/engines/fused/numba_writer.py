@@ -148,7 +148,7 @@ def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
         f"chunks = numba.carray(int64_at(chunks_at), (frame[{FRAME.index('chunks')}], {len(CHUNK)}))",
     ]
     if any(draws(phase, codecs) for phase in program.phases):
-        lines.append("keys = numba.carray(int64_at(keys_at), tensors)")
+        lines += [f"{name} = numba.carray(int64_at({name}_at), tensors)" for name in ("keys", "origins")]
     if blocks := in_blocks(program.arrays, codecs):
         lines += [f"{array(name)}_numbers = local_array()" for name in blocks]
         lines.append("hashes = local_array()")
@@ -192,7 +192,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         *(f"sum{e.index} = 0.0" for e in to_tensor),
     ]
     if draws(phase, codecs):
-        lines += ["low = np.uint32(keys[owner])", "high = np.uint32(keys[owner] >> 32)"]
+        lines += ["low = np.uint32(keys[owner])", "high = np.uint32(keys[owner] >> 32)", "origin = origins[owner]"]
     if leaves[Level.COLUMN]:
         lines.append(f"column = sizes[owner, {TENSOR.index('column')}]")
     for e in to_column:
@@ -218,7 +218,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         f"{name} = numba.carray({POINTERS[dtype]}({base} + {dtype.itemsize} * ({place} + at)), size)"
         for name, dtype, base, place in views
     ]
-    random = ["low", "high", "np.uint32(start + at)"] if _draws_itself(phase, codecs) else []
+    random = ["low", "high", "np.uint32(origin + start + at)"] if _draws_itself(phase, codecs) else []
     elements = [array(part) for name in numbers_of(phase) for part in _passed(name, codecs)]
     others = [name for name, *_ in views if name not in elements]
     arguments = [*elements, *others, "size", "scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single)]
@@ -281,6 +281,6 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
             after.append(f"encode_{kind}({known}_numbers, {known}_codes, {known}_scales, {ends})")
     if after:
         draws_hashes = any(codecs[name].draws for name in in_blocks(stored, codecs))
-        hashes = "hash_elements(hashes, low, high, np.uint32(start + at), size)"
+        hashes = "hash_elements(hashes, low, high, np.uint32(origin + start + at), size)"
         after.insert(0, hashes if draws_hashes else "halve_elements(hashes, size)")
     return before, after

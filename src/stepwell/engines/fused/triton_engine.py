@@ -95,7 +95,7 @@ class Triton(Programs):
             launch = prepared.launch
             scalars = prepared.scalars(batch)
             if launch.kernel.draws:
-                launch.keys[:] = batch.keys
+                launch.keys[:], launch.origins[:] = batch.keys, batch.origins
             known: dict[str, Column] = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.columns}
             launch.run([known[each.name] for each in launch.kernel.arrays], scalars, verdict)
         return launch

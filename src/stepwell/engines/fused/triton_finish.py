@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec
-from stepwell.engines.fused.arrays import arrays, arrays_of
+from stepwell.engines.fused.arrays import arrays_of, table_width
 from stepwell.engines.fused.program import Finish, Loop, Program
 from stepwell.engines.fused.triton_storage import POINTERS, read, written
 from stepwell.engines.fused.triton_words import (
@@ -34,7 +34,7 @@ def finish(program: Program, number: int, step: Finish, codecs: Mapping[str, Cod
         "if tl.load(verdict + 1) != 0:",
         "    return",
         "owner = tl.program_id(0).to(tl.int64)",
-        f"here = table + owner * {2 + len(arrays(program, codecs))}",
+        f"here = table + owner * {table_width(program, codecs)}",
         *(f"{name} = tl.load(sizes + owner * {len(TENSOR)} + {place})" for place, name in enumerate(TENSOR)),
         f"lane = tl.arange(0, {LINES})",
     ]

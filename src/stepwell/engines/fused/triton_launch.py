@@ -32,7 +32,7 @@ class Launch:
         self.device = device
         self._layout = layout
         self._tensors = tensors
-        self._host = np.zeros((tensors, 2 + len(kernel.arrays)), dtype=np.int64)
+        self._host = np.zeros((tensors, 3 + len(kernel.arrays)), dtype=np.int64)
         self._table = Table(device)
         self._aligned_for: Tensor | None = None
         self._align = 1
@@ -57,6 +57,12 @@ class Launch:
         return self._host[:, 0]
 
     @property
+    def origins(self) -> NDArray[np.int64]:
+        """For each tensor the place of its first element among those that random bits are counted by; to be written
+        to."""
+        return self._host[:, -2]
+
+    @property
     def keys(self) -> NDArray[np.uint64]:
         """For each tensor the key of its random bits; to be written to."""
         return self._host[:, -1].view(np.uint64)
@@ -70,7 +76,7 @@ class Launch:
         table = self._table.send(self._host)
         if table is not self._aligned_for:
             self._aligned_for = table
-            self._align = 1 if (self._host[:, 1:-1] % WORD).any() else WORD
+            self._align = 1 if (self._host[:, 1:-2] % WORD).any() else WORD
         memory = {
             **self.memory,
             "table": table,

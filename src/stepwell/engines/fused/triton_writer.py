@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec, Plain
-from stepwell.engines.fused.arrays import arrays
+from stepwell.engines.fused.arrays import table_width
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.triton_finish import finish
 from stepwell.engines.fused.triton_scalars import STEP, scalars
@@ -60,11 +60,6 @@ def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         + "\n\n\n"
         + _chunk(program, number, phase, storing, width, compute)
     )
-
-
-def table_width(program: Program, codecs: Mapping[str, Codec]) -> int:
-    """How many numbers a row of the table has."""
-    return 2 + len(arrays(program, codecs))
 
 
 def _used_scalars(program: Program, phase: Phase) -> list[tuple[int, Expression]]:
@@ -133,7 +128,8 @@ def _chunk(program: Program, number: int, phase: Phase, storing: Storing, width:
     if storing.draws:
         step = [str(node.value) for node in program.scalars].index(STEP)
         lines.append(f"low, high = keys_at(tl.load(here + {width - 1}), tl.load(first + {step}))")
-        lines.append(f"origin = {'0' if in_tiles else 'start.to(tl.uint32)'}")
+        begins = f"tl.load(here + {width - 2}).to(tl.uint32)"
+        lines.append(f"origin = {begins if in_tiles else f'{begins} + start.to(tl.uint32)'}")
     leaves = {level: [e for e in phase.leaves if e.level is level] for level in program.kept}
     if leaves[Level.TENSOR]:
         arguments.append("kept")

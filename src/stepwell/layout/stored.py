@@ -1,0 +1,136 @@
+"""How numbers are stored in parts: each rank stores what it holds, with the codec that the whole would have.
+
+What has a number for each element lies as the parameter does, as tensors on many ranks. Blocks are counted along each
+rank's part, so that no block has to be put together; they are plain tensors of this rank alone, and a state dict has
+the numbers that they hold in float32, which any number of ranks can take over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, codecs_for, names_beside, slot_codec
+from stepwell.layout.parts import Layout, held, layout_of, local, same_layout
+from stepwell.layout.slots import slot_layout
+from stepwell.rules.rule import Rule, Slot
+
+
+def settle_parts(
+    rule: Rule, parameter: Tensor, state: dict[str, Any], storage: Storage, layout: Layout
+) -> dict[str, Codec]:
+    """Make what the state lacks of a parameter's tensors, and bring the rest into the codecs that its group asks for.
+
+    Returns these, by number. Where the group leaves the state's dtype open, floating-point slots stay as they are
+    found.
+    """
+    shape = tuple(parameter.shape)
+    codecs = codecs_for(rule, shape, parameter.dtype, storage)
+    for slot in rule.slot_list():
+        if slot.scalar:
+            continue
+        cut, want = slot_layout(rule, slot, layout), codecs[slot.name]
+        if state.get(slot.name) is None:
+            number = held(parameter, layout) if slot.start == "weights" else None
+            _put(slot.name, want, state, _made(want, slot, parameter, layout, cut, number), cut)
+        elif not _is_in(slot.name, want, state, cut):
+            have = _found(slot, state, cut)
+            if isinstance(have, Plain) and (storage.state_dtype is None or have == want):
+                codecs[slot.name] = have
+                state[slot.name] = same_layout(state[slot.name], cut)
+            else:
+                number = _loaded(slot.name, have, state, cut)
+                for name in have.names(slot.name):
+                    del state[name]
+                _put(slot.name, want, state, _made(want, slot, parameter, layout, cut, number), cut)
+    _settle_weights(codecs[WEIGHTS], parameter, state, layout)
+    return codecs
+
+
+def portable(rule: Rule, state: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """A parameter's state as a state dict has it: without blocks of this rank's own."""
+    found = dict(state)
+    for slot in rule.slot_list():
+        if not slot.scalar and f"{slot.name}_scale" in state:
+            cut = slot_layout(rule, slot, layout)
+            have = _found(slot, state, cut)
+            for name in have.names(slot.name)[1:]:
+                del found[name]
+            found[slot.name] = cut.tensor(_loaded(slot.name, have, state, cut))
+    return found
+
+
+def _is_in(number: str, codec: Codec, state: Mapping[str, Any], cut: Layout) -> bool:
+    """Whether the state holds this rank's part of a number by this codec."""
+    if codec.block > 1:
+        return codec.is_in(number, state, cut.part_shape()) and layout_of(state[number]) is None
+    return codec.is_in(number, state, cut.shape) and all(
+        layout_of(state[name]) == cut for name in codec.names(number) if name != WEIGHTS
+    )
+
+
+def _found(slot: Slot, state: Mapping[str, Any], cut: Layout) -> Codec:
+    """How the state holds a slot now: this rank's part in blocks, or the whole in any way."""
+    tensor = state[slot.name]
+    in_blocks = layout_of(tensor) is None and f"{slot.name}_scale" in state
+    try:
+        return slot_codec(slot, state, cut.part_shape() if in_blocks else cut.shape)
+    except ValueError:
+        return slot_codec(slot, state, cut.shape)
+
+
+def _loaded(number: str, codec: Codec, state: Mapping[str, Any], cut: Layout) -> Tensor:
+    """This rank's part of a number, from how the state holds it."""
+    tensors = [state[name] for name in codec.names(number)]
+    if codec.block == 1:
+        return codec.load([local(same_layout(tensor, cut)) for tensor in tensors], cut.part_shape()).clone()
+    if codec.is_in(number, state, cut.part_shape()):
+        return codec.load(tensors, cut.part_shape())
+    return cut.part(codec.load(tensors, cut.shape)).clone()
+
+
+def _made(
+    codec: Codec, slot: Slot, parameter: Tensor, layout: Layout, cut: Layout, number: Tensor | None
+) -> list[Tensor]:
+    """New tensors of this rank's part of a slot: of this number, rounded to the nearest, or of zeros."""
+    part = held(parameter.detach(), layout)
+    shape = cut.part_shape()
+    made = []
+    for each in codec.stored(slot.name, shape):
+        if each.shape == tuple(part.shape) and codec.block == 1:
+            made.append(torch.zeros_like(part, dtype=each.dtype, memory_format=torch.preserve_format))
+        else:
+            made.append(part.new_zeros(each.shape, dtype=each.dtype))
+    if number is not None:
+        codec.store(number, made)
+    return made
+
+
+def _put(number: str, codec: Codec, state: dict[str, Any], parts: Sequence[Tensor], cut: Layout) -> None:
+    """Enter the parts of a number into the state."""
+    for name, part in zip(codec.names(number), parts, strict=True):
+        state[name] = part if codec.block > 1 else cut.tensor(part)
+
+
+def _settle_weights(want: Codec, parameter: Tensor, state: dict[str, Any], layout: Layout) -> None:
+    """What is kept beside the weights: made of them where it is not there, left out where nobody asks for it."""
+    part = held(parameter.detach(), layout)
+    if not _is_in(WEIGHTS, want, state, layout):
+        whole = want.is_in(WEIGHTS, state, layout.shape)
+        if whole:  # as it was loaded: cut otherwise, or not at all
+            for name in want.names(WEIGHTS)[1:]:
+                state[name] = same_layout(state[name], layout)
+        else:
+            parts = [
+                part if each.name == WEIGHTS else torch.zeros_like(part, dtype=each.dtype)
+                for each in want.stored(WEIGHTS, tuple(part.shape))
+            ]
+            want.store(part.float(), parts)
+            for name, each in list(zip(want.names(WEIGHTS), parts, strict=True))[1:]:
+                state[name] = layout.tensor(each)
+    for name in names_beside(WEIGHTS):
+        if name in state and name not in want.names(WEIGHTS):
+            del state[name]
