@@ -220,11 +220,10 @@ def test_codecs_follow_the_group_as_it_is_now() -> None:
 
 
 @crossed(such_as(lambda case: case.name in ("AdamW", "Lion", "LAMB", "ScheduleFreeAdamW", "Muon")))
-def test_a_step_that_is_left_out_leaves_every_bit_alone(case: Case, kept: Kept, engine: str) -> None:
+def test_a_step_that_is_left_out_changes_no_bit_and_training_goes_on(case: Case, kept: Kept, engine: str) -> None:
     optimizer = trained(case, kept, engine, on_nonfinite="skip", clip_norm=1.0)
     parameters = optimizer.param_groups[0]["params"]
     before = [tensor.clone() for tensor in parameters_of(optimizer) + slots_of(optimizer)]
-    numbers_before = [state["step"] for state in optimizer.state.values()]
     for bad in (float("nan"), float("inf"), -float("inf")):
         for p in parameters:
             p.grad = torch.ones_like(p)
@@ -232,11 +231,14 @@ def test_a_step_that_is_left_out_leaves_every_bit_alone(case: Case, kept: Kept, 
         optimizer.step()
     assert optimizer.skipped == 3
     assert_same_bits(parameters_of(optimizer) + slots_of(optimizer), before)
-    assert [state["step"] for state in optimizer.state.values()] == numbers_before
+    assert {float(state["step"]) for state in optimizer.state.values()} == {2.0}
+    # As if nothing had been: the random bits, too.
     plain = trained(case, kept, engine, clip_norm=1.0)
-    train(optimizer, parameters, first=3, last=3)  # also the random bits go on as if nothing had been
+    train(optimizer, parameters, first=3, last=3)
     train(plain, plain.param_groups[0]["params"], first=3, last=3)
-    assert_same_bits(parameters_of(optimizer) + slots_of(optimizer), parameters_of(plain) + slots_of(plain))
+    expected = numbers(plain)
+    for name, found in numbers(optimizer).items():
+        assert_same_bits(found, expected[name])
 
 
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
