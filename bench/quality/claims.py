@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from bench.quality import ravine
 from bench.quality.pace import Pace
 from bench.quality.rules import BASELINE, RULES
-from bench.quality.variations import BATCH_FACTORS
+from bench.quality.variations import BATCH_FACTORS, on
 from stepwell.advice_tables import LEARNING_RATES, Range
 from stepwell.compare.fair import LONGER, Outcome
 from stepwell.compare.standing import Stages, Standing, fresh, standings
 
 HOLDS, PARTLY, NOT_HERE, NOT_RUN = "holds", "partly", "not at this scale", "not run yet"
+# The tasks that most claims are asked of.
+USUAL = ("vit", "resnet", "gpt")
 # Losses of two means that differ by less are alike, whatever the seeds say.
 ALIKE = 0.01
 # A cold start that ends so much above the warm one was in need of it.
@@ -35,10 +37,11 @@ class Found:
 
 @dataclass(frozen=True)
 class OnTask:
-    """All that was run on one task."""
+    """All that was run on one task, and milliseconds a step."""
 
     outcomes: Mapping[str, Stages]
     pace: Pace = field(default_factory=dict)
+    name: str = ""
 
     @property
     def standings(self) -> dict[str, Standing]:
@@ -56,27 +59,28 @@ class Claim:
         says: what is claimed.
         source: by whom.
         measured: how it is judged, in words.
-        ask: what a task says; None where it has not been run there.
-        once: the claim is not about a task, and is asked once.
+        ask: what a task says; None where it has not been run there, or not all that it takes.
+        of: the tasks that are to be asked; none where the claim is about no task, and is asked once.
     """
 
     says: str
     source: str
     measured: str
     ask: Ask
-    once: bool = False
+    of: tuple[str, ...] = USUAL
 
     def verdict(self, tasks: Mapping[str, OnTask]) -> tuple[str, str]:
-        """The verdict, and the numbers of every task."""
-        asked = {"": OnTask({})} if self.once else tasks
+        """The verdict, and the numbers of every task. It says so where tasks are still to be asked."""
+        asked = tasks if self.of else {"": OnTask({})}
         found = {name: answer for name, task in asked.items() if (answer := self.ask(task)) is not None}
         if not found:
             return NOT_RUN, ""
         words = "; ".join(f"{name}: {answer.words}" if name else answer.words for name, answer in found.items())
         shares = [answer.share for answer in found.values()]
-        if all(share == 1 for share in shares):
-            return HOLDS, words
-        return (NOT_HERE if all(share == 0 for share in shares) else PARTLY), words
+        held = HOLDS if all(share == 1 for share in shares) else PARTLY
+        verdict = NOT_HERE if all(share == 0 for share in shares) else held
+        missing = [name for name in self.of if name not in found]
+        return (f"{verdict}, so far without {', '.join(missing)}" if missing else verdict), words
 
 
 def _fewer_steps(rule: str, part: float) -> Ask:
@@ -216,12 +220,11 @@ def loss_at(run: Outcome, step: int) -> float | None:
 
 def _needs_warmup(task: OnTask) -> Found | None:
     needs: dict[str, list[str]] = {"best": [], "strained": []}
-    asked = 0
-    for rule in RULES:
+    asked = [one.rule for one in on(task.name) if one.name == "cold"]
+    for rule in asked:
         stages = task.outcomes.get(rule, {})
         if not {"cold", "cold-strained", "warm-strained"} <= stages.keys():
-            continue
-        asked += 1
+            return None
         warm = task.standings[rule]
         tried = min(run.loss for run in stages.values() if run.order.stage.startswith("try-") and run.loss is not None)
         if _worse(stages["cold"], tried):
@@ -232,8 +235,8 @@ def _needs_warmup(task: OnTask) -> Found | None:
         return None
     at_best, strained = (", ".join(names) or "none" for names in needs.values())
     return Found(
-        len(set(needs["best"]) | set(needs["strained"])) / asked,
-        f"of {asked} rules in need at the best rate: {at_best}; at four times that: {strained}",
+        len(set(needs["best"]) | set(needs["strained"])) / len(asked),
+        f"of {len(asked)} rules in need at the best rate: {at_best}; at four times that: {strained}",
     )
 
 
@@ -265,7 +268,7 @@ _LECTURED = {"sgd": "sgd-momentum", "adamw": "adamw", "rmsprop": "rmsprop", "ada
 def _typical(task: OnTask) -> Found | None:
     said: dict[str, Range] = {rule: LEARNING_RATES[name] for rule, name in _LECTURED.items()}
     found = {rule: one.settings["lr"] for rule, one in task.standings.items() if rule in said and "lr" in one.settings}
-    if not found:
+    if len(found) < len(said):
         return None
     inside = [rule for rule, rate in found.items() if said[rule].low <= rate <= said[rule].high]
     words = ", ".join(
@@ -334,6 +337,7 @@ CLAIMS = (
         "Dettmers et al. 2022, arXiv:2110.02861",
         f"AdamW at its best settings with 8-bit state: loss over that with float32 state, {_PAIRED}",
         _costs_at_most(0.005, "8bit"),
+        of=("vit", "gpt"),
     ),
     Claim(
         "bfloat16 weights with stochastic rounding cost at most 0.5 % of loss",
@@ -341,12 +345,14 @@ CLAIMS = (
         f"AdamW at its best settings, weights in bfloat16, the model computed in float32: loss over that with float32 "
         f"weights, {_PAIRED}",
         _costs_at_most(0.005, "stochastic"),
+        of=("vit", "gpt"),
     ),
     Claim(
         "bfloat16 weights rounded to the nearest would do as well",
         "the counter-claim, that stochastic rounding is not needed",
         "the same with rounding to the nearest",
         _costs_at_most(0.005, "nearest"),
+        of=("vit", "gpt"),
     ),
     Claim(
         "Schedule-Free is at or under cosine at every horizon, without knowing it",
@@ -354,6 +360,7 @@ CLAIMS = (
         "one Schedule-Free run over the longer horizon, against AdamW with a cosine for a half, one, two and four "
         "horizons from the same seed: at or under; a quarter of the claim each",
         _endless,
+        of=("vit", "gpt"),
     ),
     Claim(
         "Warm-up prevents early divergence",
@@ -361,42 +368,49 @@ CLAIMS = (
         "each rule without warm-up, at its best rate and at four times that, ends more than 5 % above itself with it "
         "(or not at all) at either; the share of the rules",
         _needs_warmup,
+        of=("vit", "gpt"),
     ),
     Claim(
         "Undecayed norms and biases help",
         "a habit of most training code",
         "AdamW at its best settings with everything decayed ends higher, in the mean and from most seeds",
         _beaten_by(BASELINE, "all-decayed"),
+        of=("vit", "gpt"),
     ),
     Claim(
         "Layer-wise rates help fine-tuning",
         "Howard & Ruder 2018, arXiv:1801.06146; Clark et al. 2020, arXiv:2003.10555",
         "AdamW with rates of 0.8 a layer, tuned with as many tries, ends lower, in the mean and from most seeds",
         _entrant_ends_lower("adamw-layerwise"),
+        of=("adapting",),
     ),
     Claim(
         "Linear to zero ends lower than cosine",
         "Defazio et al. 2023, arXiv:2310.07831; Bergsma et al. 2025, arXiv:2502.15938",
         "AdamW under each, tuned with as many tries: lower, in the mean and from most seeds",
         _entrant_ends_lower("adamw-linear"),
+        of=("vit", "gpt"),
     ),
     Claim(
         "Warm-up, stable, decay does as well as cosine",
         "Hu et al. 2024, arXiv:2404.06395; Hägele et al. 2024, arXiv:2405.18392",
         f"AdamW under each, tuned with as many tries: at most 1 % above, {_PAIRED}",
         _costs_at_most(ALIKE, "", "adamw-wsd"),
+        of=("vit", "gpt"),
     ),
     Claim(
         "A batch twice as large wants √2 times the rate (Adam)",
         "the lecture; Malladi et al. 2022, arXiv:2205.10287",
         "AdamW at 1, √2 and 2 times its best rate on twice the batch, as many images: √2 ends lowest in the mean",
         _batch(BASELINE, "root"),
+        of=("vit", "resnet"),
     ),
     Claim(
         "A batch twice as large wants 2 times the rate (SGD)",
         "Goyal et al. 2017, arXiv:1706.02677, sec. 2.1",
         "SGD likewise: 2 ends lowest in the mean",
         _batch("sgd", "twice"),
+        of=("vit", "resnet"),
     ),
     Claim(
         "Momentum smooths the way down a ravine",
@@ -404,7 +418,7 @@ CLAIMS = (
         "SGD without and with a momentum of 0.9 on a quadratic 100 times as steep one way, each at the best of the "
         "rates on a grid: fewer steps to a hundredth of the distance, and fewer of them turn back; half the claim each",
         _smooths,
-        once=True,
+        of=(),
     ),
     Claim(
         "The lecture's typical learning rates are where the best ones are found",

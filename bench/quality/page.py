@@ -19,6 +19,12 @@ PAGE = DOCS / "evidence.md"
 CHOOSING = "choosing.md"
 MARKER = "<!-- Below here the page is written by python -m bench evidence. -->\n"
 
+_CAUTION = """\
+Three seeds tell differences of some per cent, not of some per mille: where the seeds in brackets do not agree about the
+sign, others may decide otherwise. The verdict is by the rule stated beforehand all the same. Eight tries find a good
+rate, not the best: a negative number under ½ × or 2 × says that a better one was missed.
+"""
+
 _COLUMNS = (
     *("rule", "loss, 3 seeds", "spread", "steps to AdamW's loss", "4 × longer: loss", "steps to AdamW's"),
     *("½ × rate", "2 × rate", "diverged", "state", "ms a step", "time to AdamW's loss"),
@@ -35,7 +41,7 @@ def write(page: Path = PAGE, folder: Path = running.FOLDER) -> list[Path]:
     beside = page.parent / CHOOSING
     heads = {path: _head(path) for path in (page, beside)}
     paces = pace.load(folder)
-    tasks = {name: OnTask(found, paces.get(name, {})) for name, found in running.outcomes(folder).items()}
+    tasks = {name: OnTask(found, paces.get(name, {}), name) for name, found in running.outcomes(folder).items()}
     drawn = {page.parent / "ravine.svg": ravine.drawing()}
     for name, task in tasks.items():
         drawn[page.parent / f"evidence-{name}.svg"] = pictures.curves(task.outcomes)
@@ -71,14 +77,14 @@ def _verdicts(tasks: Mapping[str, OnTask]) -> list[str]:
             waiting.append(f"- {claim.says} ({claim.source}).")
         else:
             rows.append((claim.says, f"**{verdict}**", words, claim.source))
-    parts = [_table(("claim", "verdict", "measured", "source"), rows)]
+    parts = [_CAUTION, _table(("claim", "verdict", "measured", "source"), rows)]
     if waiting:
         parts += ["Not run yet:\n", "\n".join(waiting) + "\n"]
     return [*parts, "![SGD without and with momentum in a ravine](ravine.svg)\n"]
 
 
 def _section(name: str, task: OnTask) -> list[str]:
-    standings = task.standings
+    standings = _whole(task)
     if not standings:
         return []
     rows = [_row(one, task) for one in sorted(standings.values(), key=_by_loss)]
@@ -95,7 +101,7 @@ def _section(name: str, task: OnTask) -> list[str]:
 
 def _choosing(tasks: Mapping[str, OnTask]) -> str:
     """Each rule on one line: its loss over AdamW's by task, what half and twice the rate cost, and its state."""
-    standings = {name: task.standings for name, task in tasks.items()}
+    standings = {name: found for name, task in tasks.items() if BASELINE in (found := _whole(task))}
     tried = [rule for rule in RULES if any(rule in found for found in standings.values())]
     rows = []
     for rule in tried:
@@ -120,6 +126,11 @@ def _ratio(one: Standing | None, baseline: Standing | None) -> float | None:
     if one is None or baseline is None or one.mean is None or not baseline.mean:
         return None
     return one.mean / baseline.mean
+
+
+def _whole(task: OnTask) -> dict[str, Standing]:
+    """The rules that have been through the whole protocol; a part of it is no result."""
+    return {rule: one for rule, one in task.standings.items() if one.longer is not None}
 
 
 def _by_loss(one: Standing) -> float:
