@@ -22,7 +22,7 @@ def main(steps: int = 60) -> float:
     model = nn.Sequential(nn.Embedding(10, 32), nn.Flatten(), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 19))
     fully_shard(model[2])
     fully_shard(model)
-    optimizer = stepwell.create_optimizer(model, "muon", lr=5e-3, weight_decay=0.01)
+    optimizer = stepwell.create_optimizer(model, "muon", lr=2e-2, weight_decay=0.01)
     scheduler = stepwell.create_scheduler(optimizer, "cosine", horizon=steps, warmup=0.1)
     torch.manual_seed(1 + dist.get_rank())  # other data on each
     for _ in range(steps):
