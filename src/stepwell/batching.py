@@ -260,15 +260,15 @@ class Buckets:
             and all(bucket.still_holds(gradients) for bucket in self.latest)
         )
 
-    def portable(self, groups: list[dict[str, Any]], packed: dict[Any, State]) -> dict[Any, State]:
-        """The states of a state dict, by the number of the parameter, without blocks that one rank alone knows."""
-        found = dict(packed)
-        members = ((group, parameter) for group in groups for parameter in group["params"])
-        for number, (group, parameter) in enumerate(members):
-            if number in packed and (layout := self.layout_of(parameter)) is not None:
-                rule = rule_class(group["rule"]).of(group).fit(tuple(parameter.shape))
-                found[number] = portable(rule, packed[number], layout)
-        return found
+    def portable(self, groups: list[dict[str, Any]], state: defaultdict[Tensor, Any]) -> defaultdict[Tensor, Any]:
+        """The state without blocks that one rank alone knows; the same where nothing lies on many ranks."""
+        changed = {}
+        for group in groups:
+            for parameter in group["params"]:
+                if parameter in state and (layout := self.layout_of(parameter)) is not None:
+                    rule = rule_class(group["rule"]).of(group).fit(tuple(parameter.shape))
+                    changed[parameter] = portable(rule, state[parameter], layout)
+        return defaultdict(state.default_factory, {**state, **changed}) if changed else state
 
     def with_state(self, groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[Bucket]:
         """The buckets of the parameters that have been updated, made for one use."""

@@ -125,17 +125,7 @@ class Offloaded(Optimizer):
             group = self.param_groups[-1]
             self._there.add_param_group({**group, "params": list(map(self._twin, group["params"]))})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One optimizer step. Returns what the closure returns, which is called with gradients enabled."""
-        if self._in_backward is not None:
-            self._in_backward.finish(closure)
-            return None
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._check_ready()
+    def _take_step(self) -> None:
         self._tell()
         parameters = self._parameters(self.param_groups)
         for p in parameters:
@@ -149,7 +139,6 @@ class Offloaded(Optimizer):
         self._send(given)
         self._join()
         self._listen()
-        return loss
 
     @torch.no_grad()
     def _hold(self, holds: Holds, among: list[dict[str, Any]] | None = None) -> None:

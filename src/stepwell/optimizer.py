@@ -201,6 +201,11 @@ class Optimizer(torch.optim.Optimizer):
         if sharp := sharp_groups(self.param_groups):
             sharp_gradients(sharp, closure, with_kernel=self.engine in ("auto", "fused"))
         self._check_ready()
+        self._take_step()
+        return loss
+
+    def _take_step(self) -> None:
+        """Step with the gradients that are there, or leave the step out."""
         found = self._buckets.agree(self.param_groups, self._name_of, getattr(self, "found_inf", None))
         factor = 1.0
         buckets = self._verdicts.judged(
@@ -215,11 +220,11 @@ class Optimizer(torch.optim.Optimizer):
         else:
             if found is not None and float(found):
                 self.skipped += 1
-                return loss
+                return
             found_factor = self._gradient_factor()
             if found_factor is None:
                 self.skipped += 1
-                return loss
+                return
             factor = found_factor
             buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
             for bucket in buckets:
@@ -230,7 +235,6 @@ class Optimizer(torch.optim.Optimizer):
         settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
             bucket.run()
-        return loss
 
     def _check_ready(self) -> None:
         """Raise RuntimeError where the parameters do not hold the weights to train on."""
@@ -399,11 +403,12 @@ class Optimizer(torch.optim.Optimizer):
         notes = [notes_for_state_dict(group) for group in self.param_groups]
         for group, note in zip(self.param_groups, notes, strict=True):
             group.update(note)
+        state = self.state
         try:
-            found = super().state_dict()
-            found["state"] = self._buckets.portable(self.param_groups, found["state"])
-            return found
+            self.state = self._buckets.portable(self.param_groups, state)  # for hooks, too
+            return super().state_dict()
         finally:
+            self.state = state
             for group, note in zip(self.param_groups, notes, strict=True):
                 for name in note:
                     del group[name]
