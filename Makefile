@@ -60,6 +60,7 @@ bench: $(PEERS)
 	$(BIN)/python -m bench start
 	$(BIN)/python -m bench schedule
 	$(BIN)/python -m bench checkpoint
+	$(BIN)/python -m bench ranks
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("stepwell needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'

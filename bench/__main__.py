@@ -1,4 +1,4 @@
-"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|quality|table|gallery|evidence|scale`,
+"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|ranks|quality|table|gallery|evidence|scale`,
 from the repository's root."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import checkpoint, gallery, memory, plan, presets, scale, schedule, start, step, storage, table
+from bench import checkpoint, gallery, memory, plan, presets, ranks, scale, schedule, start, step, storage, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.quality import command as quality_command
@@ -75,6 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     elif given.what == "checkpoint":
         settings = {"rounds": str(rounds)}
         rows = checkpoint.measure(rounds)
+        enough = enough and rounds >= _FEWEST_ROUNDS
+    elif given.what == "ranks":
+        settings = {"rounds": str(rounds), "threads a rank": "1"}
+        rows = ranks.measure(rounds)
         enough = enough and rounds >= _FEWEST_ROUNDS
     elif given.what == "plan":
         settings = {"processes": str(rounds)}
@@ -152,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="what",
         required=True,
-        metavar="{step,memory,start,schedule,plan,checkpoint,storage,quality,table,gallery,evidence,scale}",
+        metavar="{step,memory,start,schedule,plan,checkpoint,storage,ranks,quality,table,gallery,evidence,scale}",
     )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
@@ -161,10 +165,11 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", "a plan of a model of 70 billion parameters: time and memory, in fresh processes"),
         ("schedule", "one call of a schedule, and one step of a scheduler beside torch's and transformers'"),
         ("checkpoint", "a save and a load of GPT-2 small with AdamW's state, beside torch.save with fsync"),
+        ("ranks", "one step of a rule of matrices on two ranks, beside the same step on one"),
         ("storage", "the loss of a training whose state is stored in fewer bits (an hour or so)"),
     ):
         command = commands.add_parser(what, help=about, description=about)
-        if what not in ("schedule", "plan", "checkpoint", "storage"):
+        if what not in ("schedule", "plan", "checkpoint", "storage", "ranks"):
             command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
         command.set_defaults(rules=None, shapes=None, device="cpu", repeats=1, quick=False)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bench.contenders import OURS
 from bench.equal_pass import PASS
@@ -158,11 +158,26 @@ class StorageRow:
         return sum(self.losses) / sum(self.in_float32)
 
 
-Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | CheckpointRow | StorageRow
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (StepRow, MemoryRow, ImportRow, StartRow, ScheduleRow, PlanRow, CheckpointRow, StorageRow)
-}
+@dataclass(frozen=True)
+class RanksRow:
+    """Times of a step of one rank alone, and of the same step of several ranks together."""
+
+    rule: str
+    shapes: str
+    parameters: int
+    way: str
+    ranks: int
+    alone: Timing
+    together: Timing
+
+    @property
+    def ratio(self) -> float:
+        """The time together over the time alone."""
+        return self.together.median / self.alone.median
+
+
+Row = StepRow | MemoryRow | ImportRow | StartRow | ScheduleRow | PlanRow | CheckpointRow | StorageRow | RanksRow
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Row)}
 
 
 @dataclass(frozen=True)
@@ -170,7 +185,7 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        what: "step", "memory", "start", "schedule", "plan", "checkpoint" or "storage".
+        what: "step", "memory", "start", "schedule", "plan", "checkpoint", "storage" or "ranks".
         machine: where it ran.
         settings: how it ran: rounds, packages and their versions.
         rows: what was measured.
@@ -268,6 +283,8 @@ def _subject(row: Row) -> tuple[str, ...]:
         about = row.recipe
     elif isinstance(row, StorageRow):
         about = f"{row.rule} {row.storage}"
+    elif isinstance(row, RanksRow):
+        about = f"{row.rule} {row.way} {row.ranks}"
     else:
         about = row.subject if isinstance(row, ScheduleRow) else row.rule
     return type(row).__name__, _place(row), about
@@ -288,10 +305,14 @@ def load_all(folder: Path = RESULTS) -> list[Report]:
 def _row(fields: dict[str, Any]) -> Row:
     kind = _KINDS[fields.pop("kind")]
     if "timings" in fields:
-        fields["timings"] = {
-            name: Timing(timing["first"], tuple(timing["rounds"])) for name, timing in fields["timings"].items()
-        }
+        fields["timings"] = {name: _timing(timing) for name, timing in fields["timings"].items()}
     if kind is StorageRow:
         fields |= {name: tuple(fields[name]) for name in ("losses", "in_float32")}
+    if kind is RanksRow:
+        fields |= {name: _timing(fields[name]) for name in ("alone", "together")}
     row: Row = kind(**fields)
     return row
+
+
+def _timing(fields: dict[str, Any]) -> Timing:
+    return Timing(fields["first"], tuple(fields["rounds"]))

@@ -15,6 +15,7 @@ from bench.records import (
     ImportRow,
     MemoryRow,
     PlanRow,
+    RanksRow,
     Report,
     Row,
     ScheduleRow,
@@ -29,8 +30,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 _HEAD = """# Benchmarks
 
 Written by `python -m bench table` from the JSON in `bench/results/`, which `python -m bench step`, `memory`, `start`,
-`schedule`, `plan`, `checkpoint` and `storage` leave. Times drift from machine to machine and from day to day; the
-ratios are what to read.
+`schedule`, `plan`, `checkpoint`, `storage` and `ranks` leave. Times drift from machine to machine and from day to day;
+the ratios are what to read.
 """
 
 _STEP = """\
@@ -73,6 +74,13 @@ The default task of `stepwell compare`, trained with its state in fewer bits. Lo
 the last step, one for each seed; all storages train from the same weights on the same batches. Embeddings keep float32.
 """
 
+_RANKS = """\
+Time of one step of a rule of matrices on several ranks, in turn with the same step of one rank, which then has all of
+the work. Every rank is a process with one thread on the same machine, and they talk over gloo; a figure is the median
+over the rounds, of a rule that does more in some steps the mean of a cycle's. *FSDP2* has each matrix in parts.
+*shard_state* has it whole on every rank and its state in parts.
+"""
+
 _COLUMNS: dict[type[Row], tuple[str, ...]] = {
     StepRow: ("rule", "stepwell", "GB/s", "of an equal pass", "best peer", "ratio", "other peers"),
     MemoryRow: ("rule", "contender", "allocated", "resident"),
@@ -82,6 +90,7 @@ _COLUMNS: dict[type[Row], tuple[str, ...]] = {
     StorageRow: ("rule", "state in", "bytes of state", "last losses", "mean", "over float32's"),
     PlanRow: ("recipe", "make the model", "plan", "memory", "cost", "all three", "resident"),
     CheckpointRow: ("what", "bytes", "stepwell", "torch", "ratio", "above the state", "torch's"),
+    RanksRow: ("rule", "matrices", "ranks", "one rank", "together", "ratio"),
 }
 
 
@@ -116,6 +125,7 @@ def section(report: Report) -> list[str]:
         "storage": ("State in fewer bits", _STORAGE),
         "plan": ("Plans", _PLAN),
         "checkpoint": ("Checkpoints", _CHECKPOINT),
+        "ranks": ("Many ranks", _RANKS),
     }[report.what]
     parts = [f"### {title}\n", _software(report.machine) + _settings(report) + "\n", about]
     for heading, rows in itertools.groupby(report.rows, key=heading_of):
@@ -131,7 +141,7 @@ def heading_of(row: Row) -> str:
     if isinstance(row, StepRow):
         count = f"{row.tensors} tensors, " if row.tensors > 1 else ""
         return f"{_capital(row.shapes)}: {count}{_millions(row.parameters)} parameters"
-    if isinstance(row, MemoryRow | CheckpointRow):
+    if isinstance(row, MemoryRow | CheckpointRow | RanksRow):
         return f"{_capital(row.shapes)}: {_millions(row.parameters)} parameters"
     if isinstance(row, ScheduleRow):
         return row.what
@@ -164,6 +174,9 @@ def line(row: Row) -> str:
         return _line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
     if isinstance(row, CheckpointRow):
         return _checkpoint_line(row)
+    if isinstance(row, RanksRow):
+        alone, together = milliseconds(row.alone.median), f"**{milliseconds(row.together.median)}**"
+        return _line((row.rule, row.way, str(row.ranks), alone, together, f"**{row.ratio:.2f}**"))
     if isinstance(row, PlanRow):
         times = map(_seconds, (row.build, row.plan, row.memory, row.cost))
         total = f"**{_seconds(row.plan + row.memory + row.cost)}**"
