@@ -32,6 +32,9 @@ RULES: dict[str, Rule] = {
     "Prodigy": rules.Prodigy(lr=1.0),
     "ScheduleFreeAdamW": rules.ScheduleFreeAdamW(lr=0.01),
     "Muon": rules.Muon(lr=0.01),
+    "Muon, coupled": rules.Muon(lr=0.01, decay="coupled"),
+    "cautious Muon": stepwell.cautious(rules.Muon(lr=0.01)),
+    "Scion": rules.Scion(lr=0.01, weight_decay=0.1, scale=2.0),
     # Larger sides of these gradients have directions without gradient, in which the basis is anything.
     "SOAP": rules.SOAP(lr=0.01, max_precond_dim=5),
     "Shampoo": rules.Shampoo(lr=0.01),

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 import stepwell
 from bench.memory import allocated_peak
 from small_models import Language
-from stepwell import Recipe, Route
+from stepwell import Recipe, Route, rules
+from stepwell.planning.memory import state_of
+from stepwell.planning.rehearsal import rehearse
 from stepwell.recipes import RecipeError
 from stepwell.rules.registry import rule_class, rule_names
 
@@ -171,10 +173,21 @@ class TestRanks:
 
     def test_a_matrix_rule_puts_its_matrices_together(self):
         """Of 4 matrices of 16 × 8 or 8 × 16 the first of 3 ranks has two: 512 bytes each of weights, gradient and
-        momentum arrive, as much was sent, and weights and momentum go back, as a message and as it arrives."""
-        plan = stepwell.plan(Language(), "muon", horizon=10)
-        read, written = 2 * 3 * 512, 2 * 2 * 512
+        two momenta arrive, as much was sent, and weights and momenta go back, as a message and as it arrives."""
+        routes = (Route(rule="AdaMuon", select="role('hidden matrix')"), Route(rule="AdamW", name="rest"))
+        plan = stepwell.plan(Language(), Recipe(routes=routes), horizon=10)
+        read, written = 2 * 4 * 512, 2 * 3 * 512
         assert plan.memory(world_size=3, sharded=True).own.step == 2 * read + 2 * written
+
+    def test_a_rule_that_needs_one_matrix_puts_no_more_together(self):
+        """As above, of the momentum alone, which is made of ⌈16/3⌉ = 6 rows of 8 and ⌈8/3⌉ = 3 of 16 of each pair. With
+        so little to send, the iteration's own temporaries are more than what goes back."""
+        plan = stepwell.plan(Language(), "muon", horizon=10)
+        there, made = 2 * 512, 2 * (6 * 8 + 3 * 16) * 4
+        pair = [torch.empty(16, 8), torch.empty(8, 16)]
+        work = rehearse(rules.Muon(), pair, "cpu", "matrices", state_of, "turn").peak
+        assert work > 2 * there
+        assert plan.memory(world_size=3, sharded=True).own.step == made + 2 * there + work
 
     def test_a_stack_that_is_cut_between_its_matrices_is_not_put_together(self):
         model = nn.Module()

@@ -164,10 +164,20 @@ class Batch:
         self, members: list[int], *, weights: list[Tensor], gradients: list[Tensor], columns: dict[str, list[Tensor]]
     ) -> Batch:
         """The same launch for some of its parameters, whose tensors are these; what is kept of each is kept here."""
-        states, groups = [self.states[index] for index in members], [self._groups[index] for index in members]
-        made = Batch(self.rule, weights, states, groups, self.codecs, [self._places[index] for index in members])
+        made = self._of(members, weights, self.codecs)
         made.columns, made.gradients, made.gradient_factor = columns, gradients, self.gradient_factor
         return made
+
+    def without_slots(self, members: list[int], weights: list[Tensor], gradients: list[Tensor]) -> Batch:
+        """A launch for some of its parameters, with these in place of weights and gradients, which reads no slot and
+        takes the gradients as they are."""
+        made = self._of(members, weights, {WEIGHTS: Plain(weights[0].dtype)})
+        made.gradients = gradients
+        return made
+
+    def _of(self, members: list[int], weights: list[Tensor], codecs: Mapping[str, Codec]) -> Batch:
+        states, groups = [self.states[index] for index in members], [self._groups[index] for index in members]
+        return Batch(self.rule, weights, states, groups, codecs, [self._places[index] for index in members])
 
     @property
     def live_groups(self) -> list[Group]:

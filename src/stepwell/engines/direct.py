@@ -14,6 +14,9 @@ from stepwell.engines.batch import Batch
 from stepwell.engines.observing import squares_of
 from stepwell.rules.rule import Rule, Shape, namespace
 
+# Methods of a rule that take a gradient: a step, and a step of a `OneMatrixRule` in three.
+_OF_A_STEP = ("update", "mix", "turn", "move")
+
 
 class Direct(ABC):
     """An engine says which parameters make up a number, what the number is, and how it is stored."""
@@ -91,7 +94,10 @@ class Direct(ABC):
     def _apply_to(self, part: list[int], batch: Batch, function: str, h: Any, scalars: Mapping[str, float]) -> None:
         p, g, s = self._numbers(part, batch, scalars)
         rule = batch.rule
-        new_weights, new = rule.update(p, g, s, h) if function == "update" else rule.exchange(function, p, s, h)
+        if function in _OF_A_STEP:
+            new_weights, new = getattr(rule, function)(p, g, s, h)
+        else:
+            new_weights, new = rule.exchange(function, p, s, h)
         rule.check_slots(new)
         if batch.observed and function == "update":
             self._observe(part, batch, (new_weights - p, p, g))

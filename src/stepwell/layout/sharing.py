@@ -17,9 +17,11 @@ from stepwell.engines.observing import squares_of
 from stepwell.layout.exchange import Coming, Exchange, Sent
 from stepwell.layout.parts import Layout
 from stepwell.layout.slots import slot_layout
+from stepwell.rules.matrix_rule import steps_in_three
 from stepwell.rules.rule import Rule
 
 GRADIENT = "g"
+MATRIX = "x"  # what a rule makes of all of them, where it needs no more than that whole
 # So many numbers of each rank's matrices are put together at a time: enough to fill an accelerator, and next to the
 # model little. Two such rounds are in memory, one on its way while the other is worked on.
 TOGETHER = 1 << 24
@@ -74,15 +76,17 @@ class Sharing:
         owners = shared_out(shapes, group.size())
         rounds = [[members[place] for place in places] for places in in_rounds(shapes, owners)]
         owner_of = dict(zip(members, owners, strict=True))
-        leaving: Coming[None] | None = None
-        turns = (_Turn(batch, each, [owner_of[index] for index in each], function) for each in rounds)
+        kind = _TurnOfOne if function == "update" and steps_in_three(type(batch.rule)) else _Turn
+        turns = (kind(self._inner, batch, each, [owner_of[index] for index in each], function) for each in rounds)
+        before: _Turn | None = None
         for turn in _one_ahead(turns):  # the next is on its way while this one is worked on
-            turn.work(self._inner)
-            if leaving is not None:
-                leaving.wait()
-            leaving = turn.give_back()
-        if leaving is not None:
-            leaving.wait()
+            turn.work()
+            if before is not None:
+                before.finish()
+            turn.give_back()
+            before = turn
+        if before is not None:
+            before.finish()
         self._agree(batch, [index for index in members if owner_of[index] == group.rank()])
 
     def _agree(self, batch: Batch, mine: Sequence[int]) -> None:
@@ -122,31 +126,37 @@ class Sharing:
 class _Turn:
     """Matrices that are put together, worked on and given back at the same time. Made, they are under way."""
 
-    def __init__(self, batch: Batch, members: list[int], owners: list[int], function: str) -> None:
+    def __init__(self, inner: Engine, batch: Batch, members: list[int], owners: list[int], function: str) -> None:
+        self._inner = inner
         self._batch = batch
         self._function = function
-        self._owners = owners
         self._members = members
+        self._owners = owners
+        self._held, self._written = self._numbers()
         layouts = [batch.layouts[index] for index in members]
-        group = layouts[0].groups[0]
-        numbers = exchanged(batch.rule, function)
-        self._names = numbers.written
-        columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
-        self._held = {name: [columns[name][index] for index in members] for name in numbers.read}
+        self._group = layouts[0].groups[0]
+        self._mine = [place for place, owner in enumerate(owners) if owner == self._group.rank()]
         sent = {
             name: [
                 Sent(layout_of_number(batch.rule, name, layout), owner, tensor.dtype)
-                for layout, owner, tensor in zip(layouts, owners, self._held[name], strict=True)
+                for layout, owner, tensor in zip(layouts, owners, held, strict=True)
             ]
-            for name in numbers.read
+            for name, held in self._held.items()
         }
-        self._mine = [place for place, owner in enumerate(owners) if owner == group.rank()]
-        self._back = Exchange(group, [each for name in numbers.written for each in sent[name]])
-        everything = Exchange(group, [each for each_name in sent.values() for each in each_name])
+        self._back = Exchange(self._group, [each for name in self._written for each in sent[name]])
+        everything = Exchange(self._group, [each for each_name in sent.values() for each in each_name])
         self._coming = everything.gather([tensor for column in self._held.values() for tensor in column])
+        self._leaving: Coming[None] | None = None
         self._wholes: dict[str, dict[int, Tensor]] = {}
 
-    def work(self, inner: Engine) -> None:
+    def _numbers(self) -> tuple[dict[str, list[Tensor]], tuple[str, ...]]:
+        """What this rank holds of the numbers that travel, by name, and which of them come back."""
+        batch = self._batch
+        columns = {WEIGHTS: batch.weights, GRADIENT: batch.gradients, **batch.columns}
+        numbers = exchanged(batch.rule, self._function)
+        return {name: [columns[name][index] for index in self._members] for name in numbers.read}, numbers.written
+
+    def work(self) -> None:
         """Work out what this rank owns, as soon as it is there."""
         arrived = self._coming.wait()
         count = len(self._members)
@@ -154,23 +164,56 @@ class _Turn:
             name: {place: arrived[number * count + place] for place in self._mine}
             for number, name in enumerate(self._held)
         }
-        if not self._mine:
-            return
-        columns = {name: list(column.values()) for name, column in self._wholes.items()}
+        if self._mine:
+            mine = [self._members[place] for place in self._mine]
+            self._work_on(mine, {name: list(column.values()) for name, column in self._wholes.items()})
+
+    def _work_on(self, mine: list[int], columns: dict[str, list[Tensor]]) -> None:
         weights = columns.pop(WEIGHTS)
         gradients = columns.pop(GRADIENT, weights)
-        mine = [self._members[place] for place in self._mine]
-        inner.apply(self._batch.of(mine, weights=weights, gradients=gradients, columns=columns), self._function)
+        batch = self._batch.of(mine, weights=weights, gradients=gradients, columns=columns)
+        self._inner.apply(batch, self._function)
 
-    def give_back(self) -> Coming[None]:
+    def give_back(self) -> None:
         """Send every rank its part of what has been worked out."""
         count = len(self._members)
         wholes = {
             number * count + place: whole
-            for number, name in enumerate(self._names)
+            for number, name in enumerate(self._written)
             for place, whole in self._wholes[name].items()
         }
-        return self._back.scatter(wholes, [tensor for name in self._names for tensor in self._held[name]])
+        self._leaving = self._back.scatter(wholes, [tensor for name in self._written for tensor in self._held[name]])
+
+    def finish(self) -> None:
+        """Wait for the parts that this rank gets back."""
+        if self._leaving is not None:
+            self._leaving.wait()
+
+
+class _TurnOfOne(_Turn):
+    """The same of a rule that needs one matrix whole: each rank makes its part of that, and goes on with what it gets
+    back. Weights, gradients and slots stay where they are."""
+
+    def _numbers(self) -> tuple[dict[str, list[Tensor]], tuple[str, ...]]:
+        batch = self._batch
+        # A copy of the weights at first, in the dtype that the rule computes in: `mix` may look at them.
+        made = [
+            batch.weights[index].to(dtype_of_number(batch.rule, MATRIX, batch.weights[index].dtype), copy=True)
+            for index in self._members
+        ]
+        gradients = [batch.gradients[index] for index in self._members]
+        columns = {name: [column[index] for index in self._members] for name, column in batch.columns.items()}
+        self._inner.apply(batch.of(self._members, weights=made, gradients=gradients, columns=columns), "mix")
+        return {MATRIX: made}, (MATRIX,)
+
+    def _work_on(self, mine: list[int], columns: dict[str, list[Tensor]]) -> None:
+        wholes = columns[MATRIX]
+        self._inner.apply(self._batch.without_slots(mine, wholes, wholes), "turn")
+
+    def finish(self) -> None:
+        super().finish()
+        weights = [self._batch.weights[index] for index in self._members]
+        self._inner.apply(self._batch.without_slots(self._members, weights, self._held[MATRIX]), "move")
 
 
 def _one_ahead(turns: Iterator[_Turn]) -> Iterator[_Turn]:
@@ -191,6 +234,8 @@ class Exchanged(NamedTuple):
 
 def exchanged(rule: Rule, function: str = "update") -> Exchanged:
     """What ranks send each other of a matrix so that one of them can work out `rule.function`."""
+    if function == "update" and steps_in_three(type(rule)):
+        return Exchanged((MATRIX,), (MATRIX,))
     written = (WEIGHTS, *(slot.name for slot in rule.slot_list() if not slot.scalar))
     return Exchanged((*written, GRADIENT) if function == "update" else written, written)
 
@@ -199,6 +244,13 @@ def layout_of_number(rule: Rule, number: str, layout: Layout) -> Layout:
     """The layout of weights, gradient or a slot of a parameter in this layout."""
     slots = {slot.name: slot for slot in rule.slot_list()}
     return slot_layout(rule, slots[number], layout) if number in slots else layout
+
+
+def dtype_of_number(rule: Rule, number: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of weights, gradient or a slot of a parameter of this dtype that is stored as it is, or of the matrix
+    that is made of them."""
+    wide = number == MATRIX or any(slot.wide for slot in rule.slot_list() if slot.name == number)
+    return torch.promote_types(dtype, torch.float32) if wide else dtype
 
 
 def whole_here(rule: Rule, layout: Layout) -> bool:

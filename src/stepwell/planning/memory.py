@@ -16,7 +16,7 @@ from torch import Tensor
 from stepwell.batching import prepare
 from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for
 from stepwell.engines.choice import engine_for
-from stepwell.layout.sharing import exchanged, in_rounds, shared_out, whole_here
+from stepwell.layout.sharing import MATRIX, dtype_of_number, exchanged, in_rounds, shared_out, whole_here
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
 from stepwell.planning.spreading import Spread
@@ -210,7 +210,8 @@ def _exchanging(matrices: Sequence[tuple[Rule, Tensor]], spread: Spread) -> int:
     """Temporaries of a rank that puts matrices together, works on them and gives them back, in the fullest round.
 
     A message is there as it was sent, which the library that sends it may let go of late, and as it arrives. While a
-    round is worked on, the next is under way to it, and what the last has brought is on its way back.
+    round is worked on, the next is under way to it, and what the last has brought is on its way back. What a rank has
+    made of its parts, to be sent, stays until it comes back.
     """
     shapes = [rule.working_shape(tuple(weight.shape)) for rule, weight in matrices]
     owners = shared_out(shapes, spread.shards)
@@ -222,10 +223,27 @@ def _exchanging(matrices: Sequence[tuple[Rule, Tensor]], spread: Spread) -> int:
     apart: defaultdict[Rule, list[Tensor]] = defaultdict(list)
     for rule, weight in mine:
         apart[rule].append(weight)
-    work = max(rehearse(r, weights, device_of(weights[0]), "matrices", state_of).peak for r, weights in apart.items())
+    work = max(_working(rule, weights) for rule, weights in apart.items())
+    made = sum(_made(*matrices[place], spread) for place in fullest)
     if len(rounds) == 1:
-        return 2 * read[rank] + max(work, read[rank], 2 * written[rank])
-    return 3 * read[rank] + work + 2 * written[rank]
+        return made + 2 * read[rank] + max(work, read[rank], 2 * written[rank])
+    return 3 * made + 3 * read[rank] + work + 2 * written[rank]
+
+
+def _working(rule: Rule, weights: Sequence[Tensor]) -> int:
+    """Temporaries of a rank that works on these matrices, which it has put together."""
+    device, function = device_of(weights[0]), "update"
+    if MATRIX in exchanged(rule).read:
+        dtype = dtype_of_number(rule, MATRIX, weights[0].dtype)
+        weights, function = [torch.empty_like(weight, dtype=dtype, device="meta") for weight in weights], "turn"
+    return rehearse(rule, weights, device, "matrices", state_of, function).peak
+
+
+def _made(rule: Rule, weight: Tensor, spread: Spread) -> int:
+    """Bytes of what a rank makes of its part of a matrix, to be sent in place of weights, gradient and slots."""
+    if MATRIX not in exchanged(rule).read:
+        return 0
+    return math.prod(spread.worked_on(tuple(weight.shape))) * dtype_of_number(rule, MATRIX, weight.dtype).itemsize
 
 
 def _owned(
@@ -240,12 +258,11 @@ def _owned(
 
 
 def number_bytes(rule: Rule, number: str, weight: Tensor) -> int:
-    """Bytes of the weights, the gradient or a slot of a parameter that is stored as it is."""
+    """Bytes of the weights, the gradient or a slot of a parameter that is stored as it is, or of what is made of
+    them."""
     slot = next((slot for slot in rule.slot_list() if slot.name == number), None)
-    if slot is None:
-        return weight.nbytes
-    dtype = torch.promote_types(weight.dtype, torch.float32) if slot.wide else weight.dtype
-    return math.prod(rule.slot_shape(slot, tuple(weight.shape))) * dtype.itemsize
+    shape = tuple(weight.shape) if slot is None else rule.slot_shape(slot, tuple(weight.shape))
+    return math.prod(shape) * dtype_of_number(rule, number, weight.dtype).itemsize
 
 
 def device_of(weight: Tensor) -> str:

@@ -37,7 +37,9 @@ class Rehearsal:
     flops: float
 
 
-def rehearse(rule: Rule, weights: Sequence[Tensor], device: str, engine: str, state_of: StateOf) -> Rehearsal:
+def rehearse(
+    rule: Rule, weights: Sequence[Tensor], device: str, engine: str, state_of: StateOf, function: str = "update"
+) -> Rehearsal:
     """Run the rule's steps on tensors like these, without data.
 
     Args:
@@ -47,6 +49,7 @@ def rehearse(rule: Rule, weights: Sequence[Tensor], device: str, engine: str, st
             products are taken.
         engine: "matrices", "foreach" or "reference".
         state_of: makes the state of a parameter, and says how it is stored; alike for all of them.
+        function: what of the rule a step is, as `Engine.apply` takes it.
     """
     runner: Direct = {"matrices": MATRICES, "foreach": FOREACH, "reference": REFERENCE}[engine]
     steps = 1 + int(rule.values().get("precondition_frequency", 1))  # the first one may prepare more than the others
@@ -66,7 +69,7 @@ def rehearse(rule: Rule, weights: Sequence[Tensor], device: str, engine: str, st
             for step in range(steps):
                 batch.advance()
                 with _Ledger() as ledger:
-                    runner.apply(batch)
+                    runner.apply(batch, function)
                 peak = max(peak, ledger.peak)
                 flops += len(same) * ledger.flops / max(steps - 1, 1) if step or steps == 1 else 0.0
     return Rehearsal(peak, flops)

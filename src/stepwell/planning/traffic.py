@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.layout import Layout
-from stepwell.layout.sharing import exchanged, layout_of_number, shared_out, whole_here
+from stepwell.layout.sharing import dtype_of_number, exchanged, layout_of_number, shared_out, whole_here
 from stepwell.planning.laying import PlannedGroup
 from stepwell.planning.memory import Way, alike, bucket_key
 from stepwell.planning.spreading import Spread, part_shape
@@ -185,8 +185,7 @@ def _busiest(owned: Mapping[tuple[Rule, Layout, torch.dtype], NDArray[np.int64]]
 
 def _held(rule: Rule, number: str, layout: Layout, dtype: torch.dtype, ranks: int) -> NDArray[np.int64]:
     """Bytes of what each rank holds of a number."""
-    wide = any(slot.wide for slot in rule.slot_list() if slot.name == number)
-    each = torch.promote_types(dtype, torch.float32).itemsize if wide else dtype.itemsize
+    each = dtype_of_number(rule, number, dtype).itemsize
     return np.array([each * math.prod(part_shape(layout, ranks, rank)) for rank in range(ranks)], np.int64)
 
 

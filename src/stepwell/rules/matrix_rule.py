@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Literal
@@ -36,6 +36,50 @@ class MatrixRule(Rule, abstract=True):
 
     def working_shape(self, shape: Shape) -> Shape:
         return (shape[0], math.prod(shape[1:])) if self.is_kernel(shape) else shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneMatrixRule(MatrixRule, abstract=True):
+    """A rule that needs a single matrix whole, and before and after it acts on elements.
+
+    Where parameters lie on many ranks, that matrix alone goes to one of them and comes back, in place of the weights,
+    the gradient and the state: `mix` and `move` work on the parts that each rank holds.
+    """
+
+    def mixed(self, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """The matrix that is needed whole, element by element, and the new values of the slots."""
+        raise NotImplementedError
+
+    def turned(self, x: Any, h: Any) -> Any:
+        """What the whole matrix becomes."""
+        raise NotImplementedError
+
+    def aimed(self, p: Any, turned: Any, h: Any) -> Any:
+        """The direction, element by element."""
+        return turned
+
+    def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        x, slots = self.mixed(g, s, h)
+        return self.aimed(p, self.turned(x, h), h), slots
+
+    # The same step in three: each gives what the next gets in place of the weights, or of the gradient.
+
+    def mix(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """The matrix that is needed whole, and the new values of the slots."""
+        return self.mixed(self.regularised(p, g, h), s, h)
+
+    def turn(self, x: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """What the whole matrix becomes."""
+        return self.turned(x, h), {}
+
+    def move(self, p: Any, turned: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """The weights after the step."""
+        return self.moved(p, self.aimed(p, turned, h), s, h), {}
+
+
+def steps_in_three(rule: type[Rule]) -> bool:
+    """Whether `mix`, `turn` and `move` are the rule's update: no wrapper, and no rule made of it, has changed that."""
+    return issubclass(rule, OneMatrixRule) and rule.direction is OneMatrixRule.direction and rule.update is Rule.update
 
 
 SplitDim = Literal[-2, -1]

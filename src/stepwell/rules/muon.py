@@ -10,7 +10,7 @@ from typing import Any, Literal
 from stepwell.algebra import lerp
 from stepwell.algebra.matrices import as_dtype_of, orthogonalized, polar_express
 from stepwell.rules.hyper import Count, Fraction, NonNegative
-from stepwell.rules.matrix_rule import MatrixRule, SplitDim, by_blocks, check_split
+from stepwell.rules.matrix_rule import MatrixRule, OneMatrixRule, SplitDim, by_blocks, check_split
 from stepwell.rules.rule import Rule, Shape, Slot
 
 Adjustment = Literal["original", "match_rms_adamw"]
@@ -50,7 +50,7 @@ class OrthogonalizedMomentum(MatrixRule, abstract=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(OrthogonalizedMomentum):
+class Muon(OrthogonalizedMomentum, OneMatrixRule):
     """Momentum whose singular values are all set near 1 (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
         Bₜ = μ·Bₜ₋₁ + (1 − μ)·Gₜ
@@ -86,13 +86,15 @@ class Muon(OrthogonalizedMomentum):
     ns_steps: Count = 5
     adjust_lr_fn: Adjustment | None = None
 
-    def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+    def mixed(self, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         buffer, update = self.mixed_momentum(g, s, h)
+        return update, {"momentum_buffer": buffer}
 
+    def turned(self, x: Any, h: Any) -> Any:
         def step(block: Any) -> Any:
             return rate_adjustment(block, h.adjust_lr_fn) * self.orthogonal(block, h)
 
-        return by_blocks(h.split, h.split_dim, step, update), {"momentum_buffer": buffer}
+        return by_blocks(h.split, h.split_dim, step, x)
 
 
 def rate_adjustment(x: Any, kind: Adjustment | None) -> float:

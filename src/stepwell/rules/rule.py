@@ -144,9 +144,15 @@ class Rule:
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """The weights after the step, and the new values of the slots."""
-        if h.decay == "coupled":
-            g = g + h.weight_decay * p
-        direction, slots = self.direction(p, g, s, h)
+        direction, slots = self.direction(p, self.regularised(p, g, h), s, h)
+        return self.moved(p, direction, s, h), slots
+
+    def regularised(self, p: Any, g: Any, h: Any) -> Any:
+        """The gradient that `direction` gets: with coupled decay, of the regularised loss."""
+        return g + h.weight_decay * p if h.decay == "coupled" else g
+
+    def moved(self, p: Any, direction: Any, s: Any, h: Any) -> Any:
+        """The weights after a step in this direction, and their decay."""
         if h.decay == "decoupled":
             p = p * (1 - h.lr * h.weight_decay)
         elif h.decay == "independent":
@@ -154,7 +160,7 @@ class Rule:
         p = p - self.rate(s, h) * direction
         if h.decay == "proximal":
             p = p / (1 + h.lr * h.weight_decay)
-        return p, slots
+        return p
 
     def exchange(self, function: str, p: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """What "averaged" or "training" gives: weights, and slots where these change with them."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from stepwell.algebra import lerp, mean, sign, sqrt, square
 from stepwell.algebra.matrices import as_dtype_of, orthogonalized
 from stepwell.rules.hyper import Count, NonNegative, Positive, Range
-from stepwell.rules.matrix_rule import MatrixRule
+from stepwell.rules.matrix_rule import OneMatrixRule
 from stepwell.rules.rule import Decay, Rule, Shape
 
 Share = Annotated[float, Range(low=0, high=1, open_low=True)]
@@ -18,7 +18,7 @@ EPS = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scion(MatrixRule):
+class Scion(OneMatrixRule):
     """Conditional gradient steps in a norm of each layer's own (Pethick et al. 2025, arXiv:2502.07529, Alg. 1 and 2).
 
         dₜ = (1 − α)·dₜ₋₁ + α·gₜ
@@ -57,16 +57,20 @@ class Scion(MatrixRule):
             return ScionOfVectors(**{name: self.values()[name] for name in ScionOfVectors.field_names()})
         return self.but(positions=math.prod(shape[2:])) if self.is_kernel(shape) and 0 not in shape else self
 
-    def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+    def mixed(self, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         buffer = lerp(s.momentum_buffer, g, h.momentum)
-        rows, cols = p.shape[-2:]
+        return buffer, {"momentum_buffer": buffer}
+
+    def turned(self, x: Any, h: Any) -> Any:
+        rows, cols = x.shape[-2:]
         if h.norm == "sign":
-            step = sign(buffer) / max(cols, 1)
-        else:
-            channels = max(cols // h.positions, 1)
-            orthogonal = as_dtype_of(orthogonalized(buffer, steps=h.ns_steps), buffer)
-            step = math.sqrt(rows / channels) / h.positions * orthogonal
-        return constrained(h.scale * step, p, h), {"momentum_buffer": buffer}
+            return sign(x) / max(cols, 1)
+        channels = max(cols // h.positions, 1)
+        orthogonal = as_dtype_of(orthogonalized(x, steps=h.ns_steps), x)
+        return math.sqrt(rows / channels) / h.positions * orthogonal
+
+    def aimed(self, p: Any, turned: Any, h: Any) -> Any:
+        return constrained(h.scale * turned, p, h)
 
 
 @dataclass(frozen=True, kw_only=True)
