@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, empty_parts, parts_of, put, settle_storage
+from stepwell.codecs import Codec, Plain, Storage
 from stepwell.engines.batch import Batch, Engine, Group, State, addresses_of
 from stepwell.engines.choice import engine_for
-from stepwell.engines.dense import is_dense
 from stepwell.layout import (
     Layout,
     add_over_ranks,
@@ -30,9 +29,9 @@ from stepwell.layout import (
     make_whole,
     portable,
     ranks_of,
-    settle_parts,
     shared_state,
 )
+from stepwell.preparing import laid_out_as, prepare, prepare_part
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, flags, namespace
 from stepwell.turns import turns_of
@@ -118,7 +117,7 @@ class Bucket:
         if self.engine.name == "fused":
             weights = self.batch.weights
             if not (self._contiguous and contiguous):
-                gradients = [_laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
+                gradients = [laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
             if self._mixed:
                 gradients = [g.to(weights[0].dtype) for g in gradients]
         self.batch.gradients = list(gradients)
@@ -133,12 +132,6 @@ def check_dense(parameters: Iterable[Tensor], gradients: Iterable[Tensor], name_
                 f"the gradient of {name_of(parameter)} is {layout}, and only dense gradients are supported; "
                 "make the layer with sparse=False, or put gradient.to_dense() in its place"
             )
-
-
-def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
-    if gradient.stride() == weight.stride():
-        return gradient
-    return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
 
 
 class Buckets:
@@ -383,49 +376,6 @@ def settle(buckets: list[Bucket], groups: list[dict[str, Any]], state: Mapping[T
         new = together[0].batch.rule.settle(totals, namespace(numbers), namespace(group))
         for slots in _states_of(kind, groups, state):
             slots.update(new)
-
-
-def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: Storage) -> dict[str, Codec]:
-    """Fill in what the state lacks (what is shared from another parameter's), and store and lay out the rest as the
-    parameter's group asks.
-
-    Returns how weights and slots are stored, by number.
-    """
-    state.setdefault("step", 0)
-    shape = tuple(parameter.shape)
-    codecs = settle_storage(rule, parameter, state, storage)
-    for slot in rule.slot_list():
-        if slot.scalar:
-            state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
-            continue
-        codec, held = codecs[slot.name], rule.slot_shape(slot, shape)
-        if state.get(slot.name) is None:
-            made = empty_parts(slot.name, codec, held, parameter)
-            if slot.start == "weights":
-                codec.store(_weights(parameter, state, codecs), made)
-            put(slot.name, codec, made, state)
-    if is_dense(parameter):
-        for number, codec in codecs.items():
-            for name in codec.names(number):
-                if codec.block == 1 and name in state and state[name].shape == parameter.shape:
-                    state[name] = _laid_out_as(parameter, state[name])
-    return codecs
-
-
-def _weights(parameter: Tensor, state: State, codecs: Mapping[str, Codec]) -> Tensor:
-    """The parameter's weights, in the precision that they are stored in."""
-    return codecs[WEIGHTS].load(parts_of(WEIGHTS, codecs[WEIGHTS], state, parameter), tuple(parameter.shape))
-
-
-def prepare_part(
-    rule: Rule, parameter: Tensor, state: State, other: State, storage: Storage, layout: Layout
-) -> dict[str, Codec]:
-    """The same for a parameter that lies on many ranks: slots are cut as it is, and each rank stores its part."""
-    state.setdefault("step", 0)
-    for slot in rule.slot_list():
-        if slot.scalar:
-            state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
-    return settle_parts(rule, parameter, state, storage, layout)
 
 
 def real(tensor: Tensor) -> Tensor:

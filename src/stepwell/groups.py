@@ -9,13 +9,59 @@ from torch import Tensor
 
 from stepwell.codecs import AS_IT_IS, CHOICES, Codec, Storage, codecs_for
 from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
-from stepwell.rules.hyper import Seed
-from stepwell.rules.rule import Rule
+from stepwell.naming import nearest
+from stepwell.rules.hyper import Seed, validated
+from stepwell.rules.registry import rule_class
+from stepwell.rules.rule import Rule, hyper_parameters
 
 # How a group is stored: what its values may be.
 STORAGE = {**CHOICES, "rounding_seed": Seed}
 # What a group may hold beside its parameters, its rule, the rule's hyper-parameters and how it is stored.
 NOTES = ("name", "why", "role", "param_names", "holds", "running_norm")
+
+
+def new_group(given: Any, default: Rule, stored: Mapping[str, Any], number: int) -> tuple[dict[str, Any], Rule, str]:
+    """A parameter group with all its values, its rule, and the words by which errors say which group it is.
+
+    Args:
+        given: what the user gave.
+        default: the rule of a group that carries none, and the values of one that carries the same.
+        stored: how it is stored where it does not say so, by the names of `STORAGE`.
+        number: of the group, counted from 0.
+
+    Raises:
+        TypeError, ValueError: a key, or a value, that is not what it should be. Its parameters are not looked at.
+    """
+    if not isinstance(given, dict) or "params" not in given:
+        keys = f"only {sorted(map(str, given))}" if isinstance(given, dict) else ""
+        found = keys or f"a {type(given).__name__}"
+        raise TypeError(f"a parameter group must be a dict with 'params', got {found}")
+    group = dict(given)
+    where = f" (group {group.get('name', number)!r})"
+    names, group["params"] = named_tensors(group["params"], where)
+    if names or "param_names" in group:
+        group["param_names"] = names or list(group["param_names"])
+    rule = group.get("rule", default)
+    if not isinstance(rule, (Rule, str)):
+        raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), or a name, got {rule!r}{where}")
+    kind = type(rule) if isinstance(rule, Rule) else rule_class(rule)
+    base = rule if isinstance(rule, Rule) else default if type(default) is kind else kind()
+    group["rule"] = kind.__name__
+    known = hyper_parameters(kind)
+    for key in group:
+        of_schedulers = key.startswith("initial_") and key.removeprefix("initial_").partition("[")[0] in known
+        if key not in known and key not in ("params", "rule", *STORAGE, *NOTES) and not of_schedulers:
+            hint = nearest(key, [*known, "rule", *STORAGE, *NOTES])
+            raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{hint}{where}")
+    for name, value in base.values().items():
+        group[name] = validated(name, group.get(name, value), known[name], where)
+    for name, allowed in STORAGE.items():
+        group[name] = validated(name, group.get(name, stored[name]), allowed, where)
+    try:
+        made = kind(**{name: group[name] for name in known})
+    except ValueError as error:  # what must hold between hyper-parameters
+        raise ValueError(f"{error}{where}") from None
+    return group, made, where
 
 
 def named_tensors(params: Any, where: str) -> tuple[list[str], list[Tensor]]:

@@ -26,13 +26,12 @@ from stepwell.codecs import (
 )
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import clip_factor, gradient_norms, not_finite
-from stepwell.groups import NOTES, STORAGE, check_fit, check_names, named_tensors
+from stepwell.groups import STORAGE, check_fit, check_names, new_group
 from stepwell.layout import check_cut, check_stored, held, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
-from stepwell.naming import nearest
 from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, hyper_parameters
+from stepwell.rules.rule import Rule
 from stepwell.sharpness import sharp_gradients, sharp_groups
 from stepwell.telemetry import By, Units, readings, units_of
 from stepwell.verdicts import Verdicts
@@ -130,40 +129,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, also in mid-training. Raises where a key, a value or a parameter is not what it should be."""
-        if not isinstance(param_group, dict) or "params" not in param_group:
-            keys = f"only {sorted(map(str, param_group))}" if isinstance(param_group, dict) else ""
-            found = keys or f"a {type(param_group).__name__}"
-            raise TypeError(f"a parameter group must be a dict with 'params', got {found}")
-        group = dict(param_group)
-        where = f" (group {group.get('name', len(self.param_groups))!r})"
-        names, group["params"] = named_tensors(group["params"], where)
-        if names or "param_names" in group:
-            group["param_names"] = names or list(group["param_names"])
-        rule = group.get("rule", self.rule)
-        if not isinstance(rule, (Rule, str)):
-            raise TypeError(
-                f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), or a name, got {rule!r}{where}"
-            )
-        kind = type(rule) if isinstance(rule, Rule) else rule_class(rule)
-        base = rule if isinstance(rule, Rule) else self.rule if type(self.rule) is kind else kind()
-        group["rule"] = kind.__name__
-        known = hyper_parameters(kind)
-        for key in group:
-            of_schedulers = key.startswith("initial_") and key.removeprefix("initial_").partition("[")[0] in known
-            if key not in known and key not in ("params", "rule", *STORAGE, *NOTES) and not of_schedulers:
-                hint = nearest(key, [*known, "rule", *STORAGE, *NOTES])
-                raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{hint}{where}")
-        for name, value in base.values().items():
-            group[name] = validated(name, group.get(name, value), known[name], where)
-        for name, allowed in STORAGE.items():
-            group[name] = validated(name, group.get(name, getattr(self, name)), allowed, where)
-        try:
-            made = kind(**{name: group[name] for name in known})
-        except ValueError as error:  # what must hold between hyper-parameters
-            raise ValueError(f"{error}{where}") from None
-        if averaging.has_average(kind.__name__):
+        stored = {name: getattr(self, name) for name in STORAGE}
+        group, rule, where = new_group(param_group, self.rule, stored, len(self.param_groups))
+        if averaging.has_average(group["rule"]):
             group.setdefault("holds", "training")
-        self._check_parameters(group, made, where)
+        self._check_parameters(group, rule, where)
         self.param_groups.append(group)
         self._buckets.forget()
 

@@ -40,24 +40,24 @@ def assert_same_training(optimizer: Optimizer, plain: Optimizer) -> None:
     assert numbers_of(optimizer) == numbers_of(plain)
 
 
-@rows_and_engines(such_as(lambda case: not case.measures, PLAIN_CASES), reference=False)
-def test_every_rule_in_every_engine(case: Case, engine: str) -> None:
+def compare(case: Case, engine: str, chunk_bytes: int) -> None:
+    """The same training with steps in the backward pass, and without."""
     parameters, expected = as_model(weights(case)), weights(case)
     optimizer = Optimizer(parameters, case.rule, engine=engine)
     plain = Optimizer(expected, case.rule, engine=engine)
-    train_in_backward(optimizer, parameters, chunk_bytes=0)
+    train_in_backward(optimizer, parameters, chunk_bytes=chunk_bytes)
     train(plain, expected)
     assert_same_training(optimizer, plain)
+
+
+@rows_and_engines(such_as(lambda case: not case.measures, PLAIN_CASES), reference=False)
+def test_every_rule_in_every_engine(case: Case, engine: str) -> None:
+    compare(case, engine, chunk_bytes=0)
 
 
 @rows_and_engines(such_as(lambda case: case.name in ("AdamW", "LAMB", "Adafactor", "Muon"), PLAIN_CASES))
 def test_in_chunks(case: Case, engine: str) -> None:
-    parameters, expected = as_model(weights(case)), weights(case)
-    optimizer = Optimizer(parameters, case.rule, engine=engine)
-    plain = Optimizer(expected, case.rule, engine=engine)
-    train_in_backward(optimizer, parameters, chunk_bytes=100)
-    train(plain, expected)
-    assert_same_training(optimizer, plain)
+    compare(case, engine, chunk_bytes=100)
 
 
 @pytest.mark.parametrize("kept", STORAGES, ids=str)

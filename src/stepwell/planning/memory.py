@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from stepwell.batching import prepare
 from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for
 from stepwell.engines.choice import engine_for
 from stepwell.layout.sharing import MATRIX, dtype_of_number, exchanged, in_rounds, shared_out, whole_here
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
 from stepwell.planning.spreading import Spread
+from stepwell.preparing import prepare
 from stepwell.recipes import Recipe, RecipeError, preset
 from stepwell.report import numbers
 from stepwell.rules.rule import Rule, Shape, flags

@@ -1,0 +1,64 @@
+"""The state of a parameter: what a rule's slots begin with, and how they are stored and laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from stepwell.codecs import WEIGHTS, Codec, Storage, empty_parts, parts_of, put, settle_storage
+from stepwell.engines.batch import State
+from stepwell.engines.dense import is_dense
+from stepwell.layout import Layout, settle_parts
+from stepwell.rules.rule import Rule
+
+
+def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: Storage) -> dict[str, Codec]:
+    """Fill in what the state lacks (what is shared from another parameter's), and store and lay out the rest as the
+    parameter's group asks.
+
+    Returns how weights and slots are stored, by number.
+    """
+    state.setdefault("step", 0)
+    shape = tuple(parameter.shape)
+    codecs = settle_storage(rule, parameter, state, storage)
+    for slot in rule.slot_list():
+        if slot.scalar:
+            state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
+            continue
+        codec, held = codecs[slot.name], rule.slot_shape(slot, shape)
+        if state.get(slot.name) is None:
+            made = empty_parts(slot.name, codec, held, parameter)
+            if slot.start == "weights":
+                codec.store(_weights(parameter, state, codecs), made)
+            put(slot.name, codec, made, state)
+    if is_dense(parameter):
+        for number, codec in codecs.items():
+            for name in codec.names(number):
+                if codec.block == 1 and name in state and state[name].shape == parameter.shape:
+                    state[name] = laid_out_as(parameter, state[name])
+    return codecs
+
+
+def _weights(parameter: Tensor, state: State, codecs: Mapping[str, Codec]) -> Tensor:
+    """The parameter's weights, in the precision that they are stored in."""
+    return codecs[WEIGHTS].load(parts_of(WEIGHTS, codecs[WEIGHTS], state, parameter), tuple(parameter.shape))
+
+
+def prepare_part(
+    rule: Rule, parameter: Tensor, state: State, other: State, storage: Storage, layout: Layout
+) -> dict[str, Codec]:
+    """The same for a parameter that lies on many ranks: slots are cut as it is, and each rank stores its part."""
+    state.setdefault("step", 0)
+    for slot in rule.slot_list():
+        if slot.scalar:
+            state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
+    return settle_parts(rule, parameter, state, storage, layout)
+
+
+def laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient, or a slot, in memory as the weight is."""
+    if gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
