@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from bench.gallery import linked
+from stepwell.measured import rates_found
 from stepwell.recipes import PRESETS, Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
@@ -25,7 +26,8 @@ def text(page: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the page needs the two lines {BEGIN!r} and {END!r}")
-    lines = ["| preset | rules | lr | decay | schedule of lr | source |", "| --- | --- | --- | --- | --- | --- |"]
+    head = ("preset", "rules", "lr", "best lr in [our runs](evidence.md)", "decay", "schedule of lr", "source")
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
     lines += [f"| {' | '.join(_cells(recipe))} |" for recipe in PRESETS.values()]
     return "".join((before, begin, "\n\n", "\n".join(lines), "\n\n", end, after))
 
@@ -40,6 +42,7 @@ def _cells(recipe: Recipe) -> tuple[str, ...]:
         f"`{recipe.name}`",
         ", ".join(rules),
         f"{', '.join(rates)}{layers}",
+        rates_found(recipe.name) or "–",
         ", ".join(decays),
         ", ".join(f"`{_short(schedule)}`" for schedule in schedules),
         linked(recipe.source),

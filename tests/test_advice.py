@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
+from stepwell import advice
 from stepwell.advice import OPTIMIZERS, Suggestion, advise, as_data
 from stepwell.advice_tables import LECTURE
+
+
+@pytest.fixture(autouse=True)
+def _the_tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What our own runs have found, which grows, is tested in test_measured.py."""
+    monkeypatch.setattr(advice, "measured", lambda _: ())
 
 
 def ranges(found: tuple[Suggestion, ...]) -> list[Any]:

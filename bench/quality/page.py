@@ -10,12 +10,15 @@ from bench.quality.claims import CLAIMS, NOT_RUN, OnTask, percent
 from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS
 from bench.quality.variations import contestant, on
-from stepwell.compare.fair import Outcome
-from stepwell.compare.standing import Standing
+from stepwell import measured
+from stepwell.compare.fair import Outcome, lowest
+from stepwell.compare.standing import Standing, tries
+from stepwell.measured import Measured
 from stepwell.report import numbers
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "evidence.md"
+PACKAGE = DOCS.parent / "src" / "stepwell"
 CHOOSING = "choosing.md"
 MARKER = "<!-- Below here the page is written by python -m bench evidence. -->\n"
 
@@ -31,9 +34,9 @@ _COLUMNS = (
 )
 
 
-def write(page: Path = PAGE, folder: Path = running.FOLDER) -> list[Path]:
-    """Write what stands below the marker, there and on the page for choosing, and the pictures beside them. Returns the
-    paths.
+def write(page: Path = PAGE, folder: Path = running.FOLDER, package: Path = PACKAGE) -> list[Path]:
+    """Write what stands below the marker, there and on the page for choosing, the pictures beside them, and what the
+    package tells of the runs. Returns the paths.
 
     Raises:
         ValueError: if the page has no marker.
@@ -49,7 +52,29 @@ def write(page: Path = PAGE, folder: Path = running.FOLDER) -> list[Path]:
     beside.write_text(heads[beside] + _choosing(tasks), encoding="utf-8")
     for path, picture in drawn.items():
         path.write_text(f"{picture}\n", encoding="utf-8")
-    return [page, beside, *drawn]
+    told = package / measured.FILE
+    told.write_text(measured.as_text(_found(tasks)), encoding="utf-8")
+    return [page, beside, *drawn, told]
+
+
+def _found(tasks: Mapping[str, OnTask]) -> dict[str, list[Measured]]:
+    """The best try of each rule on each task where all of its tries are through."""
+    found: dict[str, list[Measured]] = {}
+    for name, task in tasks.items():
+        for rule in RULES:
+            tried = tries(task.outcomes.get(rule, {}))
+            best = lowest(tried)
+            if best is not None and len(tried) == running.protocol_of(name).tries:
+                one = Measured(
+                    task=name,
+                    about=TASKS[name].about,
+                    steps=best.order.steps,
+                    tries=len(tried),
+                    run=f"{name}/{best.order.file}",
+                    settings=best.order.settings,
+                )
+                found.setdefault(rule, []).append(one)
+    return found
 
 
 def _head(page: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from stepwell import advice_tables as tables
 from stepwell.advice_tables import Range
+from stepwell.measured import measured
 from stepwell.schedules.fields import check_choice, check_count, check_flag, check_number
 
 Architecture = Literal["cnn", "resnet", "transformer"]
@@ -86,7 +87,8 @@ def advise(
     adamw_lr: float | None = None,
     adamw_weight_decay: float | None = None,
 ) -> Advice:
-    """Ranges to start a search in, from tables and papers, with their sources. Nothing is looked up or measured.
+    """Ranges to start a search in, from tables, papers and runs of ours on small tasks, with their sources. Nothing is
+    looked up or measured when it is called.
 
         print(advise("adamw", architecture="transformer", samples=2_000_000, steps=50_000))
 
@@ -153,7 +155,9 @@ def advise(
     return Advice(
         (
             *rates,
+            *_measured("lr", optimizer),
             *_decays(optimizer, rates[0], architecture, samples, data, epochs, steps, adamw_weight_decay),
+            *_measured("weight_decay", optimizer),
             *_warmups(optimizer, architecture, samples, batch_size, fine_tuning, transfer_learning, unstable, beta2),
             _said("step_decay_every", tables.STEP_DECAY_EVERY),
             _said("step_decay_gamma", tables.STEP_DECAY_GAMMA),
@@ -265,6 +269,15 @@ def _warmups(
         line = f"2 / (1 − {beta2:g}) = {count} steps ({tables.WARMUP_UNTUNED})"
         found.append(Suggestion("warmup_steps", count, count, (line,)))
     return found
+
+
+def _measured(name: str, optimizer: str) -> list[Suggestion]:
+    """What was best in our own runs, as it was found: from the task with the lowest to that with the highest."""
+    found = {one.source: float(one.settings[name]) for one in measured(tables.MEASURED_AS.get(optimizer, optimizer))}
+    if not found:
+        return []
+    lines = (*(f"{value:.4g} ({source})" for source, value in found.items()), tables.MEASURED_CAUTION)
+    return [Suggestion(name, min(found.values()), max(found.values()), lines)]
 
 
 def _said(name: str, said: Range) -> Suggestion:

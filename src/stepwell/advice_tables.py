@@ -1,7 +1,7 @@
 """What is written about learning rates, decay and warm-up: numbers as data, each with where it stands.
 
-Nothing here is measured by us. The lecture's tables are rules of thumb, taken over as they are; where a paper or a
-library says something else, both stand here and both are given.
+Nothing here is measured by us; what is, `stepwell.measured` has. The lecture's tables are rules of thumb, taken over
+as they are; where a paper or a library says something else, both stand here and both are given.
 """
 
 from __future__ import annotations
@@ -83,3 +83,7 @@ BATCH_LINEAR = "Goyal et al. 2017, arXiv:1706.02677, sec. 2.1: linear, for SGD"
 RATE_DEEPER = (0.5, f"{LECTURE}, adjustments: deeper network")
 RATE_FINE_TUNING = (0.1, f"{LECTURE}, adjustments: fine-tuning")
 RATE_UNSTABLE = (0.1, f"{LECTURE}, adjustments: unstable training")
+
+# The preset whose runs tell of an optimizer that is called otherwise here; plain SGD and Adam were not run.
+MEASURED_AS = {"sgd": "", "sgd-momentum": "sgd"}
+MEASURED_CAUTION = "found with small models in short runs: where to start on tasks like these"

@@ -18,7 +18,7 @@ def test_a_row_for_each_preset() -> None:
     rows = [line.split(" | ") for line in lines if line.startswith("| `")]
     assert [row[0] for row in rows] == [f"| `{name}`" for name in PRESETS]
     original = next(row for row in rows if row[0] == "| `muon-original`")
-    assert original[1:5] == ["Muon, AdamW", "0.02, 0.0003", "0.01", "`Cosine(warmup=0.1)`"]
+    assert original[1:6] == ["Muon, AdamW", "0.02, 0.0003", "–", "0.01", "`Cosine(warmup=0.1)`"]
     assert next(row for row in rows if row[0] == "| `vit-finetune`")[2] == "0.004, × 0.75 a block"
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from bench.quality.claims import CLAIMS, HOLDS, NOT_HERE, NOT_RUN, PARTLY, Claim
 from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS, digits, text
 from bench.quality.tasks.digits import shifted
+from stepwell import measured
 from stepwell.compare import fair
 from stepwell.compare.fair import Order, Outcome, Protocol, Runs
 from stepwell.compare.task import Task
@@ -342,8 +342,10 @@ class TestPage:
         return tmp_path
 
     def test_it_says_what_has_been_run_and_what_not(self, folder):
-        paths = page.write(folder / "evidence.md", folder / "runs")
-        assert sorted(path.name for path in paths) == ["choosing.md", "evidence-vit.svg", "evidence.md", "ravine.svg"]
+        paths = page.write(folder / "evidence.md", folder / "runs", folder)
+        assert sorted(path.name for path in paths) == [
+            *("choosing.md", "evidence-vit.svg", "evidence.md", "measured.json", "ravine.svg")
+        ]
         written = (folder / "evidence.md").read_text(encoding="utf-8")
         assert "What was there" not in written
         assert "| Muon needs a third fewer steps than AdamW | **partly, so far without resnet, gpt** |" in written
@@ -362,15 +364,15 @@ class TestPage:
     def test_a_page_without_its_marker_is_left_alone(self, folder):
         (folder / "evidence.md").write_text("# Evidence\n", encoding="utf-8")
         with pytest.raises(ValueError, match="has no line"):
-            page.write(folder / "evidence.md", folder / "runs")
+            page.write(folder / "evidence.md", folder / "runs", folder)
         assert (folder / "evidence.md").read_text(encoding="utf-8") == "# Evidence\n"
 
     def test_the_committed_page_is_what_the_committed_runs_say(self, tmp_path):
         copy = tmp_path / "evidence.md"
         for path in (page.PAGE, page.DOCS / page.CHOOSING):
             (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-        for path in page.write(copy):
-            committed: Path = page.DOCS / path.name
+        for path in page.write(copy, package=tmp_path):
+            committed = (page.PACKAGE if path.name == measured.FILE else page.DOCS) / path.name
             assert path.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8"), (
                 "run python -m bench evidence"
             )

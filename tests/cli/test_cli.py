@@ -60,6 +60,11 @@ def test_importing_the_package_imports_no_terminal():
     assert done.stdout == "[]\n"
 
 
+def test_as_a_module(stepwell):
+    done = subprocess.run([sys.executable, "-m", "stepwell", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == stepwell("--version")[1]
+
+
 def test_what_the_command_line_needs_is_named_where_it_is_missing():
     code = "import sys; sys.modules['typer'] = None; from stepwell.cli import main; main(['list'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,6 +12,7 @@ from stepwell.catalogue import Entry
 from stepwell.checkpoint.contents import GroupContents
 from stepwell.compare.results import Comparison
 from stepwell.compare.standing import Standing
+from stepwell.measured import rates_found
 from stepwell.planning.memory import Memory
 from stepwell.planning.plans import HEADINGS, Plan
 from stepwell.recipes import Recipe
@@ -58,10 +59,10 @@ def memory_table(memory: Memory) -> Table:
 
 def presets_table(recipes: Sequence[Recipe]) -> Table:
     """One line for each preset."""
-    table = _table("", "rules", "source", left=("", "rules", "source"))
+    table = _table("", "rules", "best lr in runs", "source", left=("", "rules", "best lr in runs", "source"))
     for recipe in recipes:
         rules = ", ".join(dict.fromkeys(route.rule for route in recipe.routes))
-        table.add_row(Text(recipe.name, style="bold"), rules, Text(recipe.source))
+        table.add_row(Text(recipe.name, style="bold"), rules, rates_found(recipe.name) or "–", Text(recipe.source))
     return table
 
 

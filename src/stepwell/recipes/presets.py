@@ -1,7 +1,7 @@
 """Well-known recipes, each number with its source.
 
 A preset that cites no run of its own rates takes them from the paper it names, for the batch size that it names: they
-are where to start, and not where to end.
+are where to start, and not where to end. What our own runs found best stands beside them (`stepwell.measured`).
 """
 
 from __future__ import annotations
