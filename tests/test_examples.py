@@ -29,9 +29,11 @@ def test_an_example_is_short(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fsdp2_on_two_ranks() -> None:
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_fsdp2_by_torchrun(ranks: int) -> None:
     """By chance the loss is ln 19 = 2.9."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(EXAMPLES / "fsdp2.py")]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [*launch, str(EXAMPLES / "fsdp2.py")]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("loss ")]

@@ -45,7 +45,7 @@ Parameters = Iterable[Any]
 # What a copy takes along; hooks and what is derived stay behind, as in torch.
 _KEPT = frozenset(
     ("defaults", "state", "param_groups", "engine", "clip_norm", "on_nonfinite", "rule", "_skipped", "_gradient_norm")
-) | {"_shares_state", *STORAGE}
+) | {"recipe", "_shares_state", *STORAGE}
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -81,6 +81,7 @@ class Optimizer(torch.optim.Optimizer):
     Attributes:
         skipped: how many steps were left out, because of non-finite gradients or by a GradScaler.
         gradient_norm: the global norm of the last step's gradients before clipping, where it was worked out.
+        recipe: the recipe that it was built from, as `Recipe.to_dict` has it; None where it was built without one.
 
     On a GPU a step does not wait for either, but reading them does; see `docs/gpu.md`.
     """
@@ -89,6 +90,7 @@ class Optimizer(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
     # What has stepped in the backward pass already, where something has.
     _in_backward: StepInBackward | None = None
+    recipe: dict[str, Any] | None = None
 
     def __init__(
         self,

@@ -158,6 +158,12 @@ def test_there_is_none(tmp_path: Path) -> None:
         folder.find(tmp_path)
     with pytest.raises(CheckpointError, match=rf"^there is no folder {tmp_path}/nowhere$"):
         folder.find(tmp_path / "nowhere")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / ".metadata").write_text("x")
+    with pytest.raises(
+        CheckpointError, match=r"parts was saved by torch\.distributed\.checkpoint: its own load reads it$"
+    ):
+        folder.find(tmp_path / "parts")
     (tmp_path / "a.pt").write_text("x")
     with pytest.raises(CheckpointError, match=r"a\.pt is a file, and a checkpoint is a folder; .*migrate reads files"):
         folder.find(tmp_path / "a.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ def test_the_contents_of_a_checkpoint(make: Make, tmp_path: Path) -> None:
         ("adamw undecayed", "AdamW", 3, 24, ("exp_avg", "exp_avg_sq")),
     ]
     assert [group.state.bytes for group in found.groups] == [4 * 64, 8 * 128, 8 * 24]
+    assert found.recipe is not None
+    assert stepwell.Recipe.from_dict(found.recipe) == stepwell.Recipe.preset("muon").set(lr=0.01)
     assert [group.lr for group in found.groups] == [0.01] * 3  # the base, not what the schedule has made of it
     assert found.scheduler is not None
     assert found.scheduler["state"]["step"] == 3
@@ -45,11 +48,41 @@ def test_the_contents_of_a_checkpoint(make: Make, tmp_path: Path) -> None:
 
 
 def test_of_a_part_and_of_torchs(tmp_path: Path) -> None:
-    assert checkpoint.inspect(checkpoint.save(tmp_path, extra={"a": 1})).groups == ()
+    without = checkpoint.inspect(checkpoint.save(tmp_path, extra={"a": 1}))
+    assert (without.groups, without.recipe) == ((), None)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.5))
-    (group,) = checkpoint.inspect(checkpoint.save(tmp_path, model=model, optimizer=optimizer)).groups
+    found = checkpoint.inspect(checkpoint.save(tmp_path, model=model, optimizer=optimizer))
+    assert found.recipe is None
+    (group,) = found.groups
     assert (group.name, group.rule, group.lr, group.slots, group.state.tensors) == ("group 0", "SGD", None, (), 0)
+
+
+def test_a_recipe_of_ones_own_is_inside(tmp_path: Path) -> None:
+    recipe = stepwell.Recipe(
+        name="mine",
+        routes=(
+            stepwell.Route(rule="Lion", select="ndim(at_least=2)", hyper_parameters={"betas": (0.9, 0.95)}),
+            stepwell.Route(rule="AdamW"),
+        ),
+        schedules={"lr": stepwell.schedules.Cosine(warmup=0.1)},
+        clip_norm=1.0,
+    )
+    model = nn.Linear(3, 2)
+    optimizer, scheduler = stepwell.plan(model, recipe, horizon=10).build()
+    checkpoint.save(tmp_path, model=model, optimizer=copy.deepcopy(optimizer), scheduler=scheduler)
+    found = checkpoint.inspect(tmp_path).recipe
+    assert found is not None
+    assert stepwell.Recipe.from_dict(found) == recipe
+
+
+def test_a_checkpoint_from_before_recipes_were_inside(make: Make, tmp_path: Path) -> None:
+    where = make("muon").go(1).save(tmp_path)
+    data = json.loads((where / "checkpoint.json").read_text(encoding="utf-8"))
+    del data["sha256"], data["optimizer"]["recipe"]
+    (where / "checkpoint.json").write_bytes(sealed(data))
+    assert checkpoint.inspect(tmp_path).recipe is None
+    assert not make("muon", seeded=3).load(tmp_path).differences
 
 
 def test_damage_is_seen_where_one_looks(make: Make, tmp_path: Path) -> None:

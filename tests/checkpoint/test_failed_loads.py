@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from checkpoint.small_training import Training, language_model, sealed, seed
+from stepwell import checkpoint
 from stepwell.checkpoint import CheckpointError, DamagedError
 from stepwell.checkpoint import loading as loading_module
 from stepwell.checkpoint.matching import Fill
@@ -39,6 +40,47 @@ def test_damage_offers_the_one_before(make: Make, tmp_path: Path) -> None:
     assert str(raised.value).endswith(f"; the checkpoint before it is {tmp_path / '000001'}")
 
 
+REGIONS = {"first": 0.0, "quarter": 0.25, "half": 0.5, "last": 1.0}
+FILES = ("checkpoint.json", "model.safetensors", "optimizer.safetensors", "values.safetensors")
+
+
+@pytest.mark.parametrize("how", ["turned", "zeroed", "cut off", "longer", "gone"])
+@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("file", FILES)
+def test_damage_of_any_file_anywhere_offers_the_one_before(
+    file: str, region: str, how: str, make: Make, tmp_path: Path
+) -> None:
+    """The bytes one by one, of each kind of file: `test_every_byte_counts`, twice."""
+    training = make("adamw").go(1)
+    first = training.save(tmp_path, extra={"order": torch.arange(5)})
+    path = training.go(1).save(tmp_path, extra={"order": torch.arange(5)}) / file
+    whole = path.read_bytes()
+    place = int(REGIONS[region] * (len(whole) - 1))
+    if how == "turned":
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+    elif how == "zeroed":  # what a disk gives for a page that was never written
+        length = max(len(whole[place : place + 512].rstrip(b"\0")), 1)
+        path.write_bytes(whole[:place] + bytes(length) + whole[place + length :])
+    elif how == "cut off":
+        path.write_bytes(whole[:place])
+    elif how == "longer":
+        path.write_bytes(whole[:place] + b"\1" + whole[place:])
+    else:
+        path.unlink()
+    if path.exists() and path.read_bytes() == whole:
+        pytest.skip("these bytes were zero")
+    other = make("adamw", seeded=3).go(1)
+    before = other.everything()
+    with pytest.raises(DamagedError) as raised:
+        other.load(tmp_path)
+    told = str(raised.value)
+    assert file in told
+    assert "\n" not in told
+    assert told.endswith(f"; the checkpoint before it is {first}")
+    assert other.everything() == before
+    other.load(first)
+
+
 def test_a_file_that_is_missing(make: Make, tmp_path: Path) -> None:
     where = make().go(1).save(tmp_path)
     (where / "model.safetensors").unlink()
@@ -60,6 +102,14 @@ def test_one_that_is_deleted_at_this_moment_is_not_missed(
 
     monkeypatch.setattr(loading_module.manifest, "read", read)
     assert make().load(tmp_path).checkpoint.name == "000002"
+
+
+def test_a_model_and_an_optimizer_that_are_swapped(make: Make, tmp_path: Path) -> None:
+    training = make().go(1)
+    training.save(tmp_path)
+    swapped: Any = {"model": training.optimizer, "optimizer": training.model}
+    with pytest.raises(CheckpointError, match=r"^model must be a torch Module, got Optimizer$"):
+        checkpoint.load(tmp_path, **swapped)
 
 
 class Refusing(torch.optim.lr_scheduler.LambdaLR):

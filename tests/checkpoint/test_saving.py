@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -9,7 +10,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,8 @@ class Opaque:
             "extra/loader/0 is a Opaque, which a checkpoint cannot hold: it takes numbers, strings, bytes, None, "
             "tensors, arrays, and lists, tuples and dicts of them",
         ),
+        ({"model": Opaque()}, "model must be a torch Module, got Opaque"),
+        ({"optimizer": nn.Linear(2, 2)}, "optimizer must be a torch Optimizer, got Linear"),
         ({"scheduler": Opaque()}, "scheduler must have a state_dict(), and a Opaque has none"),
         (
             {"model": nn.Linear(2, 2, device="meta")},
@@ -279,13 +283,33 @@ def test_a_folder_that_cannot_be_made(path: str, words: str, tmp_path: Path) -> 
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, extra={"a": 1})
-    tmp_path.chmod(0o500)
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Within this context the process is no superuser, who may write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)  # nobody
     try:
-        with pytest.raises(CheckpointError, match=rf"^cannot save to {tmp_path}: Permission denied; the checkpoints"):
-            checkpoint.save(tmp_path, extra={"a": 2}, keep=1)
+        yield
     finally:
-        tmp_path.chmod(0o700)
-    assert left(tmp_path) == ["000001"]
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="Windows has no such users")
+def test_a_folder_that_is_read_only() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder may be entered by its user alone
+        folder = Path(name)
+        checkpoint.save(folder, extra={"a": 1})
+        folder.chmod(0o555)
+        try:
+            with unprivileged(), pytest.raises(CheckpointError) as raised:
+                checkpoint.save(folder, extra={"a": 2}, keep=1)
+            with unprivileged():
+                assert checkpoint.load(folder) == {"a": 1}
+        finally:
+            folder.chmod(0o700)
+        assert left(folder) == ["000001"]
+    assert str(raised.value) == (
+        f"cannot save to {folder}: Permission denied; the checkpoints that are there have not changed"
+    )

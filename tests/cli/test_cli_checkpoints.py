@@ -63,7 +63,14 @@ def there(tmp_path, monkeypatch) -> Path:
 def test_inspect(there, stepwell):
     code, out, err = stepwell("inspect", "a", "--verify")
     assert (code, err) == (0, "")
-    for text in ("a/000001", "every checksum is right", "extra      size = (3, 4)", "lr Cosine(horizon=20)", "step 2"):
+    for text in (
+        "a/000001",
+        "every checksum is right",
+        "extra      size = (3, 4)",
+        "lr Cosine(horizon=20)",
+        "step 2",
+        "recipe     adamw: AdamW",
+    ):
         assert text in out
     rows = [re.split("  +", line) for line in out.splitlines() if line.startswith("adamw")]
     assert [row[:6] for row in rows] == [

@@ -7,6 +7,7 @@ from stepwell.checkpoint.errors import CheckpointError, DamagedError, MismatchEr
 from stepwell.checkpoint.loading import Extra, load
 from stepwell.checkpoint.migrating.migration import Migration, Moved, migrate
 from stepwell.checkpoint.migrating.to_torch import torch_state
+from stepwell.checkpoint.parts import check_parts
 from stepwell.checkpoint.saving import Keep, save
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Migration",
     "MismatchError",
     "Moved",
+    "check_parts",
     "diff",
     "inspect",
     "load",

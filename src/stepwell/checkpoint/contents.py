@@ -16,7 +16,7 @@ from stepwell.checkpoint import folder, manifest
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.grouping import rule_of
 from stepwell.checkpoint.manifest import FORMAT, Manifest
-from stepwell.checkpoint.plain import tensor_keys
+from stepwell.checkpoint.plain import readable, tensor_keys
 from stepwell.checkpoint.saving import MODEL, OPTIMIZER
 from stepwell.checkpoint.tensorfile import Entry, TensorFile, in_parallel
 
@@ -65,6 +65,8 @@ class Contents:
         step: the most updates that a parameter has had.
         bytes: of all its files together.
         model: its tensors; None without a model.
+        recipe: what the optimizer was built from, as `Recipe.from_dict` takes it; None where it had no recipe. Its
+            groups say what holds now.
         groups: the optimizer's groups.
         scheduler: the scheduler's class and state; None without one.
         random: the generators whose states it holds.
@@ -79,6 +81,7 @@ class Contents:
     step: int | None
     bytes: int
     model: Tensors | None
+    recipe: dict[str, Any] | None
     groups: tuple[GroupContents, ...]
     scheduler: dict[str, Any] | None
     random: tuple[str, ...]
@@ -126,6 +129,7 @@ def _contents(where: Path, found: Manifest, entries: Mapping[str, Mapping[str, E
         step=found.step,
         bytes=size,
         model=None if found.model is None else Tensors.of(list(entries.get(MODEL, {}).values())),
+        recipe=readable((found.optimizer or {}).get("recipe")),
         groups=_groups(found.optimizer, entries.get(OPTIMIZER, {})),
         scheduler=found.scheduler,
         random=tuple(found.random or ()),

@@ -54,6 +54,8 @@ def find(path: Path) -> Path:
         raise CheckpointError(
             f"{path} is a file, and a checkpoint is a folder; stepwell.checkpoint.migrate reads files of other packages"
         )
+    if (path / ".metadata").is_file():
+        raise CheckpointError(f"{path} was saved by torch.distributed.checkpoint: its own load reads it")
     raise CheckpointError(f"there is no checkpoint in {path}" if path.exists() else f"there is no folder {path}")
 
 

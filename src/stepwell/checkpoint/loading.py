@@ -20,7 +20,7 @@ from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.matching import Fill, Library, Match, match_model, match_optimizer
 from stepwell.checkpoint.names import EXTRA_STATE, bare, plain_name
 from stepwell.checkpoint.plain import decode
-from stepwell.checkpoint.saving import MODEL, OPTIMIZER, VALUES, class_name, remember
+from stepwell.checkpoint.saving import MODEL, OPTIMIZER, VALUES, check_kinds, class_name, remember
 from stepwell.checkpoint.tensorfile import TensorFile, in_parallel
 from stepwell.optimizer import Optimizer as StepwellOptimizer
 from stepwell.scheduler import Scheduler
@@ -76,6 +76,7 @@ def load(
     """
     if schedule not in ("same", "this", "saved"):
         raise ValueError(f"schedule must be 'same', 'this' or 'saved', got {schedule!r}")
+    check_kinds(model, optimizer)
     if random is None:
         random = optimizer is not None
     while True:

@@ -97,6 +97,7 @@ def save(
     where = Path(path)
     if all(given is None for given in (model, optimizer, scheduler, extra)):
         raise CheckpointError("there is nothing to save: give model=, optimizer=, scheduler= or extra=")
+    check_kinds(model, optimizer)
     if not isinstance(extra, Mapping | None):
         raise CheckpointError(f"extra must be a dict of values by name, got a {type(extra).__name__}")
     rule = Keep(last=keep) if isinstance(keep, int) else keep
@@ -117,6 +118,13 @@ def save(
     if rule is not None:
         _forget_others(where, rule, training)
     return final
+
+
+def check_kinds(model: Any, optimizer: Any) -> None:
+    """Raise CheckpointError where one of them is no such thing: they are easily swapped."""
+    for name, given, kind in (("model", model, nn.Module), ("optimizer", optimizer, Optimizer)):
+        if not isinstance(given, kind | None):
+            raise CheckpointError(f"{name} must be a torch {kind.__name__}, got {type(given).__name__}")
 
 
 def remember(training: str, *objects: Any) -> None:
@@ -200,7 +208,13 @@ def _of_optimizer(optimizer: Optimizer, model: nn.Module | None, keep: Any) -> d
         for name, p in zip(those, group["params"], strict=True)
     }
     state = {name_of[key]: encode(slots, name_of[key], keep) for key, slots in content["state"].items() if slots}
-    return {"class": class_name(optimizer), "parameters": parameters, "groups": groups, "state": state}
+    return {
+        "class": class_name(optimizer),
+        "recipe": encode(getattr(optimizer, "recipe", None), "recipe", keep),
+        "parameters": parameters,
+        "groups": groups,
+        "state": state,
+    }
 
 
 def _of_scheduler(scheduler: Any, keep: Any) -> dict[str, Any]:

@@ -68,6 +68,9 @@ def lines(found: Contents, verified: bool) -> list[tuple[str, str]]:
         said.append(("step", f"{found.step:,}"))
     if found.model is not None:
         said.append(("model", tensors(found.model)))
+    if found.recipe is not None:
+        rules = dict.fromkeys(route["rule"] for route in found.recipe["routes"])
+        said.append(("recipe", f"{found.recipe.get('name', 'without a name')}: {', '.join(rules)}"))
     if found.scheduler is not None:
         state = found.scheduler["state"]
         at = f" at step {step:,}" if isinstance(step := state.get("step", state.get("last_epoch")), int) else ""

@@ -320,7 +320,7 @@ class Plan:
         """The optimizer alone, for a training that sets its rates by other means; `rounding_seed` and `shard_state` as
         `stepwell.Optimizer` takes them."""
         recipe = self.recipe
-        return Optimizer(
+        optimizer = Optimizer(
             [group.as_param_group() for group in self.groups],
             self.groups[0].rule,
             engine=recipe.engine,
@@ -331,6 +331,8 @@ class Plan:
             rounding_seed=rounding_seed,
             shard_state=shard_state,
         )
+        optimizer.recipe = recipe.to_dict()
+        return optimizer
 
     def build_scheduler(self, optimizer: optim.Optimizer, *, counts: Literal["calls", "steps"] = "calls") -> Scheduler:
         """The scheduler alone, for an optimizer that this plan, or one of the same recipe and model, has built.

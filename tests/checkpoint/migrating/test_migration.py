@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -438,15 +439,23 @@ def test_files_that_are_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "text.pt").write_text("no file of torch's")
     (tmp_path / "empty.pt").write_bytes(b"")
     torch.save({"optimizer": Evil()}, tmp_path / "evil.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    (tmp_path / "pickled.pt").write_bytes(pickle.dumps({"optimizer": Evil()}))
+    torch.save({"w": torch.ones(100)}, tmp_path / "half.pt")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "half.pt").read_bytes()[:-300])
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"a": 1}, tmp_path / "other.pt")
     torch.save({"state": {}, "param_groups": 3}, tmp_path / "broken.pt")
     (tmp_path / "folder").mkdir()
     before = [p.clone() for p in model.parameters()]
     for name, message in {
-        "text.pt": r"text\.pt ",
-        "empty.pt": r"empty\.pt ",
-        "evil.pt": r"evil\.pt holds more than tensors and plain values, and is not opened: ",
+        "text.pt": r"text\.pt is no file of torch\.save: it is not written as one$",
+        "empty.pt": r"empty\.pt is no file of torch\.save: it is empty$",
+        "pickled.pt": r"pickled\.pt is no file of torch\.save: it is not written as one$",
+        "half.pt": r"half\.pt is cut off$",
+        "module.pt": r"module\.pt holds more than tensors and plain values \(torch\.nn\.modules\.linear\.Linear\), and "
+        r"is not opened: save a state_dict\(\) instead$",
+        "evil.pt": r"evil\.pt holds more than tensors and plain values \(\S+\), and is not opened: save a state_dict",
         "list.pt": r"list\.pt is no state dict, but a list$",
         "other.pt": r"other\.pt holds no optimizer's state and no weights, but a$",
         "broken.pt": r"broken\.pt is no optimizer's state dict: TypeError",

@@ -10,6 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.checkpoint.errors import CheckpointError, one_line
+from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.matching import Library
 from stepwell.checkpoint.migrating.source import SavedGroup, Source
 from stepwell.checkpoint.tensorfile import TensorFile
@@ -83,16 +86,26 @@ def of_object(content: Any, title: str, rule: str = "") -> Source:
 def unpickled(path: Path) -> Any:
     """The content of a file of torch's: tensors and plain values, and the options of a command line (timm)."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # Of other protocols than torch.save's: what cannot be read is refused, in words of ours.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and is not opened: {one_line(error)[:200]}"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no file of torch.save: {one_line(error)[:200]}") from error
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} {_why_not(path, error)}") from error
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """Why torch has not read a file; its own words are many, and some of them advise to run what is in it."""
+    if (more := re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))) and isinstance(error, pickle.UnpicklingError):
+        return f"holds more than tensors and plain values ({more[1]}), and is not opened: save a state_dict() instead"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as unreadable:
+        return f"cannot be read: {unreadable.strerror or unreadable}"
+    if start == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        return "is cut off"
+    return f"is no file of torch.save: {'it is not written as one' if start else 'it is empty'}"
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

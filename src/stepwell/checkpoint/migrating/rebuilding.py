@@ -74,6 +74,7 @@ def new_optimizer(source: Source, to: str, model: nn.Module, *, is_whole: bool) 
         roles = None if is_whole else _roles(source, model)
         try:
             made = create_optimizer(model, recipe, roles=roles)
+            made.recipe = recipe.to_dict()  # without the roles, which the checkpoint has
         except RecipeError:
             raise
         except (TypeError, ValueError) as error:
