@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -169,3 +171,16 @@ def test_nothing_of_a_file_is_run(tmp_path: Path) -> None:
     one = training().go(1)
     one.save(tmp_path, extra=evil)
     assert one.load(tmp_path) == evil
+
+
+@pytest.mark.peers
+def test_files_that_a_coverage_guided_fuzzer_makes(tmp_path: Path) -> None:
+    pytest.importorskip("atheris")
+    program = Path(__file__).with_name("guided_fuzzing.py")
+    options = ["-runs=600", "-seed=1", "-len_control=0", "-max_len=128"]
+    ran = subprocess.run(
+        [sys.executable, str(program), str(tmp_path), *options],
+        capture_output=True, text=True, check=False, cwd=tmp_path,  # where it would leave what has failed
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert "Done 600 runs" in ran.stderr

@@ -15,7 +15,7 @@ from stepwell.codecs.choosing import (
     layout,
 )
 from stepwell.codecs.codec import WEIGHTS, Codec, Plain, Stored
-from stepwell.codecs.converting import empty_parts, names_beside, parts_of, put, settle_storage, slot_codec
+from stepwell.codecs.converting import empty_parts, joined, names_beside, parts_of, put, settle_storage, slot_codec
 from stepwell.codecs.rounding import Compensated, Kahan, Master, Stochastic
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "empty_parts",
     "has_blocks",
     "in_blocks",
+    "joined",
     "layout",
     "names_beside",
     "parts_of",

@@ -56,9 +56,8 @@ def names_beside(number: str) -> tuple[str, ...]:
 
 def slot_codec(slot: Slot, state: Mapping[str, Any], shape: Shape) -> Codec:
     """How the state holds a slot of this shape now. Raises ValueError where it holds it in no way that is known."""
-    for codec in (Blocks(8, slot.positive), Blocks(4, slot.positive), Kahan()):
-        if codec.is_in(slot.name, state, shape):
-            return codec
+    if (codec := _in_parts(slot, state, shape)) is not None:
+        return codec
     tensor = state[slot.name]
     plain = (
         state.keys().isdisjoint(names_beside(slot.name)) and isinstance(tensor, Tensor) and tuple(tensor.shape) == shape
@@ -66,6 +65,32 @@ def slot_codec(slot: Slot, state: Mapping[str, Any], shape: Shape) -> Codec:
     if not plain or not (tensor.is_floating_point() or tensor.is_complex()):
         raise ValueError(_unknown(slot, state, shape))
     return Plain(tensor.dtype)
+
+
+def _in_parts(slot: Slot, state: Mapping[str, Any], shape: Shape) -> Codec | None:
+    """How the state holds a slot that is not one tensor of plain numbers; None where it is, or in no way known."""
+    codecs: tuple[Codec, ...] = (Blocks(8, slot.positive), Blocks(4, slot.positive), Kahan())
+    return next((codec for codec in codecs if codec.is_in(slot.name, state, shape)), None)
+
+
+def joined(rule: Rule, state: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """What a state holds, with one tensor of float32 for each slot that it holds in parts, as in blocks of 8 bits.
+
+    Args:
+        rule: fitted to the parameter.
+        state: the parameter's; it is left as it is.
+        shape: the parameter's.
+    """
+    found = dict(state)
+    for slot in rule.slot_list():
+        if slot.scalar or not isinstance(state.get(slot.name), Tensor):
+            continue
+        held = rule.slot_shape(slot, shape)
+        if (codec := _in_parts(slot, state, held)) is not None:
+            for name in codec.names(slot.name):
+                del found[name]
+            found[slot.name] = codec.load([state[name] for name in codec.names(slot.name)], held).float()
+    return found
 
 
 def weights_codec(dtype: torch.dtype, state: Mapping[str, Any], shape: Shape) -> Codec:

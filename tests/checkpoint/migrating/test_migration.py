@@ -18,6 +18,7 @@ import stepwell
 from checkpoint.small_training import Training, language_model, seed, training
 from stepwell import checkpoint
 from stepwell.checkpoint import CheckpointError
+from stepwell.codecs import joined
 
 
 def go(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
@@ -241,6 +242,53 @@ def test_slots_in_another_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
         for slot in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(second.optimizer.state[q][slot], first.optimizer.state[p][slot].to(dtype))
     second.go(1)
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "optimizer", "state dict"])
+@pytest.mark.parametrize("there", ["8bit", "4bit", "bfloat16", "float32"])
+@pytest.mark.parametrize("here", [None, "8bit", "4bit", "bfloat16", "float32"])
+def test_between_storages(here: Any, there: Any, what: str, tmp_path: Path) -> None:
+    """A slot has what it had, as near as the rougher of the two storages: 8 bits keep 3 digits after the leading one,
+    4 bits one, where a number is not far below the largest of its block."""
+
+    def made(state_dtype: Any) -> tuple[nn.Linear, stepwell.Optimizer]:
+        seed(0)
+        model = nn.Linear(96, 64, bias=False)
+        return model, stepwell.AdamW(model.named_parameters(), lr=0.01, state_dtype=state_dtype)
+
+    model, old = made(there)
+    for _ in range(2):
+        model.weight.grad = torch.sin(torch.arange(96 * 64.0)).view(64, 96)
+        old.step()
+    sources = {"optimizer": old, "state dict": old.state_dict(), "checkpoint": tmp_path}
+    checkpoint.save(tmp_path, model=model, optimizer=old)
+    other, new = made(here)
+    report = checkpoint.migrate(sources[what], model=other, optimizer=new)
+    assert {one.how for one in report.moved} == {"kept"}
+    rule = stepwell.rules.AdamW().fit((64, 96))
+    before, after = (joined(rule, each.state[p], (64, 96)) for each, p in ((old, model.weight), (new, other.weight)))
+    rough = max({"8bit": 0.05, "4bit": 0.3, "bfloat16": 2**-8}.get(each, 1e-7) for each in (here, there))
+    for slot in ("exp_avg", "exp_avg_sq"):
+        largest = float(before[slot].abs().max())
+        assert float((before[slot] - after[slot]).abs().max()) <= rough * largest
+    other.weight.grad = torch.ones(64, 96)
+    new.step()
+
+
+def test_torch_takes_what_was_kept_in_8_bits(tmp_path: Path) -> None:
+    model = nn.Linear(96, 64, bias=False)
+    ours = stepwell.AdamW(model.named_parameters(), lr=0.01, state_dtype="8bit")
+    model.weight.grad = torch.ones(64, 96)
+    ours.step()
+    checkpoint.save(tmp_path, optimizer=ours)
+    theirs = torch.optim.AdamW(model.parameters())
+    theirs.load_state_dict(checkpoint.torch_state(tmp_path)["optimizer"])
+    state = theirs.state[model.weight]
+    assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
+    # (1 − 0.9)·1 and (1 − 0.999)·1, each the largest of its block, which 8 bits keep.
+    torch.testing.assert_close(state["exp_avg"], torch.full((64, 96), 0.1))
+    torch.testing.assert_close(state["exp_avg_sq"], torch.full((64, 96), 0.001))
+    theirs.step()
 
 
 def test_what_the_source_lacks_and_what_the_model_lacks(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from stepwell.checkpoint.loading import undoing
 from stepwell.checkpoint.migrating.foreign import of_file, of_folder, of_object
 from stepwell.checkpoint.migrating.naming import name_parameters
 from stepwell.checkpoint.migrating.rules import How, brought, inner, interpolates
-from stepwell.checkpoint.migrating.source import SavedGroup, Source, of_checkpoint
+from stepwell.checkpoint.migrating.source import SavedGroup, Source, in_numbers, of_checkpoint
 from stepwell.checkpoint.names import named_tensors, parameter_names
 from stepwell.checkpoint.saving import class_name
 from stepwell.engines.batch import State
@@ -203,7 +203,7 @@ def _state(
             old_group, old = saved[name]
             shape = tuple(p.shape)
             fitted = None if whole is None else whole.fit(shape)
-            taken = brought(old, old_group.rule, new, fitted, shape)
+            taken = brought(in_numbers(old_group, old, shape), old_group.rule, new, fitted, shape)
             if taken.state:
                 state[key] = {slot: _stored(value, slot, fitted, dtype) for slot, value in taken.state.items()}
             moved.append(Moved(name, taken.how, taken.what, (old_group.rule or new, new)))

@@ -15,6 +15,9 @@ from stepwell.checkpoint.matching import Library
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import MODEL, OPTIMIZER, VALUES
 from stepwell.checkpoint.tensorfile import TensorFile
+from stepwell.codecs import joined
+from stepwell.rules.registry import rule_class
+from stepwell.rules.rule import hyper_parameters
 
 
 @dataclass
@@ -69,6 +72,16 @@ class Source:
         }
 
 
+def in_numbers(group: SavedGroup, state: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """A parameter's state with every slot as numbers, where a rule of ours stored it in 8 or 4 bits."""
+    try:
+        kind = rule_class(group.values["rule"])
+        rule = kind(**{name: group.values[name] for name in hyper_parameters(kind) if name in group.values})
+    except (LookupError, TypeError, ValueError):  # of another package, or of a rule that is not known here
+        return state
+    return joined(rule.fit(shape), state, shape)
+
+
 def of_checkpoint(where: Path) -> Source:
     """A checkpoint of ours, all of it in memory, its bytes checked."""
     found = manifest.read(where)
@@ -98,5 +111,8 @@ def of_checkpoint(where: Path) -> Source:
 def _group(group: Mapping[str, Any], section: Mapping[str, Any], slots: Library) -> SavedGroup:
     values = {key: decode(value, slots.read) for key, value in group.items()}
     names: Sequence[str] = values.pop("params")
-    states = [decode(section["state"].get(name, {}), slots.read) for name in names]
-    return SavedGroup(rule_of(values, section["class"]), values, list(names), states)
+    found = SavedGroup(rule_of(values, section["class"]), values, list(names), [])
+    for name in names:
+        shape = tuple(section["parameters"][name]["shape"])
+        found.states.append(in_numbers(found, decode(section["state"].get(name, {}), slots.read), shape))
+    return found
