@@ -16,7 +16,7 @@ from stepwell.rules import Rule
 from stepwell.rules.registry import rule_class
 
 OURS = {name for name in rules.__all__ if isinstance(kind := getattr(rules, name), type) and issubclass(kind, Rule)}
-NAMES = sorted(OURS - {"Rule"})
+NAMES = sorted(OURS - {"Rule", "MatrixRule", "OneMatrixRule"})  # but for those that rules are made from
 
 
 def ours(**filters: Any) -> list[str]:
