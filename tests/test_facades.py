@@ -14,8 +14,9 @@ from torch import Tensor
 
 import stepwell
 from stepwell import rules
+from stepwell.rules.registry import rule_names
 
-FACADES = [name for name in rules.__all__ if isinstance(getattr(rules, name), type) and name not in ("Rule", "Slot")]
+FACADES = [name for name in rules.__all__ if name in rule_names()]  # the others are what rules are made of
 TORCHS = ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "ASGD", "Rprop", "Muon"]
 OPTIONS = ["engine", "clip_norm", "on_nonfinite", "state_dtype", "master", "rounding_seed", "shard_state"]
 TORCHS_OWN = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}

@@ -21,6 +21,7 @@ from stepwell.rules.lamb import LAMB
 from stepwell.rules.lars import LARS
 from stepwell.rules.lion import Lion
 from stepwell.rules.mars import MARS
+from stepwell.rules.matrix_rule import MatrixRule, OneMatrixRule
 from stepwell.rules.muon import Muon
 from stepwell.rules.nadam import NAdam
 from stepwell.rules.normuon import NorMuon
@@ -65,10 +66,12 @@ __all__ = [
     "Dion",
     "Kron",
     "Lion",
+    "MatrixRule",
     "Muon",
     "NAdam",
     "NorMuon",
     "NovoGrad",
+    "OneMatrixRule",
     "Prodigy",
     "RAdam",
     "RMSprop",
