@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from torch import nn
 import stepwell
 from bench.memory import resident_peak
 from stepwell import checkpoint
+from stepwell.checkpoint.tensorfile import PIECE
 
-WEIGHTS = 12_000_000  # 46 MiB of weights, 92 MiB of AdamW's state; the biggest tensor has half of it
-SLACK = 24 << 20  # bytes: the pieces that pass through, on a few threads, and what Python takes
+WEIGHTS = 24_000_000  # 92 MiB of weights, 184 MiB of AdamW's state; the biggest tensor has half of it
+# Bytes: of each thread's tensor, up to three pieces (the one that is written, the one before it, whose checksum is under
+# way, and the one that is made), and what Python takes. Less than all weights, on
+# two cores less than the biggest tensor.
+SLACK = 3 * PIECE * min(4, os.cpu_count() or 1) + (16 << 20)
 
 
 def training() -> tuple[nn.Module, stepwell.Optimizer]:
