@@ -16,9 +16,8 @@ from stepwell import checkpoint
 from stepwell.checkpoint.tensorfile import PIECE
 
 WEIGHTS = 24_000_000  # 92 MiB of weights, 184 MiB of AdamW's state; the biggest tensor has half of it
-# Bytes: of each thread's tensor, up to three pieces (the one that is written, the one before it, whose checksum is under
-# way, and the one that is made), and what Python takes. Less than all weights, on
-# two cores less than the biggest tensor.
+# Bytes: up to three pieces a thread (one that is written, one before it, whose checksum is under way, and one that is
+# made), and what Python takes. On two cores it is less than the biggest tensor.
 SLACK = 3 * PIECE * min(4, os.cpu_count() or 1) + (16 << 20)
 
 
