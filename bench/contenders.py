@@ -88,6 +88,7 @@ PEERS = (
     Peer("torch fused", _PRECISIONS, "torch", "torch.optim", "AdamW", _ADAMW, _FUSED),
     Peer("torch foreach", _PRECISIONS, "torch", "torch.optim", "AdamW", _ADAMW, _FOREACH),
     Peer("torchao", ("adamw-8bit",), "torchao", "torchao.optim", "AdamW8bit", _ADAMW),
+    Peer("bitsandbytes", ("adamw-8bit",), "bitsandbytes", "bitsandbytes.optim", "AdamW8bit", _ADAMW),
     Peer("torch loop", ("adamw",), "torch", "torch.optim", "AdamW", _ADAMW, _LOOP),
     Peer("optimi", ("adamw",), "torch-optimi", "optimi", "AdamW", _ADAMW),
     Peer("torch fused", ("sgd",), "torch", "torch.optim", "SGD", _SGD, _FUSED),

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.autograd.profiler import profile
 
-from bench.contenders import entrants
+from bench.contenders import OURS, entrants, first_line
 from bench.material import Materials
 from bench.records import MemoryRow
 from bench.shapes import Shapes
@@ -28,7 +28,10 @@ from bench.turns import Step, synchronise, warmed_up
 
 
 def measure(subjects: Sequence[Subject], shapes: Sequence[Shapes], device: torch.device) -> Iterator[MemoryRow]:
-    """One row for each list of tensors, rule and contender. Rules of matrices need room for products, and are out."""
+    """One row for each list of tensors, rule and contender that can take part; who fails is named on stderr.
+
+    Rules of matrices need room for products, and are out.
+    """
     for tensors in shapes:
         materials = Materials(tensors, device)
         for subject in subjects:
@@ -37,10 +40,14 @@ def measure(subjects: Sequence[Subject], shapes: Sequence[Shapes], device: torch
             material = materials.of(subject.dtype)
             makers, _ = entrants(subject, device)
             for name, make in makers.items():
-                optimizer = make(material.parameters)
-                allocated, resident = peaks(optimizer.step, device)
-                yield MemoryRow(subject.title, tensors.title, tensors.parameters, name, allocated, resident)
-                del optimizer
+                try:
+                    allocated, resident = peaks(make(material.parameters).step, device)
+                except Exception as error:
+                    if name == OURS:
+                        raise
+                    print(f"{subject.title}: {name} fails: {first_line(error)}", file=sys.stderr)
+                else:
+                    yield MemoryRow(subject.title, tensors.title, tensors.parameters, name, allocated, resident)
                 material.restore()
 
 

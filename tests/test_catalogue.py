@@ -13,10 +13,9 @@ import stepwell
 from stepwell import rules
 from stepwell.catalogue import Entry, entries, state_numbers
 from stepwell.rules import Rule
-from stepwell.rules.registry import rule_class
+from stepwell.rules.registry import rule_class, rule_names
 
-OURS = {name for name in rules.__all__ if isinstance(kind := getattr(rules, name), type) and issubclass(kind, Rule)}
-NAMES = sorted(OURS - {"Rule", "MatrixRule", "OneMatrixRule"})  # but for those that rules are made from
+NAMES = sorted(name for name in rules.__all__ if name in rule_names())  # the others are what rules are made of
 
 
 def ours(**filters: Any) -> list[str]:

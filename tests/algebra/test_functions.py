@@ -151,6 +151,15 @@ def test_reductions_give_one_number_a_tensor() -> None:
     assert algebra.mean(np.array([1, 2])) == 1.5
 
 
+def test_numbers_beside_tensors_are_not_copied_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A copy makes the host wait for a GPU; what fills memory there does not.
+    x = torch.tensor([-2.0, 3.0])
+    monkeypatch.delattr(torch, "tensor")
+    assert algebra.where(x < 0, -1.0, 1.0).tolist() == [-1.0, 1.0]
+    assert algebra.where(x < 0, -1.0, 1.0).dtype == torch.float64
+    assert algebra.maximum(0.0, x).tolist() == [0.0, 3.0]
+
+
 def test_a_list_keeps_what_it_is_made_of() -> None:
     tensors = [torch.ones(2), torch.ones(3)]
     _ = TensorList(tensors) * 2 + 1

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from bench import contenders
+from bench.contenders import PEERS, Peer
 from bench.memory import allocated_peak, measure, resident_peak
 from bench.shapes import Shapes
 from bench.subjects import SUBJECTS
@@ -41,3 +43,14 @@ def test_elementwise_rules_take_nothing_the_size_of_the_model() -> None:
     assert rows["AdamW", "stepwell"].allocated < MIB
     assert rows["AdamW", "torch foreach"].allocated > 8 * MIB
     assert all(rule != "Muon" for rule, _ in rows)
+
+
+def test_a_peer_that_fails_is_named_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Peer("broken", ("sgd",), "torch", "torch.optim", "SGD", (), (("lr", -1.0),))
+    loop = next(peer for peer in PEERS if peer.subjects == ("sgd",) and peer.name == "torch loop")
+    monkeypatch.setattr(contenders, "PEERS", (broken, loop))
+    rows = measure([SUBJECTS["sgd"]], [Shapes("few", "a few", ((3, 5),))], CPU)
+    assert [row.contender for row in rows] == ["stepwell", "torch loop"]
+    assert capsys.readouterr().err == "SGD + momentum: broken fails: Invalid learning rate: -1.0\n"

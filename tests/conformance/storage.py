@@ -82,3 +82,17 @@ def numbers(optimizer: Optimizer) -> dict[str, list[Tensor]]:
                 parts = parts_of(name, codec, optimizer.state[p], p)
                 found.setdefault(name, []).append(codec.load(parts, shape).double())
     return found
+
+
+ROUGH = {"8bit": 0.1, "4bit": 1.0, "bfloat16": 0.02}
+
+
+def assert_alike(ours: Optimizer, theirs: Optimizer, kept: Kept) -> None:
+    """The same numbers but for one in a hundred, which float32 and float64 round to the two sides of a border; none
+    further off than the storage is rough."""
+    rough = max(ROUGH.get(kept.state_dtype, 0.0), 0.02 if kept.dtype.itemsize == 2 else 0.0)
+    for name, expected in numbers(theirs).items():
+        for a, e in zip(numbers(ours)[name], expected, strict=True):
+            largest = float(e.abs().max()) if e.numel() else 0.0
+            assert float((a - e).abs().max() if e.numel() else 0.0) <= max(rough, 1e-5) * largest, name
+            assert int(((a - e).abs() > 2e-5 * largest).sum()) <= max(1, 0.02 * e.numel()), name

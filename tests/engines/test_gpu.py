@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from conformance.cases import DTYPES, PLAIN_CASES, Case, assert_near, assert_same_bits, such_as
-from conformance.training import parameter
+from conformance.storage import STORAGES, Kept, assert_alike
+from conformance.training import parameter, parameters_of
 from stepwell import Optimizer
 from stepwell.algebra import tensors
 from stepwell.engines.choice import fused
-from stepwell.rules import LAMB, SGD, Adafactor, AdamW, Lion, NAdam, Rule, ScheduleFreeAdamW
+from stepwell.rules import LAMB, SGD, Adafactor, AdamW, Lion, Muon, NAdam, NorMuon, Rule, ScheduleFreeAdamW, Scion
 
 pytestmark = [
     pytest.mark.gpu,
@@ -292,6 +293,69 @@ def test_the_page_runs_as_written() -> None:
     exec(compile(block, "gpu.md", "exec", dont_inherit=True), scope)
     torch.cuda.synchronize()
     assert {float(state["step"]) for state in scope["optimizer"].state.values()} == {103.0}
+
+
+# Storage, telemetry, matrices.
+
+
+@pytest.mark.parametrize("kept", STORAGES, ids=str)
+def test_every_storage(kept: Kept) -> None:
+    # The bits of chance are the same in every engine, and on every device.
+    shapes = ((7,), (18, 256), (300, 1100))
+    found = []
+    for engine in ("fused", "foreach"):
+        parameters = on_gpu(shapes, kept.dtype)
+        found.append(Optimizer(parameters, AdamW(lr=0.05), engine=engine, **kept.options))
+        train(found[-1], parameters, last=1)
+    assert_alike(*found, kept)
+
+
+@pytest.mark.parametrize("kept", STORAGES, ids=str)
+def test_a_graph_goes_on_with_the_bits_of_chance(kept: Kept) -> None:
+    parameters, expected = on_gpu(SHAPES, kept.dtype), on_gpu(SHAPES, kept.dtype)
+    ours, plain = (Optimizer(ps, AdamW(lr=0.05), engine="fused", **kept.options) for ps in (parameters, expected))
+    train(ours, parameters, last=2)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ours.step()
+    for step in (3, 4):
+        give(parameters, step)
+        graph.replay()
+    train(plain, expected)
+    # Where the host and the device round a bias correction to two neighbours, a number may be rounded to another one.
+    for p, q in zip(parameters_of(ours), parameters_of(plain), strict=True):
+        assert float((p != q).double().mean()) < 0.02
+
+
+@of_rules
+def test_telemetry_without_waiting(rule: Rule) -> None:
+    parameters = on_gpu(SHAPES)
+    optimizer = Optimizer(parameters, rule, engine="fused", clip_norm=1.0)
+    optimizer.observe()
+    train(optimizer, parameters, last=2)
+    before = [p.detach().clone() for p in parameters]
+    with without_waiting():
+        optimizer.step()
+    readings = optimizer.telemetry(by="parameter")
+    for reading, p, was in zip(readings.values(), parameters, before, strict=True):
+        for name, tensor in (("update", p.detach() - was), ("weight", was)):
+            expected = float(tensor.double().square().mean().sqrt())
+            assert reading[f"{name}_rms"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05)], ids=lambda rule: type(rule).__name__
+)
+def test_matrices_in_stacks_without_waiting(rule: Rule) -> None:
+    shapes = ((64, 96), (96, 64), (64, 96), (2, 32, 32), (64, 96))
+    parameters = on_gpu(shapes)
+    optimizer = Optimizer(parameters, rule)
+    train(optimizer, parameters, last=3)
+    give(parameters, 4)
+    with without_waiting():
+        optimizer.step()
+    # The products are in bfloat16, and five steep polynomials carry their rounding on.
+    assert_near([p.detach() for p in parameters], reference(rule, shapes), 2e-2)
 
 
 def test_auto_is_fused_on_a_gpu() -> None:

@@ -17,7 +17,7 @@ def as_tensor_like(x: Tensor | float, *others: Tensor | float) -> Tensor:
         return x
     like = next(other for other in others if isinstance(other, Tensor))
     dtype = like.dtype if like.dtype.is_floating_point else torch.get_default_dtype()
-    return torch.tensor(x, dtype=dtype, device=like.device)
+    return torch.full((), x, dtype=dtype, device=like.device)  # filled there: a GPU would be waited for by a copy
 
 
 def _floating(x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Tensors:
             return x if condition else y
         if not isinstance(x, Tensor) and not isinstance(y, Tensor) and condition.device.type != "mps":
             # Of two plain numbers torch makes float32, with which a float64 rule would go on; MPS has no float64.
-            x = torch.tensor(x, dtype=torch.float64, device=condition.device)
+            x = torch.full((), x, dtype=torch.float64, device=condition.device)
         return torch.where(condition, x, y)
 
     def lerp(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
