@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from stepwell.checkpoint.migrating.rules import How, brought, inner, interpolate
 from stepwell.checkpoint.migrating.source import SavedGroup, Source, in_numbers, of_checkpoint
 from stepwell.checkpoint.names import named_tensors, parameter_names
 from stepwell.checkpoint.saving import class_name
+from stepwell.codecs import WEIGHTS, names_beside
 from stepwell.engines.batch import State
 from stepwell.naming import nearest
 from stepwell.rules.registry import UnknownRuleError, rule_class, rule_names
@@ -191,6 +192,7 @@ def _state(
     content = optimizer.state_dict()
     moved: list[Moved] = []
     notes: list[str] = []
+    rounded: list[str] = []
     state: dict[Any, Any] = {}
     for live, group, those in zip(optimizer.param_groups, content["param_groups"], names, strict=True):
         new = rule_of(group, class_name(optimizer))
@@ -204,8 +206,14 @@ def _state(
             shape = tuple(p.shape)
             fitted = None if whole is None else whole.fit(shape)
             taken = brought(in_numbers(old_group, old, shape), old_group.rule, new, fitted, shape)
+            beside = {part: old[part] for part in names_beside(WEIGHTS) if part in old}
             if taken.state:
                 state[key] = {slot: _stored(value, slot, fitted, dtype) for slot, value in taken.state.items()}
+            if taken.state and beside and live.get("master") == old_group.values.get("master"):
+                state[key] |= beside
+                taken = replace(taken, what=", ".join([taken.what, *beside]))
+            elif beside:
+                rounded.append(name)
             moved.append(Moved(name, taken.how, taken.what, (old_group.rule or new, new)))
         origins = {id(saved[name][0]): saved[name][0] for name in those if name in saved}
         if any(old.rule == new for old in origins.values()):
@@ -213,6 +221,8 @@ def _state(
         notes += _values_left(group, live, list(origins.values()), new)
     if unknown := sorted(set(saved) - {name for those in names for name in those}):
         notes.append(f"the state of {_several(unknown)} is left out: {'they are' if unknown[1:] else 'it is'} not here")
+    if rounded:
+        notes.append(f"what was kept beside the weights of {_several(rounded)} is left behind: they go on as rounded")
     held = {name: group.values.get("holds") for name, (group, _) in saved.items()}
     if averaged := [one.name for one in moved if held.get(one.name) == "averaged" and one.rules[0] != one.rules[1]]:
         notes.append(f"the weights of {_several(averaged)} were saved as their average, and stay that")
