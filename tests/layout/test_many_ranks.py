@@ -30,9 +30,10 @@ def check(found: dict[str, Any], expected: dict[str, Any], dtype: torch.dtype, w
         )
 
 
-def compare(ranks: int, names: list[str], dtype: torch.dtype) -> None:
+def compare(ranks: int, names: list[str], dtype: torch.dtype, backend: str = "gloo") -> None:
+    """With one process on the CPU."""
     expected = {rule: trained(rule, "one", dtype) for rule in names}
-    results = on_ranks(all_trained, ranks, names, WAYS[ranks], dtype)
+    results = on_ranks(all_trained, ranks, names, WAYS[ranks], dtype, backend=backend)
     for rank, result in enumerate(results):
         for (rule, way), found in result.items():
             check(found, expected[rule], dtype, f"{rule} under {way}, rank {rank} of {ranks}")
@@ -48,3 +49,12 @@ def test_every_kind_of_rule_on_every_kind_of_mesh(ranks: int) -> None:
     """In float64: SOAP's and Shampoo's bases are not determined where a gradient of few samples has no direction, and
     in float32 rounding decides there."""
     compare(ranks, list(RULES), torch.float64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_over_nccl(ranks: int) -> None:
+    """A GPU for each rank; in float64, for a GPU's products in float32 are others."""
+    if torch.cuda.device_count() < ranks:
+        pytest.skip(f"torch sees fewer than {ranks} CUDA devices")
+    compare(ranks, list(RULES), torch.float64, backend="nccl")

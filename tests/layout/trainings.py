@@ -15,6 +15,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 
 import stepwell
+from layout.ranks import device_type
 from stepwell import rules
 from stepwell.rules import Rule
 
@@ -58,7 +59,7 @@ class Net(nn.Module):
 
 def net(dtype: torch.dtype = torch.float32) -> Net:
     torch.manual_seed(0)
-    return Net().to(dtype)
+    return Net().to(device_type(), dtype)
 
 
 def spread(model: Net, way: str) -> nn.Module:
@@ -67,13 +68,13 @@ def spread(model: Net, way: str) -> nn.Module:
     if way in ("ddp", "zero"):
         return DistributedDataParallel(model)
     if way == "fsdp":
-        _shard(model, init_device_mesh("cpu", (ranks,)))
+        _shard(model, init_device_mesh(device_type(), (ranks,)))
     elif way == "hsdp":
-        _shard(model, init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("replicas", "shards")))
+        _shard(model, init_device_mesh(device_type(), (2, ranks // 2), mesh_dim_names=("replicas", "shards")))
     elif way == "tp":
-        _cut(model, init_device_mesh("cpu", (ranks,), mesh_dim_names=("tp",)))
+        _cut(model, init_device_mesh(device_type(), (ranks,), mesh_dim_names=("tp",)))
     elif way == "fsdp + tp":
-        mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("dp", "tp"))
+        mesh = init_device_mesh(device_type(), (2, ranks // 2), mesh_dim_names=("dp", "tp"))
         _cut(model, mesh["tp"])
         _shard(model, mesh["dp"])
     return model
@@ -110,7 +111,7 @@ def batches(way: str, first: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]
             share, shares = dist.get_rank() // (dist.get_world_size() // 2), 2
         else:
             share, shares = dist.get_rank(), dist.get_world_size()
-        yield x.chunk(shares)[share], y.chunk(shares)[share]
+        yield x.chunk(shares)[share].to(device_type()), y.chunk(shares)[share].to(device_type())
 
 
 def go(model: nn.Module, optimizer: torch.optim.Optimizer, way: str, *, first: int = 0, steps: int = STEPS) -> None:
@@ -123,9 +124,9 @@ def go(model: nn.Module, optimizer: torch.optim.Optimizer, way: str, *, first: i
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, on every rank."""
+    """All of a tensor, on every rank, in the host's memory."""
     found: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return found.detach().clone()
+    return found.detach().cpu().clone()
 
 
 def outcome(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
