@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +16,7 @@ from stepwell.engines.batch import Batch
 from stepwell.engines.observing import squares_of
 from stepwell.rules.rule import Rule, Shape, namespace
 
+_LOG = logging.getLogger("stepwell")
 # Methods of a rule that take a gradient: a step, and a step of a `OneMatrixRule` in three.
 _OF_A_STEP = ("update", "mix", "turn", "move")
 
@@ -46,6 +49,8 @@ class Direct(ABC):
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
+        if function in _OF_A_STEP and batch.weights[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            _say_captured(type(batch.rule).__name__)
         for group, scalars, members in batch.classes():
             h = namespace({name: group[name] for name in batch.rule.field_names()})
             for part in self.parts(batch.rule, batch.weights, members):
@@ -122,6 +127,17 @@ class Direct(ABC):
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
             bits = noise.bits(hashes[position], place) if hashes is not None and codec.draws else None
             codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
+
+
+@functools.cache
+def _say_captured(rule: str) -> None:
+    """Once for each rule: a schedule that a graph does not hear is never silent."""
+    _LOG.warning(
+        "%s is captured in a CUDA graph, whose replays keep the learning rate and the step of this moment, which are "
+        "the host's; capture what the fused engine runs, and step %s outside the graph",
+        rule,
+        rule,
+    )
 
 
 def _loaded(part: list[int], batch: Batch, number: str) -> list[Tensor]:
