@@ -240,7 +240,7 @@ def test_a_disk_that_fails(code: int, words: str, make: Make, tmp_path: Path, mo
         training.go(1).save(tmp_path, keep=1)
     assert str(raised.value).startswith(f"cannot save to {tmp_path}: {words}")
     assert str(raised.value).endswith("; the checkpoints that are there have not changed")
-    assert ("a checkpoint needs 0 MiB" in str(raised.value)) == (code == errno.ENOSPC)
+    assert ("a checkpoint needs 1 MiB" in str(raised.value)) == (code == errno.ENOSPC)
     assert left(tmp_path) == ["000001"]
     monkeypatch.undo()
     assert training.save(tmp_path, keep=1).name == "000002"
@@ -266,7 +266,7 @@ except checkpoint.CheckpointError as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert ran.stdout.startswith(f"cannot save to {tmp_path}: File too large (a checkpoint needs 0 MiB, ")
+    assert ran.stdout.startswith(f"cannot save to {tmp_path}: File too large (a checkpoint needs 1 MiB, ")
     assert left(tmp_path) == ["000001"]
 
 

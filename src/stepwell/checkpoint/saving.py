@@ -244,8 +244,8 @@ def _cannot(path: Path, error: OSError, tensors: Mapping[str, Mapping[str, Tenso
     text = f"cannot save to {path}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         needed = sum(t.numel() * t.element_size() for held in tensors.values() for t in held.values())
-        text += f" (a checkpoint needs {needed / 2**20:,.0f} MiB"
-        text += f", {shutil.disk_usage(path).free / 2**20:,.0f} MiB are free)" if path.exists() else ")"
+        text += f" (a checkpoint needs {-(-needed // 2**20):,} MiB"
+        text += f", {shutil.disk_usage(path).free // 2**20:,} MiB are free)" if path.exists() else ")"
     return f"{text}; the checkpoints that are there have not changed"
 
 
