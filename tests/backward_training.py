@@ -44,6 +44,13 @@ def loss_of(model: nn.Module, step: int) -> Tensor:
     return model(x).square().mean()
 
 
+def train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+
+
 def assert_same(model: nn.Module, optimizer: Optimizer, other: nn.Module, plain: Optimizer) -> None:
     assert_same_bits([p.detach() for p in model.parameters()], [p.detach() for p in other.parameters()])
     assert_same_bits(slots_of(optimizer), slots_of(plain))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import stepwell
-from backward_training import Weights, assert_same, descending, loss_of, network
+from backward_training import Weights, assert_same, descending, loss_of, network, train
 from bench.memory import allocated_peak
 from conformance.cases import assert_same_bits
 from stepwell import Optimizer, Scheduler, rules
@@ -139,10 +139,7 @@ def test_telemetry_sees_the_whole_step() -> None:
         optimizer.observe()
         if in_backward:
             stepwell.step_in_backward(model, optimizer, chunk_bytes=100)
-        for step in range(2):
-            optimizer.zero_grad()
-            loss_of(model, step).backward()
-            optimizer.step()
+        train(model, optimizer, steps=2)
         readings.append(optimizer.telemetry(by="parameter"))
     assert list(readings[0]) == list(readings[1])
     assert len(readings[0]) == 6

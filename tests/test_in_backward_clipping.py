@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import stepwell
-from backward_training import Weights, assert_same, descending, loss_of, network
+from backward_training import Weights, assert_same, descending, loss_of, network, train
 from conformance.cases import assert_same_bits
 from conformance.training import parameters_of, slots_of
 from stepwell import Optimizer, Scheduler, rules
@@ -59,10 +59,7 @@ def test_below_the_limit_nothing_is_clipped() -> None:
         optimizer = stepwell.AdamW(model.parameters(), lr=0.1, clip_norm=1e6)
         if in_backward:
             stepwell.step_in_backward(model, optimizer, chunk_bytes=0)
-        for step in range(4):
-            optimizer.zero_grad()
-            loss_of(model, step).backward()
-            optimizer.step()
+        train(model, optimizer, steps=4)
         trained.append((model, optimizer))
     assert_same(*trained[0], *trained[1])
     assert trained[0][1].gradient_norm == pytest.approx(trained[1][1].gradient_norm)

@@ -265,6 +265,14 @@ def test_checkpoints(tmp_path: Path) -> None:
     assert_same(resumed, optimizer)
 
 
+def test_the_recipe_goes_along() -> None:
+    optimizer = stepwell.create_optimizer(nn.Linear(4, 3), "adamw")
+    assert optimizer.recipe is not None
+    offloaded = stepwell.offload(optimizer)
+    assert offloaded.recipe == optimizer.recipe
+    assert pickle.loads(pickle.dumps(offloaded)).recipe == optimizer.recipe
+
+
 def test_averaged_weights() -> None:
     case = next(case for case in CHOSEN if case.name == "ScheduleFreeAdamW")
     ours, plain = pair(case)

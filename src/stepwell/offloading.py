@@ -87,6 +87,7 @@ class Offloaded(Optimizer):
             rounding_seed=optimizer.rounding_seed,
         )
         self.engine = optimizer.engine
+        self.recipe = optimizer.recipe
         self.skipped = optimizer.skipped
         for p, slots in optimizer.state.items():
             self.state[p] = {name: _on_host(value) for name, value in slots.items()}

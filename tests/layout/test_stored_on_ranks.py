@@ -1,4 +1,4 @@
-"""State in fewer bits and 16-bit weights that lose nothing, on parts: the same bits on 1, 2 and 4 ranks."""
+"""16-bit weights on parts, and state in fewer bits: the same bits on 1, 2 and 4 ranks."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ STORAGES: list[dict[str, Any]] = [
 # Parts of 64 × 96 numbers on 2 and 4 ranks begin where a block of 256 does; 10 × 3 are too few for blocks.
 SHAPES = [(64, 96), (10, 3)]
 STEPS = 3
+# Their moments travel to one rank and come back as the update, in the dtype of the weights.
+RULES_OF_MATRICES = [rules.Muon(lr=0.01, weight_decay=0.1), rules.Scion(lr=0.01, weight_decay=0.1, scale=2.0)]
 
 
 def weights(way: str) -> list[nn.Parameter]:
@@ -104,3 +106,23 @@ def test_two_ranks_without_a_compiler() -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_kernels_on_ranks(ranks: int) -> None:
     compare(ranks, "fused")
+
+
+def updated(ways: list[str]) -> list[tuple[str, str, list[Tensor]]]:
+    """Weights after some steps of the rules of matrices."""
+    found = []
+    for rule in RULES_OF_MATRICES:
+        for way in ways:
+            parameters = weights(way)
+            go(parameters, stepwell.Optimizer(parameters, rule, shard_state=way == "zero"))
+            found.append((type(rule).__name__, way, [whole(p) for p in parameters]))
+    return found
+
+
+def test_matrices_of_16_bits() -> None:
+    alone = {rule: found for rule, _, found in updated(["one"])}
+    for result in on_ranks(updated, 2, ["zero", "fsdp"]):
+        for rule, way, found in result:
+            for a, b, before in zip(found, alone[rule], weights("one"), strict=True):
+                assert torch.equal(a, b), f"{rule} under {way}"
+                assert not torch.equal(a, before)

@@ -63,8 +63,8 @@ def _sections(what: str, here: Any, there: Any) -> Iterator[Difference]:
 
 def _tensors(what: str, a: tuple[Path, Manifest], b: tuple[Path, Manifest], file: str) -> Iterator[Difference]:
     (ours, our_sums), (theirs, their_sums) = _held(*a, file), _held(*b, file)
-    for names, others, kind in ((ours, theirs, "missing"), (theirs, ours, "unexpected")):
-        yield from (Difference(kind, f"{what} {name!r}") for name in names if name not in others)  # type: ignore[arg-type]
+    yield from (Difference("missing", f"{what} {name!r}") for name in ours if name not in theirs)
+    yield from (Difference("unexpected", f"{what} {name!r}") for name in theirs if name not in ours)
     same = [name for name in ours if name in theirs]
     for name in same:
         here, there = ours[name], theirs[name]

@@ -131,7 +131,6 @@ class _Turn:
         self._batch = batch
         self._function = function
         self._members = members
-        self._owners = owners
         self._held, self._written = self._numbers()
         layouts = [batch.layouts[index] for index in members]
         self._group = layouts[0].groups[0]
