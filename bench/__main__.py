@@ -1,5 +1,5 @@
-"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|ranks|quality|table|gallery|evidence|scale`,
-from the repository's root."""
+"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|ranks|table|gallery|scale`, and
+`quality|large|evidence`, from the repository's root."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one benchmark, print its table, and keep the result."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    if given.what in ("quality", "evidence"):
+    if given.what in ("quality", "large", "evidence"):
         quality_command.main(parser, given)
         return
     if given.what == "table":
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="what",
         required=True,
-        metavar="{step,memory,start,schedule,plan,checkpoint,storage,ranks,quality,table,gallery,evidence,scale}",
+        metavar="{step,memory,start,schedule,plan,checkpoint,storage,ranks,quality,large,table,gallery,evidence,scale}",
     )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),

@@ -1,4 +1,4 @@
-"""The commands `python -m bench quality` and `evidence`."""
+"""The commands `python -m bench quality`, `large` and `evidence`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = "a look in about 15 minutes: half the steps and tries, one fresh seed; k
 
 
 def add_to(commands: Any) -> None:
-    """Add both commands to the parser's."""
+    """Add these commands to the parser's."""
     about = "the protocol of docs/evidence.md: rules tuned alike on small real tasks (half an hour or so on one core)"
     quality = commands.add_parser("quality", help=about, description=about)
     quality.add_argument("--tasks", metavar="NAMES", help="with commas between; the usual ones by default")
@@ -25,6 +25,12 @@ def add_to(commands: Any) -> None:
     quality.add_argument("--quick", action="store_true", help=QUICK)
     quality.add_argument("--pace", action="store_true", help="measure milliseconds a step in place of losses")
     quality.add_argument("--out", type=Path, metavar="DIR", help="where the runs go; bench/results/quality by default")
+    about = "a GPT of 126 million parameters at the rates that the small one found, in bfloat16 on a GPU"
+    large = commands.add_parser("large", help=about, description=about)
+    large.add_argument("--rules", metavar="NAMES", help="with commas between; all five by default")
+    large.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes days; default cuda")
+    large.add_argument("--steps", type=int, metavar="N", help="default 1500")
+    large.add_argument("--out", type=Path, metavar="DIR", help="where the runs go; bench/results/large by default")
     commands.add_parser("evidence", help="write docs/evidence.md and its pictures from bench/results/quality")
 
 
@@ -39,6 +45,9 @@ def main(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         from bench.quality.page import write
 
         print(*write(), sep="\n")
+        return
+    if given.what == "large":
+        _large(parser, given)
         return
     try:
         tasks = _chosen("task", given.tasks, TASKS) or [name for name, entry in TASKS.items() if entry.usual]
@@ -63,6 +72,27 @@ def main(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         print("interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
     sys.exit(1 if failed else 0)
+
+
+def _large(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    import torch
+
+    from bench.quality import large
+
+    try:
+        rules = _chosen("rule", given.rules, large.LARGE_RULES) or large.LARGE_RULES
+    except ValueError as error:
+        parser.error(str(error))
+    if given.steps is not None and given.steps < 1:
+        parser.error(f"--steps must be at least 1, got {given.steps}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device")
+    try:
+        device = torch.device(given.device)
+        found = large.run_all(rules, device, given.out or large.FOLDER, steps=given.steps or large.STEPS)
+    except (ContestantError, TaskError) as error:
+        parser.error(str(error))
+    print(*found, sep="\n")
 
 
 def _chosen(kind: str, names: str | None, known: Iterable[str]) -> list[str] | None:

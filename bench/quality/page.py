@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bench.quality import pace, pictures, ravine, running
+from bench.quality import large, pace, pictures, ravine, running
 from bench.quality.claims import CLAIMS, NOT_RUN, OnTask, percent
 from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS
@@ -34,7 +34,9 @@ _COLUMNS = (
 )
 
 
-def write(page: Path = PAGE, folder: Path = running.FOLDER, package: Path = PACKAGE) -> list[Path]:
+def write(
+    page: Path = PAGE, folder: Path = running.FOLDER, package: Path = PACKAGE, on_gpu: Path = large.FOLDER
+) -> list[Path]:
     """Write what stands below the marker, there and on the page for choosing, the pictures beside them, and what the
     package tells of the runs. Returns the paths.
 
@@ -48,7 +50,7 @@ def write(page: Path = PAGE, folder: Path = running.FOLDER, package: Path = PACK
     drawn = {page.parent / "ravine.svg": ravine.drawing()}
     for name, task in tasks.items():
         drawn[page.parent / f"evidence-{name}.svg"] = pictures.curves(task.outcomes)
-    page.write_text(heads[page] + text(tasks), encoding="utf-8")
+    page.write_text(heads[page] + text(tasks, large.load(on_gpu)), encoding="utf-8")
     beside.write_text(heads[beside] + _choosing(tasks), encoding="utf-8")
     for path, picture in drawn.items():
         path.write_text(f"{picture}\n", encoding="utf-8")
@@ -85,11 +87,12 @@ def _head(page: Path) -> str:
     return head + marker
 
 
-def text(tasks: Mapping[str, OnTask]) -> str:
+def text(tasks: Mapping[str, OnTask], large_runs: Sequence[large.LargeRun] = ()) -> str:
     """The results as Markdown."""
     parts = ["\n## Verdicts\n", *_verdicts(tasks)]
     for name, task in tasks.items():
         parts += _section(name, task)
+    parts += ["## A larger GPT, on a GPU\n", *_large(large_runs)]
     parts += ["## What has been run\n", *_progress(tasks)]
     return "\n".join(parts)
 
@@ -121,6 +124,35 @@ def _section(name: str, task: OnTask) -> list[str]:
         f"![Validation loss by step, each rule beside AdamW](evidence-{name}.svg)\n",
         "The settings of the best try:\n",
         _table(("rule", "settings"), settings),
+    ]
+
+
+def _large(runs: Sequence[large.LargeRun]) -> list[str]:
+    """The runs of `python -m bench large`, the first of them the baseline."""
+    if not runs:
+        return ["Not run yet: `python -m bench large` waits for a GPU.\n"]
+    first = runs[0]
+    target = first.loss if first.rule == BASELINE else None
+    rows = [
+        (
+            one.title,
+            numbers.loss(one.loss),
+            numbers.MISSING if one.milliseconds is None else f"{one.milliseconds:.1f}",
+            numbers.MISSING if one.optimizer_milliseconds is None else f"{one.optimizer_milliseconds:.2f}",
+            numbers.MISSING if (seconds := one.seconds_to(target)) is None else f"{seconds:.0f} s",
+            numbers.data(one.state_bytes),
+            numbers.MISSING if one.peak_bytes is None else numbers.data(one.peak_bytes),
+            ", ".join(f"`{name}={numbers.setting(value)}`" for name, value in one.settings.items()),
+        )
+        for one in runs
+    ]
+    columns = ("rule", "loss", "ms a step", "of it the optimizer", "time to AdamW's loss", "state", "peak", "settings")
+    machines = " and ".join(dict.fromkeys(one.machine.title for one in runs))
+    return [
+        f"{first.parameters / 1e6:.0f} million parameters, {first.steps:,} steps of {first.bytes_a_step:,} bytes out "
+        f"of {first.text_bytes / 1e6:.0f} MB of Python source, bfloat16, one seed, at the rates of the task `gpt` "
+        f"divided by the growth of the width. On {machines}.\n",
+        _table(columns, rows),
     ]
 
 
