@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import paths
 from bench.contenders import OURS
+from bench.markdown import table
 from bench.records import Report, StepRow, load_all
 from bench.subjects import SUBJECTS
 from bench.table import milliseconds
@@ -117,13 +118,13 @@ def measured(name: str, reports: Sequence[Report]) -> list[tuple[str, StepRow]]:
 
 
 def _table(found: Sequence[Entry], reports: Sequence[Report]) -> str:
-    lines = ["| rule | what it does | acts on | state | bytes | a step |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = []
     for entry in found:
         rows = measured(entry.name, reports)
         time = _time(rows[0][1], entry.name) if rows else NOT_MEASURED
         cells = (f"[`{entry.name}`](#{entry.name.lower()})", entry.about, entry.acts_on, *_state(entry), time)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return table(("rule", "what it does", "acts on", "state", "bytes", "a step"), lines)
 
 
 def _picture() -> str:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from bench.gallery import linked
+from bench.markdown import table
 from stepwell.measured import rates_found
 from stepwell.recipes import PRESETS, Recipe
 
@@ -27,9 +28,7 @@ def text(page: str) -> str:
     if not begin or not end:
         raise ValueError(f"the page needs the two lines {BEGIN!r} and {END!r}")
     head = ("preset", "rules", "lr", "best lr in [our runs](evidence.md)", "decay", "schedule of lr", "source")
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
-    lines += [f"| {' | '.join(_cells(recipe))} |" for recipe in PRESETS.values()]
-    return "".join((before, begin, "\n\n", "\n".join(lines), "\n\n", end, after))
+    return "".join((before, begin, "\n\n", table(head, map(_cells, PRESETS.values())), "\n", end, after))
 
 
 def _cells(recipe: Recipe) -> tuple[str, ...]:

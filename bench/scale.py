@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import stepwell
+from bench import markdown
 from bench.architectures import kimi_k2, llama_7b, llama_70b
 from stepwell import Plan, Recipe
 from stepwell.report import numbers
@@ -81,12 +82,11 @@ def section(title: str, make: Callable[[], nn.Module], roles: Mapping[str, Role]
 
 def _table(first: str, plans: dict[str, Plan], cell: Callable[[Plan, int, dict[str, Any]], str]) -> Iterator[str]:
     headings = (first, "model on ranks as", *(f"{ranks:,} ranks" for ranks in RANKS))
-    yield f"| {' | '.join(headings)} |"
-    yield f"| --- | --- |{' ---: |' * len(RANKS)}"
+    yield from markdown.header(headings, numbers_from=2)
     for name, plan in plans.items():
         for way, asked in WAYS.items():
             found = [NOTHING if (how := asked(ranks)) is None else cell(plan, ranks, how) for ranks in RANKS]
-            yield f"| {' | '.join((name, way, *found))} |"
+            yield markdown.line((name, way, *found))
 
 
 def _memory(plan: Plan, ranks: int, how: dict[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from bench import markdown
 from bench.contenders import OURS
 from bench.equal_pass import PASS
 from bench.machine import Machine
@@ -155,32 +156,32 @@ def heading_of(row: Row) -> str:
 def header(row: Row) -> list[str]:
     """The first two lines of the table for rows of this kind."""
     columns = _COLUMNS[type(row)]
-    return [_line(columns), _line(["---"] * len(columns))]
+    return markdown.header(columns)
 
 
 def line(row: Row) -> str:
     """A row as a line of its table."""
     if isinstance(row, MemoryRow):
         resident = "—" if row.resident is None else size(row.resident)
-        return _line((row.rule, row.contender, size(row.allocated), resident))
+        return markdown.line((row.rule, row.contender, size(row.allocated), resident))
     if isinstance(row, StorageRow):
         mean, losses = sum(row.losses) / len(row.losses), ", ".join(f"{loss:.4f}" for loss in row.losses)
         cells = (row.rule, row.storage, f"{row.state_bytes:,}", losses, f"{mean:.4f}", f"**{row.ratio - 1:+.2%}**")
-        return _line(cells)
+        return markdown.line(cells)
     if isinstance(row, ImportRow):
-        return _line(map(_seconds, (row.torch, row.stepwell, row.numba)))
+        return markdown.line(map(_seconds, (row.torch, row.stepwell, row.numba)))
     if isinstance(row, StartRow):
         times = map(_seconds, (row.construct, row.first_step, row.second_step))
-        return _line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
+        return markdown.line((row.rule, row.cache, *times, "yes" if row.needs_numba else "no"))
     if isinstance(row, CheckpointRow):
         return _checkpoint_line(row)
     if isinstance(row, RanksRow):
         alone, together = milliseconds(row.alone.median), f"**{milliseconds(row.together.median)}**"
-        return _line((row.rule, row.way, str(row.ranks), alone, together, f"**{row.ratio:.2f}**"))
+        return markdown.line((row.rule, row.way, str(row.ranks), alone, together, f"**{row.ratio:.2f}**"))
     if isinstance(row, PlanRow):
         times = map(_seconds, (row.build, row.plan, row.memory, row.cost))
         total = f"**{_seconds(row.plan + row.memory + row.cost)}**"
-        return _line((f"`{row.recipe}`", *times, total, "—" if row.resident is None else size(row.resident)))
+        return markdown.line((f"`{row.recipe}`", *times, total, "—" if row.resident is None else size(row.resident)))
     return _schedule_line(row) if isinstance(row, ScheduleRow) else _step_line(row)
 
 
@@ -193,7 +194,7 @@ def _checkpoint_line(row: CheckpointRow) -> str:
         *(row.what, size(row.size), f"**{milliseconds(ours.median)}**", milliseconds(theirs.median)),
         *(f"**{row.ratio:.2f}**", above.get(True, "—"), above.get(False, "—")),
     )
-    return _line(cells)
+    return markdown.line(cells)
 
 
 def _schedule_line(row: ScheduleRow) -> str:
@@ -205,7 +206,7 @@ def _schedule_line(row: ScheduleRow) -> str:
         "—" if row.ratio is None else f"**{row.ratio:.2f}**",
         ", ".join(peers[1:]) or "—",
     )
-    return _line(cells)
+    return markdown.line(cells)
 
 
 def _step_line(row: StepRow) -> str:
@@ -220,7 +221,7 @@ def _step_line(row: StepRow) -> str:
         "—" if ratio is None else f"**{ratio:.2f}**",
         ", ".join(peers[1:]) or "—",
     )
-    return _line(cells)
+    return markdown.line(cells)
 
 
 def milliseconds(number: float) -> str:
@@ -271,10 +272,6 @@ def _software(machine: Machine) -> str:
 def _settings(report: Report) -> str:
     described = [f"{name}: {value}" for name, value in report.settings.items()]
     return f" {_capital('; '.join(described))}." if described else ""
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _millions(number: int) -> str:

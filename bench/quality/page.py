@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bench.quality import large, pace, pictures, ravine, running
+from bench.markdown import table
+from bench.quality import choosing, large, pace, pictures, ravine, running
 from bench.quality.claims import CLAIMS, NOT_RUN, OnTask, percent
 from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS
@@ -51,7 +52,7 @@ def write(
     for name, task in tasks.items():
         drawn[page.parent / f"evidence-{name}.svg"] = pictures.curves(task.outcomes)
     page.write_text(heads[page] + text(tasks, large.load(on_gpu)), encoding="utf-8")
-    beside.write_text(heads[beside] + _choosing(tasks), encoding="utf-8")
+    beside.write_text(heads[beside] + choosing.text(tasks), encoding="utf-8")
     for path, picture in drawn.items():
         path.write_text(f"{picture}\n", encoding="utf-8")
     told = package / measured.FILE
@@ -105,14 +106,14 @@ def _verdicts(tasks: Mapping[str, OnTask]) -> list[str]:
             waiting.append(f"- {claim.says} ({claim.source}).")
         else:
             rows.append((claim.says, f"**{verdict}**", words, claim.source))
-    parts = [_CAUTION, _table(("claim", "verdict", "measured", "source"), rows)]
+    parts = [_CAUTION, table(("claim", "verdict", "measured", "source"), rows)]
     if waiting:
         parts += ["Not run yet:\n", "\n".join(waiting) + "\n"]
     return [*parts, "![SGD without and with momentum in a ravine](ravine.svg)\n"]
 
 
 def _section(name: str, task: OnTask) -> list[str]:
-    standings = _whole(task)
+    standings = choosing.whole(task)
     if not standings:
         return []
     rows = [_row(one, task) for one in sorted(standings.values(), key=_by_loss)]
@@ -120,10 +121,10 @@ def _section(name: str, task: OnTask) -> list[str]:
     about = TASKS[name].about
     return [
         f"## `{name}`: {about}\n",
-        _table(_COLUMNS, rows),
+        table(_COLUMNS, rows),
         f"![Validation loss by step, each rule beside AdamW](evidence-{name}.svg)\n",
         "The settings of the best try:\n",
-        _table(("rule", "settings"), settings),
+        table(("rule", "settings"), settings),
     ]
 
 
@@ -152,42 +153,8 @@ def _large(runs: Sequence[large.LargeRun]) -> list[str]:
         f"{first.parameters / 1e6:.0f} million parameters, {first.steps:,} steps of {first.bytes_a_step:,} bytes out "
         f"of {first.text_bytes / 1e6:.0f} MB of Python source, bfloat16, one seed, at the rates of the task `gpt` "
         f"divided by the growth of the width. On {machines}.\n",
-        _table(columns, rows),
+        table(columns, rows),
     ]
-
-
-def _choosing(tasks: Mapping[str, OnTask]) -> str:
-    """Each rule on one line: its loss over AdamW's by task, what half and twice the rate cost, and its state."""
-    standings = {name: found for name, task in tasks.items() if BASELINE in (found := _whole(task))}
-    tried = [rule for rule in RULES if any(rule in found for found in standings.values())]
-    rows = []
-    for rule in tried:
-        found = {name: by_rule[rule] for name, by_rule in standings.items() if rule in by_rule}
-        losses = [_more(_ratio(found.get(name), by_rule.get(BASELINE))) for name, by_rule in standings.items()]
-        state = [one.state_bytes / standings[name][BASELINE].state_bytes for name, one in found.items()]
-        off = [more - 1 for one in found.values() for more in (one.half, one.twice) if more is not None]
-        worst = f"{max(off):+.0%}" if off else numbers.MISSING
-        rows.append((RULES[rule].title, *losses, worst, f"{max(state):.0%}"))
-    tables = [f"loss on `{name}`" for name in standings]
-    return "\n".join(
-        (
-            "\n## Measured\n",
-            "Mean loss of three seeds over AdamW's, each rule tuned with as many tries; what half or twice the rate "
-            "costs at worst; and state, as a share of AdamW's.\n",
-            _table(("rule", *tables, "rate off by 2", "state"), rows),
-        )
-    )
-
-
-def _ratio(one: Standing | None, baseline: Standing | None) -> float | None:
-    if one is None or baseline is None or one.mean is None or not baseline.mean:
-        return None
-    return one.mean / baseline.mean
-
-
-def _whole(task: OnTask) -> dict[str, Standing]:
-    """The rules that have been through the whole protocol; a part of it is no result."""
-    return {rule: one for rule, one in task.standings.items() if one.longer is not None}
 
 
 def _by_loss(one: Standing) -> float:
@@ -208,8 +175,8 @@ def _row(one: Standing, task: OnTask) -> tuple[str, ...]:
         "100%" if is_baseline else _reached(one.steps_to_baseline, bool(one.losses)),
         numbers.loss(one.longer),
         "100%" if is_baseline else _reached(one.longer_to_baseline, one.longer is not None),
-        _more(one.half),
-        _more(one.twice),
+        choosing.more(one.half),
+        choosing.more(one.twice),
         f"{one.diverged} of {one.tries}",
         numbers.data(one.state_bytes),
         numbers.MISSING if milliseconds is None else f"{milliseconds:.1f}",
@@ -219,10 +186,6 @@ def _row(one: Standing, task: OnTask) -> tuple[str, ...]:
 
 def _reached(part: float | None, asked: bool) -> str:
     return percent(part) if asked else numbers.MISSING
-
-
-def _more(ratio: float | None) -> str:
-    return numbers.MISSING if ratio is None else f"{ratio - 1:+.1%}"
 
 
 def _settings(one: Standing) -> str:
@@ -242,7 +205,7 @@ def _progress(tasks: Mapping[str, OnTask]) -> list[str]:
         usual = "" if entry.usual else " (on demand)"
         rows.append((f"`{name}`{usual}", f"{len(runs):,}", f"{sum(run.order.steps for run in runs):,}", told))
     software = {tuple(run.versions.items()) for task in tasks.values() for run in _runs(task)}
-    parts = [_table(("task", "runs", "steps", "rules and variations that are through"), rows)]
+    parts = [table(("task", "runs", "steps", "rules and variations that are through"), rows)]
     if software:
         named = ["; ".join(f"{name} {version}" for name, version in one) for one in sorted(software)]
         parts.append(f"Software: {', and '.join(named)}.\n")
@@ -267,13 +230,3 @@ def _is_done(unit: running.Unit, task: OnTask) -> bool:
 
 def _runs(task: OnTask) -> Iterable[Outcome]:
     return (run for stages in task.outcomes.values() for run in stages.values())
-
-
-def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    columns = list(headings)
-    lines = [_line(columns), _line(["---"] * len(columns)), *(_line(row) for row in rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
