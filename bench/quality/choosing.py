@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.markdown import table
-from bench.quality.claims import CLAIMS, NOT_RUN, OnTask, percent
+from bench.quality.asks import OnTask, percent
+from bench.quality.claims import CLAIMS, NOT_RUN
 from bench.quality.rules import BASELINE, RULES
 from stepwell.compare.standing import Standing
 from stepwell.report import numbers

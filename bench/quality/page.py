@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bench.markdown import table
 from bench.quality import choosing, large, pace, pictures, ravine, running
-from bench.quality.claims import CLAIMS, NOT_RUN, OnTask, percent
+from bench.quality.asks import OnTask, percent
+from bench.quality.claims import CLAIMS, NOT_RUN
 from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS
 from bench.quality.variations import contestant, on

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bench.__main__ import main
-from bench.quality import claims, pace, page, pictures, ravine, running, variations
-from bench.quality.claims import CLAIMS, HOLDS, NOT_HERE, NOT_RUN, PARTLY, Claim, Found, OnTask, loss_at
+from bench.quality import pace, page, pictures, ravine, running, variations
+from bench.quality.asks import Found, OnTask, loss_at, percent
+from bench.quality.claims import CLAIMS, HOLDS, NOT_HERE, NOT_RUN, PARTLY, Claim
 from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS, digits, text
 from bench.quality.tasks.digits import shifted
@@ -400,5 +401,5 @@ def test_every_rule_is_searched_over_three_numbers_and_the_baseline_over_four():
 
 
 def test_claims_of_several_seeds_know_their_words():
-    assert claims.percent(None) == "not in all"
-    assert claims.percent(0.666) == "67%"
+    assert percent(None) == "not in all"
+    assert percent(0.666) == "67%"

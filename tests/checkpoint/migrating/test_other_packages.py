@@ -1,0 +1,130 @@
+"""Trainings go on from what other packages have left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stepwell
+from checkpoint.migrations import assert_near, go, in_two, made
+from stepwell import checkpoint
+from stepwell.checkpoint import CheckpointError
+
+
+def test_transformers_folders(tmp_path: Path) -> None:
+    package = pytest.importorskip("safetensors.torch")
+    whole = made()
+    first = torch.optim.AdamW(in_two(whole), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(first, lambda _: 1.0)
+    for _ in range(3):
+        go(whole, first, 1)
+        scheduler.step()
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    torch.save(first.state_dict(), folder / "optimizer.pt")
+    torch.save(scheduler.state_dict(), folder / "scheduler.pt")
+    torch.save({"cpu": torch.get_rng_state()}, folder / "rng_state.pth")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 3, "epoch": 0.5, "log_history": []}))
+    package.save_file({k: v for k, v in whole.state_dict().items() if k != "4.weight"}, folder / "model.safetensors")
+    model = made(seeded=5)
+    second = stepwell.AdamW(in_two(model), lr=0.1)
+    schedule = stepwell.create_scheduler(second, "constant", horizon=10)
+    report = checkpoint.migrate(folder, model=model, optimizer=second, scheduler=schedule)
+    assert report.extra == {"global_step": 3, "epoch": 0.5}
+    assert report.notes == (
+        "its random generators' states are left out: they were pickled",
+        "the scheduler goes on at step 3",
+    )
+    assert {one.how for one in report.moved} == {"kept"}
+    assert schedule.last_epoch == 3
+    go(whole, first, 3)
+    go(model, second, 3)
+    assert_near(model, whole)
+
+
+def test_timm_checkpoints(tmp_path: Path) -> None:
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        return in_two(model)[::-1]
+
+    whole = made()
+    first = torch.optim.AdamW(groups(whole), lr=0.1)
+    go(whole, first, 3)
+    content = {
+        "epoch": 7,
+        "arch": "vit",
+        "state_dict": whole.state_dict(),
+        "optimizer": first.state_dict(),
+        "version": 2,
+        "args": argparse.Namespace(lr=0.1, model="vit"),
+        "amp_scaler": {"scale": 65536.0},
+    }
+    torch.save(content, tmp_path / "last.pth.tar")
+    model = made(seeded=5)
+    second = stepwell.AdamW(groups(model), lr=0.1)
+    report = checkpoint.migrate(tmp_path / "last.pth.tar", model=model, optimizer=second)
+    assert report.extra == {"epoch": 7, "arch": "vit", "version": 2}
+    go(whole, first, 3)
+    go(model, second, 3)
+    assert_near(model, whole)
+
+
+def quantised(values: Tensor, table: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Codes and largest magnitudes of blocks, as bitsandbytes has them."""
+    flat = values.flatten()
+    largest = torch.stack([part.abs().max() for part in flat.split(block)])
+    scaled = flat / largest.repeat_interleave(block)[: len(flat)].clamp_min(1e-30)
+    codes = (scaled.unsqueeze(1) - table).abs().argmin(1)
+    return codes.to(torch.uint8).view(values.shape), largest
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("block", [256, 2048])
+def test_bitsandbytes(block: int, nested: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.linspace(-1, 1, 256)
+    big, small = torch.randn(60, 100, generator=generator), torch.randn(7, generator=generator)
+    codes, largest = quantised(big, table, block)
+    square_codes, square_largest = quantised(big.square(), table, block)
+    eight = {
+        "state1": codes,
+        "absmax1": largest,
+        "qmap1": table,
+        "state2": square_codes,
+        "absmax2": square_largest,
+        "qmap2": table,
+    }
+    state = {
+        0: {"step": 5, "__bnb_optimizer_quant_state__": eight} if nested else {"step": 5, **eight},
+        1: {"step": 5, "state1": small, "state2": small.square()},
+    }
+    group = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "params": [0, 1]}
+    model = nn.Linear(100, 60)
+    model.bias = nn.Parameter(torch.zeros(7))
+    optimizer = stepwell.AdamW(model.parameters(), weight_decay=0.1)
+    report = checkpoint.migrate({"state": state, "param_groups": [group]}, model=model, optimizer=optimizer)
+    assert [(one.how, one.what) for one in report.moved] == [("kept", "exp_avg, exp_avg_sq")] * 2
+    weight, bias = optimizer.state[model.weight], optimizer.state[model.bias]
+    assert weight["step"] == 5
+    # The codes are the nearest of 256 values that are 2/255 apart, times the largest of the block.
+    spread = largest.repeat_interleave(block)[:6000].view(60, 100)
+    assert ((weight["exp_avg"] - big).abs() <= spread / 255 + 1e-6).all()
+    assert weight["exp_avg_sq"].dtype == torch.float32
+    assert torch.equal(bias["exp_avg"], small)
+    assert torch.equal(bias["exp_avg_sq"], small.square())
+
+
+def test_bitsandbytes_of_a_rule_that_only_the_user_knows() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    state = {"state": {0: {"step": 2, "state1": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    optimizer = stepwell.RMSprop(model.parameters())
+    report = checkpoint.migrate(state, model=model, optimizer=optimizer, rule="rmsprop")
+    assert [(one.how, one.what) for one in report.moved] == [("kept", "square_avg")]
+    assert torch.equal(optimizer.state[model.weight]["square_avg"], torch.ones(2, 3))
+    with pytest.raises(CheckpointError, match=r"^unknown rule 'rmspro'; did you mean 'RMSprop'\?$"):
+        checkpoint.migrate(state, model=model, optimizer=optimizer, rule="rmspro")
