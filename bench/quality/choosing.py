@@ -74,7 +74,7 @@ def _claimed(*beginnings: str) -> Callable[[Tasks], Iterator[str]]:
             (claim,) = (one for one in CLAIMS if one.says.startswith(beginning))
             verdict, words = claim.verdict(tasks)
             if verdict != NOT_RUN:
-                yield f"“{claim.says}” {verdict}: {words}."
+                yield f"“{claim.says}”: *{verdict}* ({'; '.join(words)})."
 
     return cite
 

@@ -50,13 +50,13 @@ class Claim:
     ask: Ask
     of: tuple[str, ...] = USUAL
 
-    def verdict(self, tasks: Mapping[str, OnTask]) -> tuple[str, str]:
-        """The verdict, and the numbers of every task. It says so where tasks are still to be asked."""
+    def verdict(self, tasks: Mapping[str, OnTask]) -> tuple[str, list[str]]:
+        """The verdict, and the numbers of every task, in words. It says so where tasks are still to be asked."""
         asked = tasks if self.of else {"": OnTask({})}
         found = {name: answer for name, task in asked.items() if (answer := self.ask(task)) is not None}
         if not found:
-            return NOT_RUN, ""
-        words = "; ".join(f"{name}: {answer.words}" if name else answer.words for name, answer in found.items())
+            return NOT_RUN, []
+        words = [f"`{name}`: {answer.words}" if name else answer.words for name, answer in found.items()]
         shares = [answer.share for answer in found.values()]
         held = HOLDS if all(share == 1 for share in shares) else PARTLY
         verdict = NOT_HERE if all(share == 0 for share in shares) else held
@@ -75,7 +75,7 @@ CLAIMS = (
         fewer_steps("soap", 0.60),
     ),
     Claim(
-        "and at least 35 % less time",
+        "SOAP needs at least 35 % less time",
         "Vyas et al. 2024, arXiv:2409.11321",
         f"the same steps times the time of a step are at most 65 % of AdamW's time, {_HORIZONS}",
         less_time("soap", 0.65),
@@ -87,7 +87,7 @@ CLAIMS = (
         fewer_steps("muon", 0.67),
     ),
     Claim(
-        "and is faster in seconds too, on a CPU",
+        "Muon is faster in seconds too, on a CPU",
         "ours",
         f"the same steps times the time of a step are less than AdamW's time, {_HORIZONS}",
         less_time("muon", 1.0),

@@ -106,7 +106,7 @@ def _verdicts(tasks: Mapping[str, OnTask]) -> list[str]:
         if verdict == NOT_RUN:
             waiting.append(f"- {claim.says} ({claim.source}).")
         else:
-            rows.append((claim.says, f"**{verdict}**", words, claim.source))
+            rows.append((claim.says, f"**{verdict}**", "<br>".join(words), claim.source))
     parts = [_CAUTION, table(("claim", "verdict", "measured", "source"), rows)]
     if waiting:
         parts += ["Not run yet:\n", "\n".join(waiting) + "\n"]

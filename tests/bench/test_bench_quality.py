@@ -48,7 +48,8 @@ def claim(words: str) -> Claim:
 class TestVerdicts:
     def verdict(self, words: str, **tasks) -> tuple[str, str]:
         one = dataclasses.replace(claim(words), of=tuple(tasks))
-        return one.verdict({name: OnTask(found, name=name) for name, found in tasks.items()})
+        verdict, found = one.verdict({name: OnTask(stages, name=name) for name, stages in tasks.items()})
+        return verdict, "; ".join(found)
 
     def test_all_everywhere_holds_and_none_anywhere_does_not(self):
         def asked(*shares: float) -> str:
@@ -60,7 +61,7 @@ class TestVerdicts:
         assert asked(1, 1) == HOLDS
         assert asked(0, 0) == NOT_HERE
         assert asked(1, 0) == asked(0.5, 0.5) == asked(0.5) == PARTLY
-        assert Claim("", "", "", lambda _: None).verdict({"a": OnTask({})}) == (NOT_RUN, "")
+        assert Claim("", "", "", lambda _: None).verdict({"a": OnTask({})}) == (NOT_RUN, [])
 
     def test_fewer_steps(self):
         # From 4, evenly: to 2.0 in 2/3 of the steps for 1.0 at the end, in half of them for 0.0.
@@ -68,7 +69,7 @@ class TestVerdicts:
         assert self.verdict("40 % fewer", vit={"adamw": ADAMW, "soap": fast})[0] == HOLDS
         slow = stages("soap", try_00=1.0, seed_1=1.0, seed_2=1.0, seed_3=1.0, longer=0.9)
         verdict, words = self.verdict("40 % fewer", vit={"adamw": ADAMW, "soap": slow})
-        assert (verdict, words) == (NOT_HERE, "vit: 67% of the steps, 97% over the longer horizon")
+        assert (verdict, words) == (NOT_HERE, "`vit`: 67% of the steps, 97% over the longer horizon")
         mixed = {**slow, "longer": fast["longer"]}
         assert self.verdict("40 % fewer", vit={"adamw": ADAMW, "soap": mixed})[0] == PARTLY
         assert self.verdict("40 % fewer", vit={"adamw": ADAMW})[0] == NOT_RUN
@@ -80,12 +81,12 @@ class TestVerdicts:
         verdict, words = dataclasses.replace(claim("35 % less time"), of=("vit",)).verdict({"vit": task})
         # Half of the steps (the median seed), and 3/6 over the longer horizon; each step takes 1.2 times as long.
         assert verdict == HOLDS
-        assert words.startswith("vit: 60% of the time, 60% over the longer horizon")
+        assert words[0].startswith("`vit`: 60% of the time, 60% over the longer horizon")
         assert claim("35 % less time").verdict({"vit": OnTask(task.outcomes)})[0] == NOT_RUN
 
     def test_storage_is_paired_by_seed(self):
         cheap = ADAMW | stages(**{"8bit_1": 2.002, "8bit_2": 2.1, "8bit_3": 1.9})
-        assert self.verdict("8-bit", vit={"adamw": cheap}) == (HOLDS, "vit: +0.03% (+0.1%, +0.0%, +0.0%)")
+        assert self.verdict("8-bit", vit={"adamw": cheap}) == (HOLDS, "`vit`: +0.03% (+0.1%, +0.0%, +0.0%)")
         dear = ADAMW | stages(**{"8bit_1": 2.2, "8bit_2": 2.1, "8bit_3": 1.9})
         assert self.verdict("8-bit", vit={"adamw": dear})[0] == NOT_HERE
         assert self.verdict("8-bit", vit={"adamw": dear}, gpt={"adamw": cheap})[0] == PARTLY
