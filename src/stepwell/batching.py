@@ -223,9 +223,11 @@ class Buckets:
     def standing(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
     ) -> list[Bucket] | None:
-        """The buckets where they are right as they are and each engine acts on verdicts, and in them the gradients;
-        None elsewhere."""
-        if not all(bucket.engine.judges and not bucket.batch.layouts for bucket in self.latest):
+        """The buckets where they are right as they are, one of the engines reaches verdicts and all take the factor of
+        one, and in them the gradients; None elsewhere."""
+        if not any(bucket.engine.judges for bucket in self.latest):
+            return None
+        if not all(bucket.engine.takes_factor and not bucket.batch.layouts for bucket in self.latest):
             return None
         gradients = _gradients_of(groups)
         if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):

@@ -21,6 +21,7 @@ class Verdicts:
     def __init__(self) -> None:
         self.norm: Tensor | None = None
         self._judge: Any = None
+        self._may_skip = False
         self._buckets: list[Bucket] = []
         self._skipped = 0
 
@@ -35,8 +36,8 @@ class Verdicts:
     ) -> list[Bucket] | None:
         """The buckets of this step, told of a verdict on their gradients that the device reaches by itself.
 
-        None where nothing is asked of the gradients, where the host has to know the answer, and at a first step: were
-        it left out, it should leave no state behind.
+        None where nothing is asked of the gradients, where the host has to know the answer (also because the step may
+        be left out, which an engine cannot), and at a first step: were it left out, it should leave no state behind.
 
         Args:
             standing: gives the buckets, if they are those of the step before.
@@ -49,27 +50,28 @@ class Verdicts:
         if on_nonfinite == "raise" or not (skipping or limit is not None or scale is not None or found is not None):
             return None
         buckets = standing()
-        if buckets is None or not self._serve(buckets):
+        may_skip = skipping or found is not None
+        if buckets is None or not self._serve(buckets) or (may_skip and not self._may_skip):
             return None
         verdict = self._judge.reach(limit=limit, skipping=skipping, scale=scale, found=found)
         self.norm = verdict[2] if limit is not None or skipping else None
         for bucket in buckets:
-            bucket.batch.verdict, bucket.batch.may_skip = verdict, skipping or found is not None
+            bucket.batch.verdict, bucket.batch.may_skip = verdict, may_skip
         return buckets
 
     def _serve(self, buckets: list[Bucket]) -> bool:
-        """Whether one device can judge the gradients of all of these, and each engine acts on its verdict."""
+        """Whether one device can judge the gradients of all of these, and each engine takes the verdict's factor."""
         if buckets is not self._buckets:
             self._skipped = self.skipped
             self._buckets, self._judge = buckets, None
             batches = [bucket.batch for bucket in buckets]
             if (
                 len({batch.weights[0].device for batch in batches}) == 1
-                and all(bucket.engine.judges for bucket in buckets)
                 and all(type(batch.rule).measure is Rule.measure for batch in batches)
             ):
-                engine: Any = buckets[0].engine
+                engine: Any = next(bucket.engine for bucket in buckets if bucket.engine.judges)
                 self._judge = engine.judge(batches)
+                self._may_skip = all(bucket.engine.judges for bucket in buckets)
         return self._judge is not None
 
     @property

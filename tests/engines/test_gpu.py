@@ -327,6 +327,22 @@ def test_a_graph_goes_on_with_the_bits_of_chance(kept: Kept) -> None:
         assert float((p != q).double().mean()) < 0.02
 
 
+def test_clipping_with_matrices_waits_for_nothing() -> None:
+    def made() -> tuple[list[Tensor], Optimizer]:
+        parameters = on_gpu(((64, 96), (64, 96), (128, 64), (33,)))
+        groups = [{"params": parameters[:3], "rule": Muon(lr=0.05)}, {"params": parameters[3:]}]
+        return parameters, Optimizer(groups, AdamW(lr=0.05), clip_norm=0.5)
+
+    (parameters, optimizer), (expected, plain) = made(), made()
+    train(optimizer, parameters, last=2)
+    give(parameters, 3)
+    with without_waiting():
+        optimizer.step()
+    plain.on_nonfinite = "raise"  # then the host asks
+    train(plain, expected, last=3)
+    assert_near([p.detach() for p in parameters], [p.detach() for p in expected], 1e-5)
+
+
 @of_rules
 def test_telemetry_without_waiting(rule: Rule) -> None:
     parameters = on_gpu(SHAPES)

@@ -20,7 +20,7 @@ from conformance.training import copies, give_gradients, parameter, parameters_o
 from engines.every_function import EveryFunction
 from engines.triton_graph import Graph
 from stepwell import Optimizer
-from stepwell.rules import LAMB, SGD, Adafactor, AdamMini, AdamW, Lion, NAdam, Prodigy, Rule, ScheduleFreeAdamW
+from stepwell.rules import LAMB, SGD, Adafactor, AdamMini, AdamW, Lion, Muon, NAdam, Prodigy, Rule, ScheduleFreeAdamW
 from stepwell.rules.registry import _RULES
 
 pytestmark = [
@@ -185,6 +185,42 @@ def test_the_norm_of_huge_gradients_is_finite() -> None:
         parameters[0].grad = torch.full((40,), 1e30)
         optimizer.step()
         assert optimizer.gradient_norm == pytest.approx(1e30 * math.sqrt(40), rel=1e-6)
+
+
+def test_matrices_take_the_factor_of_a_verdict() -> None:
+    """The host waits for no norm, though the engine of Muon's matrices cannot leave a step out."""
+
+    def run(**options: Any) -> tuple[Optimizer, list[Tensor]]:
+        matrix, vector = parameter((6, 4)), parameter((5,), seed=1)
+        groups = [{"params": [matrix], "rule": Muon(lr=0.05)}, {"params": [vector]}]
+        optimizer = Optimizer(groups, AdamW(lr=0.05), engine="fused", clip_norm=0.5, **options)
+        train(optimizer, [matrix, vector], last=3)
+        return optimizer, [matrix, vector]
+
+    (ours, found), (asked, expected) = run(), run(on_nonfinite="raise")
+    assert isinstance(ours._gradient_norm, Tensor)
+    assert isinstance(asked._gradient_norm, float)
+    assert ours.gradient_norm == pytest.approx(asked.gradient_norm, rel=1e-6)
+    assert_near([p.detach() for p in found], [p.detach() for p in expected], 1e-6)
+    assert_near([ours.state[found[0]]["momentum_buffer"]], [asked.state[expected[0]]["momentum_buffer"]], 1e-6)
+    ours.clip_norm = None  # and nothing is left of the last verdict
+    asked.clip_norm = None
+    for optimizer, parameters in ((ours, found), (asked, expected)):
+        train(optimizer, parameters, first=4, last=4)
+    assert_near([p.detach() for p in found], [p.detach() for p in expected], 1e-6)
+
+
+def test_a_step_with_matrices_is_left_out_by_the_host() -> None:
+    matrix, vector = parameter((6, 4)), parameter((5,), seed=1)
+    groups = [{"params": [matrix], "rule": Muon(lr=0.05)}, {"params": [vector]}]
+    optimizer = Optimizer(groups, AdamW(lr=0.05), engine="fused", clip_norm=0.5, on_nonfinite="skip")
+    train(optimizer, [matrix, vector], last=3)
+    before = copies(_all_of(optimizer))
+    give_gradients([matrix, vector], 4)
+    vector.grad[0] = math.inf
+    optimizer.step()
+    assert_same_bits(_all_of(optimizer), before)
+    assert optimizer.skipped == 1
 
 
 def test_what_only_the_device_knows_can_be_saved_and_loaded(tmp_path: Any) -> None:

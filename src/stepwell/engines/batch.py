@@ -216,6 +216,10 @@ class Engine(Protocol):
     def judges(self) -> bool:
         """Whether it acts on a verdict that only the device knows: `Batch.verdict`."""
 
+    @property
+    def takes_factor(self) -> bool:
+        """Whether it multiplies gradients with the factor of such a verdict, even if it cannot leave a step out."""
+
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place.
 

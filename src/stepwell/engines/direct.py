@@ -26,6 +26,7 @@ class Direct(ABC):
 
     name: str
     judges = False
+    takes_factor = False
 
     @abstractmethod
     def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterable[list[int]]:
@@ -93,6 +94,8 @@ class Direct(ABC):
         g = self.number(gradients, dtype)
         if scalars["gradient_factor"] != 1.0:
             g = g * scalars["gradient_factor"]
+        if batch.verdict is not None:
+            g = g * batch.verdict[0].to(dtype)
         slots = {slot: self.number(column, dtype) for slot, column in columns.items()}
         return self.number(weights, dtype), g, namespace({**scalars, **slots})
 

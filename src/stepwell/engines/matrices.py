@@ -22,6 +22,7 @@ class Matrices(Direct):
     """A number is a matrix (rows, cols), or a stack (n, rows, cols) of those of one shape where that is faster."""
 
     name = "matrices"
+    takes_factor = True
 
     def parts(self, rule: Rule, weights: list[Tensor], members: list[int]) -> Iterator[list[int]]:
         by_shape: dict[torch.Size, list[int]] = {}

@@ -38,6 +38,7 @@ class Sharing:
     """
 
     judges = False
+    takes_factor = False
 
     def __init__(self, inner: Engine) -> None:
         self._inner = inner

@@ -147,6 +147,7 @@ class Fused(Programs):
 
     name = "fused"
     judges = False
+    takes_factor = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,6 +55,7 @@ class Triton(Programs):
 
     name = "fused"
     judges = True
+    takes_factor = True
 
     def __init__(self, device_type: str = "cuda") -> None:
         super().__init__()
