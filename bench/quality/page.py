@@ -27,12 +27,12 @@ MARKER = "<!-- Below here the page is written by python -m bench evidence. -->\n
 _CAUTION = """\
 Three seeds tell no difference that is smaller than they lie apart:
 {spreads}.
-Where the seeds in brackets do not agree about the sign, others may decide otherwise. The longer run, half and twice the
-rate, starts without warm-up and the horizons of Schedule-Free are one seed each. The verdict is by the rule stated
-beforehand all the same. Eight tries find a good rate, not the best, for AdamW too, whose one number more makes its
-search sparser: a negative number under ½ × or 2 × says that a better rate was missed. Both change `lr` alone, from the seed of
-the tries: of Muon that is the rate of its matrices. "Never" stands where most seeds do not reach AdamW's loss (over the
-longer horizon, where its one run does not).
+Where the seeds in brackets do not agree about the sign, others may decide otherwise. The longer run, half and twice
+the rate, starts without warm-up and the horizons of Schedule-Free are one seed each. The verdict is by the rule
+stated beforehand all the same. Eight tries find a good rate, not the best, for AdamW too, whose one number more makes
+its search sparser: a negative number under ½ × or 2 × says that a better rate was missed. Both change `lr` alone,
+from the seed of the tries: of Muon that is the rate of its matrices. "Never" stands where most seeds do not reach
+AdamW's loss (over the longer horizon, where its one run does not).
 """
 
 _COLUMNS = (
