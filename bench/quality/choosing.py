@@ -13,6 +13,7 @@ from stepwell.compare.standing import Standing
 from stepwell.report import numbers
 
 Tasks = Mapping[str, OnTask]
+_TRANSFORMERS = ("vit", "gpt", "bytegpt", "gpt-wide", "experts", "adapting")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ BRANCHES = (
         "You train a transformer from scratch and want fewer steps.",
         '"muon": Muon for hidden matrices, AdamW for the rest. "soap" is the other rule of matrices. A step of either '
         "costs more, so look at the time too, not at the steps alone.",
-        (_beside_adamw("muon"), _beside_adamw("soap")),
+        (_beside_adamw("muon", *_TRANSFORMERS), _beside_adamw("soap", *_TRANSFORMERS)),
     ),
     Branch(
         "You do not know how long you will train.",
