@@ -65,9 +65,8 @@ class Verdicts:
             self._skipped = self.skipped
             self._buckets, self._judge = buckets, None
             batches = [bucket.batch for bucket in buckets]
-            if (
-                len({batch.weights[0].device for batch in batches}) == 1
-                and all(type(batch.rule).measure is Rule.measure for batch in batches)
+            if len({batch.weights[0].device for batch in batches}) == 1 and all(
+                type(batch.rule).measure is Rule.measure for batch in batches
             ):
                 engine: Any = next(bucket.engine for bucket in buckets if bucket.engine.judges)
                 self._judge = engine.judge(batches)
