@@ -80,7 +80,7 @@ def test_batches_that_run_out(weight_task, at_rate):
     def task_of(seed):
         return weight_task(batch=[0.0, 1.0, 2.0].__getitem__)
 
-    message = r"^task 'weight' has no batch for step 3, the last of a run: IndexError: list index out of range"
+    message = r"^task 'weight' has no batch for step 3, the last of a run: IndexError: list index out of range$"
     with pytest.raises(TaskError, match=message):
         said(task_of, at_rate)
 

@@ -74,7 +74,8 @@ def compare(
             metavar="TRIES",
             help="The protocol of docs/evidence.md on your task: so many tries for every recipe, at points that Optuna "
             "draws; the best again from 3 fresh seeds, at half and twice its rate, and over 4 times the steps. Every "
-            "run is kept under --out/fair, and the same command goes on. With 8 tries it takes 17 times --steps each.",
+            "run is kept under --out/fair, and the same command goes on, or one with more tries. With 8 tries it takes 17 "
+            "times --steps each.",
             show_default=False,
         ),
     ] = None,
