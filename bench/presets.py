@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.gallery import linked
 from bench.markdown import table
-from stepwell.measured import rates_found
+from stepwell.measured import OTHERWISE, rates_found
 from stepwell.recipes import PRESETS, Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
@@ -41,7 +41,7 @@ def _cells(recipe: Recipe) -> tuple[str, ...]:
         f"`{recipe.name}`",
         ", ".join(rules),
         f"{', '.join(rates)}{layers}",
-        rates_found(recipe.name) or "–",
+        ", ".join(filter(None, (rates_found(recipe.name), OTHERWISE.get(recipe.name)))) or "–",
         ", ".join(decays),
         ", ".join(f"`{_short(schedule)}`" for schedule in schedules),
         linked(recipe.source),

@@ -11,7 +11,7 @@ from bench.quality.running import FOLDER
 from stepwell import measured
 from stepwell.advice import OPTIMIZERS, advise
 from stepwell.advice_tables import MEASURED_AS, MEASURED_CAUTION
-from stepwell.measured import Measured, as_text, rates_found
+from stepwell.measured import Measured, as_text, citations, rates_found
 from stepwell.recipes import PRESETS
 
 TWO = [
@@ -58,6 +58,11 @@ class TestTwoTasks:
     def test_in_words(self) -> None:
         assert rates_found("adamw") == "0.005 to 0.02 (2 tasks)"
         assert rates_found("lion") == ""
+        assert citations("adamw") == [
+            "lr 0.02: best of 8 tries of 150 steps on a vit: run vit/adamw/try-00.json, docs/evidence.md",
+            "lr 0.005: best of 8 tries of 150 steps on a gpt: run gpt/adamw/try-01.json, docs/evidence.md",
+        ]
+        assert citations("lion") == []
 
     def test_what_was_not_run_is_not_told_of(self) -> None:
         assert all(MEASURED_CAUTION not in one.lines for one in advise("lion")["lr"])

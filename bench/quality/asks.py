@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bench.quality import ravine
 from bench.quality.pace import Pace
-from bench.quality.rules import BASELINE, RULES
 from bench.quality.variations import BATCH_FACTORS, on
 from stepwell.advice_tables import LEARNING_RATES, Range
 from stepwell.compare.fair import LONGER, Outcome
+from stepwell.compare.fair_contestants import BASELINE, RULES
 from stepwell.compare.standing import Stages, Standing, fresh, standings
 
 # Losses of two means that differ by less are alike, whatever the seeds say.
@@ -51,7 +52,7 @@ def fewer_steps(rule: str, part: float) -> Ask:
             return None
         parts = (one.steps_to_baseline, one.longer_to_baseline)
         held = sum(reached is not None and reached <= part for reached in parts)
-        return Found(held / 2, f"{percent(parts[0])} of the steps, {percent(parts[1])} over the longer horizon")
+        return Found(held / 2, f"{_part(parts[0], 'steps')}, {_part(parts[1])} over the longer horizon")
 
     return ask
 
@@ -68,7 +69,7 @@ def less_time(rule: str, part: float) -> Ask:
         held = sum(reached is not None and reached <= part for reached in parts)
         return Found(
             held / 2,
-            f"{percent(parts[0])} of the time, {percent(parts[1])} over the longer horizon "
+            f"{_part(parts[0], 'time')}, {_part(parts[1])} over the longer horizon "
             f"(a step takes {ratio:.2f} times AdamW's)",
         )
 
@@ -134,9 +135,16 @@ def entrant_ends_lower(entrant: str) -> Ask:
             return None
         above, mean = sum(one > 1 for one in found), statistics.fmean(found)
         words = f"AdamW ends {mean - 1:+.2%} beside it, higher from {above} of {len(found)} seeds"
+        if longer := ratios(_longer(task, BASELINE), _longer(task, entrant)):
+            words += f"; {longer[0] - 1:+.2%} over the longer horizon (one seed)"
         return Found(float(mean > 1 and above > len(found) / 2), words)
 
     return ask
+
+
+def _longer(task: OnTask, rule: str) -> dict[str, Outcome]:
+    stages = task.outcomes.get(rule, {})
+    return {LONGER: stages[LONGER]} if LONGER in stages else {}
 
 
 def at_a_third(task: OnTask) -> Found | None:
@@ -180,7 +188,7 @@ def loss_at(run: Outcome, step: int) -> float | None:
 
 
 def needs_warmup(task: OnTask) -> Found | None:
-    needs: dict[str, list[str]] = {"best": [], "strained": []}
+    needs: dict[str, list[str]] = {"best": [], "strained": [], "neither": []}
     asked = [one.rule for one in on(task.name) if one.name == "cold"]
     for rule in asked:
         stages = task.outcomes.get(rule, {})
@@ -190,14 +198,17 @@ def needs_warmup(task: OnTask) -> Found | None:
         tried = min(run.loss for run in stages.values() if run.order.stage.startswith("try-") and run.loss is not None)
         if _worse(stages["cold"], tried):
             needs["best"].append(rule)
+        elif (stages["cold"].loss or math.inf) < tried:
+            needs["neither"].append(rule)
         if warm is not None and _worse(stages["cold-strained"], stages["warm-strained"].loss):
             needs["strained"].append(rule)
     if not asked:
         return None
-    at_best, strained = (", ".join(names) or "none" for names in needs.values())
+    at_best, strained, neither = (", ".join(names) or "none" for names in needs.values())
     return Found(
         len(set(needs["best"]) | set(needs["strained"])) / len(asked),
-        f"of {len(asked)} rules in need at the best rate: {at_best}; at four times that: {strained}",
+        f"of {len(asked)} rules in need at the best rate: {at_best}; at four times that: {strained}; lower without it "
+        f"at the best rate: {neither} (one seed)",
     )
 
 
@@ -248,5 +259,10 @@ def smooths(_: OnTask) -> Found:
     return Found(held / 2, words)
 
 
+def _part(part: float | None, of: str = "") -> str:
+    """A part of AdamW's steps or time, in words."""
+    return percent(part) if part is None or not of else f"{percent(part)} of the {of}"
+
+
 def percent(part: float | None) -> str:
-    return "not in all" if part is None else f"{part:.0%}"
+    return "never" if part is None else f"{part:.0%}"

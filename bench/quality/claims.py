@@ -25,7 +25,7 @@ from bench.quality.asks import (
     smooths,
     typical,
 )
-from bench.quality.rules import BASELINE
+from stepwell.compare.fair_contestants import BASELINE
 
 HOLDS, PARTLY, NOT_HERE, NOT_RUN = "holds", "partly", "not at this scale", "not run yet"
 # The tasks that most claims are asked of.

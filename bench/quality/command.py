@@ -38,8 +38,8 @@ def main(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Run one of them; what is wrong with the arguments ends the process with one line."""
     # Here, so that other benchmarks need no scikit-learn.
     from bench.quality import pace, running, variations
-    from bench.quality.rules import RULES
     from bench.quality.tasks import TASKS
+    from stepwell.compare.fair_contestants import RULES
 
     if given.what == "evidence":
         from bench.quality.page import write

@@ -1,9 +1,10 @@
 """`python -m bench large`: a GPT of 126 million parameters on a GPU, at the rates that the small one found.
 
 Nothing is tuned here. Each rule takes the settings of its best try on the task `gpt` (width 64), its rates divided by
-the growth of the width: all five make updates whose size does not depend on the gradient's, and of a matrix with n
-inputs such updates add up to n times as much in its output (Yang et al. 2022, arXiv:2203.03466, table 3). One seed, one
-run of each rule; each run is a file of its own, and is not made again.
+the growth of the width: of a matrix with n inputs, updates whose elements have one size and are correlated add up to n
+times as much in its output (Yang et al. 2022, arXiv:2203.03466, table 3). Muon's are orthogonal: at the size of AdamW's
+elements they add up to √n, and its own rate is divided by the root. One rate serves a rule's embedding too, as on the
+small task. One seed, one run of each rule; each run is a file of its own, and is not made again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from torch.nn import functional
 
 from bench.machine import Machine, this_machine
 from bench.quality import running
-from bench.quality.rules import BASELINE
 from bench.quality.tasks.text import WIDTH
 from bench.quality.variations import contestant
 from bench.records import RESULTS
@@ -31,6 +31,7 @@ from stepwell.compare.bytegpt import ByteGPT, crops, read_corpus
 from stepwell.compare.contestants import ContestantError
 from stepwell.compare.experiment import evaluation_steps
 from stepwell.compare.fair import POINTS, lowest
+from stepwell.compare.fair_contestants import BASELINE
 from stepwell.compare.results import Evaluation, first_reach
 from stepwell.compare.standing import tries
 from stepwell.compare.task import Task, seed_of
@@ -41,7 +42,9 @@ LARGE_RULES = (BASELINE, "muon", "soap", "lion", "schedule-free")
 STEPS = 1500
 # Steps before the clock is read: kernels are compiled, products are tuned, bases are made.
 _WARM = 20
-_RATES = frozenset({"lr", "adamw_lr"})
+# The power of the width that a rate is divided by.
+_POWERS = {"lr": 1.0, "adamw_lr": 1.0}
+_ORTHOGONAL = {**_POWERS, "lr": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,8 @@ class LargeRun:
 
 
 def transferred(rule: str, width: int, small: Path = running.FOLDER) -> dict[str, Any]:
-    """The settings of the rule's best try on `gpt`, its rates divided by how many times as wide the model is.
+    """The settings of the rule's best try on `gpt`, its rates divided by how many times as wide the model is; Muon's
+    own by the root of that.
 
     Raises:
         ContestantError: there is no such try.
@@ -102,8 +106,9 @@ def transferred(rule: str, width: int, small: Path = running.FOLDER) -> dict[str
             f"rule {rule!r} has no finished try on the task 'gpt' in {str(small)!r}, where its rate is taken from; run "
             f"python -m bench quality --tasks gpt --rules {BASELINE},{rule}"
         )
+    powers = _ORTHOGONAL if rule == "muon" else _POWERS
     return {
-        name: float(f"{value * WIDTH / width:.3g}") if name in _RATES else value
+        name: float(f"{value * (WIDTH / width) ** powers[name]:.3g}") if name in powers else value
         for name, value in best.order.settings.items()
     }
 

@@ -9,11 +9,11 @@ from bench.markdown import table
 from bench.quality import choosing, large, pace, pictures, ravine, running
 from bench.quality.asks import OnTask, percent
 from bench.quality.claims import CLAIMS, NOT_RUN
-from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS
 from bench.quality.variations import contestant, on
 from stepwell import measured
 from stepwell.compare.fair import Outcome, lowest
+from stepwell.compare.fair_contestants import BASELINE, RULES
 from stepwell.compare.standing import Standing, tries
 from stepwell.measured import Measured
 from stepwell.report import numbers
@@ -25,9 +25,14 @@ CHOOSING = "choosing.md"
 MARKER = "<!-- Below here the page is written by python -m bench evidence. -->\n"
 
 _CAUTION = """\
-Three seeds tell differences of some per cent, not of some per mille: where the seeds in brackets do not agree about the
-sign, others may decide otherwise. The verdict is by the rule stated beforehand all the same. Eight tries find a good
-rate, not the best: a negative number under ½ × or 2 × says that a better one was missed.
+Three seeds tell no difference that is smaller than they lie apart:
+{spreads}.
+Where the seeds in brackets do not agree about the sign, others may decide otherwise. The longer run, half and twice
+the rate, starts without warm-up and the horizons of Schedule-Free are one seed each. The verdict is by the rule
+stated beforehand all the same. Eight tries find a good rate, not the best, for AdamW too, whose one number more makes
+its search sparser: a negative number under ½ × or 2 × says that a better rate was missed. Both change `lr` alone,
+from the seed of the tries: of Muon that is the rate of its matrices. "Never" stands where most seeds do not reach
+AdamW's loss (over the longer horizon, where its one run does not).
 """
 
 _COLUMNS = (
@@ -107,7 +112,13 @@ def _verdicts(tasks: Mapping[str, OnTask]) -> list[str]:
             waiting.append(f"- {claim.says} ({claim.source}).")
         else:
             rows.append((claim.says, f"**{verdict}**", "<br>".join(words), claim.source))
-    parts = [_CAUTION, table(("claim", "verdict", "measured", "source"), rows)]
+    apart = [
+        f"{one.spread / one.mean:.0%} on `{name}`"
+        for name, task in tasks.items()
+        if (one := choosing.whole(task).get(BASELINE)) is not None and one.spread is not None and one.mean
+    ]
+    spreads = f"AdamW's own are {', '.join(apart)}" if apart else "none of AdamW's is there yet"
+    parts = [_CAUTION.format(spreads=spreads), table(("claim", "verdict", "measured", "source"), rows)]
     if waiting:
         parts += ["Not run yet:\n", "\n".join(waiting) + "\n"]
     return [*parts, "![SGD without and with momentum in a ravine](ravine.svg)\n"]
@@ -153,7 +164,7 @@ def _large(runs: Sequence[large.LargeRun]) -> list[str]:
     return [
         f"{first.parameters / 1e6:.0f} million parameters, {first.steps:,} steps of {first.bytes_a_step:,} bytes out "
         f"of {first.text_bytes / 1e6:.0f} MB of Python source, bfloat16, one seed, at the rates of the task `gpt` "
-        f"divided by the growth of the width. On {machines}.\n",
+        f"divided by the growth of the width (Muon's by its root). On {machines}.\n",
         table(columns, rows),
     ]
 
@@ -210,15 +221,20 @@ def _progress(tasks: Mapping[str, OnTask]) -> list[str]:
     if software:
         named = ["; ".join(f"{name} {version}" for name, version in one) for one in sorted(software)]
         parts.append(f"Software: {', and '.join(named)}.\n")
-    total = sum(
-        run.order.steps * milliseconds / 6e4
-        for task in tasks.values()
-        for run in _runs(task)
-        if (milliseconds := task.pace.get(run.order.recipe))
-    )
-    if total:
-        parts.append(f"The steps of these runs take {total:.0f} minutes on one quiet core, evaluations aside.\n")
+    minutes = {name: found for name, task in tasks.items() if (found := _minutes(task))}
+    of_usual = sum(found for name, found in minutes.items() if TASKS[name].usual)
+    if of_usual:
+        parts.append(
+            f"The steps of the usual tasks take {of_usual:.0f} minutes on one quiet core, half of that with `--jobs 2` "
+            f"on two, and those of all tasks above {sum(minutes.values()):.0f}; evaluations are not counted.\n"
+        )
     return parts
+
+
+def _minutes(task: OnTask) -> float:
+    """The milliseconds of a step times the steps of all runs; AdamW's where a rule's own were not measured."""
+    baseline = task.pace.get(BASELINE, 0.0)
+    return sum(run.order.steps * task.pace.get(run.order.recipe, baseline) / 6e4 for run in _runs(task))
 
 
 def _is_done(unit: running.Unit, task: OnTask) -> bool:

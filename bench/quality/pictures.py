@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from bench.quality.rules import BASELINE
 from bench.quality.variations import contestant
 from stepwell.compare.fair import LONGER
+from stepwell.compare.fair_contestants import BASELINE
 from stepwell.compare.standing import Stages, fresh
 from stepwell.report import numbers
 from stepwell.report.charts import Point, path

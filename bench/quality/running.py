@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from bench.quality import variations
-from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS
 from bench.records import RESULTS
 from stepwell.compare.contestants import ContestantError
 from stepwell.compare.fair import FairTest, Outcome, Protocol, Runs
+from stepwell.compare.fair_contestants import BASELINE, RULES
 
 FOLDER = RESULTS / "quality"
 QUICK_FOLDER = RESULTS / "quality-quick"

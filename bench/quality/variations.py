@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bench.quality.rules import BASELINE, RULES
 from stepwell.compare.contestants import Contestant, ContestantError
 from stepwell.compare.fair import FairTest, TaskOf, lowest
+from stepwell.compare.fair_contestants import BASELINE, RULES
 from stepwell.compare.standing import tries
 from stepwell.compare.task import Task
 from stepwell.naming import nearest

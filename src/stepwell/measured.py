@@ -14,6 +14,11 @@ from typing import Any
 
 FILE = "measured.json"
 WHERE = "docs/evidence.md"
+# Where the runs did not train as the preset of that name does.
+OTHERWISE = {
+    "sgd": "with Nesterov momentum",
+    "muon": "of matrices and kernels, AdamW's apart",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,12 @@ def rates_found(recipe: str) -> str:
     low, high = f"{min(rates):.2g}", f"{max(rates):.2g}"
     tasks = f"{len(rates)} tasks" if len(rates) > 1 else measured(recipe)[0].task
     return f"{low if low == high else f'{low} to {high}'} ({tasks})"
+
+
+def citations(recipe: str) -> list[str]:
+    """A line for each task that the preset was run on: the best rate there, and its run."""
+    otherwise = f", {OTHERWISE[recipe]}" if recipe in OTHERWISE else ""
+    return [f"lr {float(one.settings['lr']):.4g}{otherwise}: {one.source}" for one in measured(recipe)]
 
 
 def as_text(found: Mapping[str, list[Measured]]) -> str:

@@ -40,7 +40,8 @@ def test_the_model_has_126_million_parameters():
 
 
 def test_rates_are_divided_by_the_growth_of_the_width(tuned):
-    assert transferred("muon", 1024, tuned) == {"lr": 0.002, "weight_decay": 0.1, "adamw_lr": 0.0005}
+    assert transferred("adamw", 1024, tuned) == {"lr": 0.002, "weight_decay": 0.1}
+    assert transferred("muon", 1024, tuned) == {"lr": 0.008, "weight_decay": 0.1, "adamw_lr": 0.0005}
     with pytest.raises(ContestantError, match=r"^rule 'prodigy' has no finished try on the task 'gpt' in "):
         transferred("prodigy", 1024, tuned)
 

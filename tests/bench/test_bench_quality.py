@@ -10,12 +10,12 @@ from bench.__main__ import main
 from bench.quality import pace, page, pictures, ravine, running, variations
 from bench.quality.asks import Found, OnTask, loss_at, percent
 from bench.quality.claims import CLAIMS, HOLDS, NOT_HERE, NOT_RUN, PARTLY, Claim
-from bench.quality.rules import BASELINE, RULES
 from bench.quality.tasks import TASKS, digits, text
 from bench.quality.tasks.digits import shifted
 from stepwell import measured
 from stepwell.compare import fair
 from stepwell.compare.fair import Order, Outcome, Protocol, Runs
+from stepwell.compare.fair_contestants import BASELINE, RULES
 from stepwell.compare.task import Task
 from stepwell.compare.training import Run
 
@@ -130,7 +130,11 @@ class TestVerdicts:
         frail = stages("lion", try_00=2.0, cold=2.2, cold_strained=None, warm_strained=3.0)
         rules = {"adamw": hardy, "lion": frail, "sgd": hardy, "muon": hardy}
         found = claim("Warm-up prevents").ask(OnTask(rules, name="gpt"))
-        assert found == Found(0.25, "of 4 rules in need at the best rate: lion; at four times that: lion")
+        assert found == Found(
+            0.25,
+            "of 4 rules in need at the best rate: lion; at four times that: lion; "
+            "lower without it at the best rate: none (one seed)",
+        )
         del rules["muon"]
         assert claim("Warm-up prevents").ask(OnTask(rules, name="gpt")) is None  # not all of them have been run
 
@@ -402,5 +406,5 @@ def test_every_rule_is_searched_over_three_numbers_and_the_baseline_over_four():
 
 
 def test_claims_of_several_seeds_know_their_words():
-    assert percent(None) == "not in all"
+    assert percent(None) == "never"
     assert percent(0.666) == "67%"

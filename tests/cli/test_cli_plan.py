@@ -12,6 +12,7 @@ from rich.console import Console
 import stepwell as package
 from stepwell import Recipe
 from stepwell.cli.summary import show_plan
+from stepwell.measured import citations
 from stepwell.recipes import PRESETS
 
 MODELS = """
@@ -168,8 +169,10 @@ class TestPresets:
     def test_all(self, stepwell):
         code, out, err = stepwell("presets")
         assert (code, err) == (0, "")
-        assert [line.split()[0] for line in out.splitlines()[1:] if not line.startswith(" ")] == list(PRESETS)
-        assert "arXiv:1711.05101" in out
+        table, note = out.split("\n\n")
+        assert [line.split()[0] for line in table.splitlines()[1:] if not line.startswith(" ")] == list(PRESETS)
+        assert "arXiv:1711.05101" in table
+        assert "sgd with Nesterov momentum" in note
 
     def test_all_as_data(self, stepwell):
         _, out, _ = stepwell("presets", "--json")
@@ -180,6 +183,13 @@ class TestPresets:
         assert Recipe.from_toml(out) == PRESETS["llrd"]
         _, out, _ = stepwell("presets", "llrd", "--json")
         assert Recipe.from_json(out) == PRESETS["llrd"]
+
+    def test_one_that_was_run_cites_its_runs(self, stepwell):
+        _, out, _ = stepwell("presets", "adamw")
+        comments = [line for line in out.splitlines() if line.startswith("# ")]
+        assert comments == [f"# {line}" for line in citations("adamw")]
+        assert "run vit/adamw/try-" in comments[0]
+        assert Recipe.from_toml(out) == PRESETS["adamw"]
 
 
 MODEL = ("--model", "nets:Net")

@@ -74,8 +74,9 @@ def compare(
             metavar="TRIES",
             help="The protocol of docs/evidence.md on your task: so many tries for every recipe, at points that Optuna "
             "draws; the best again from 3 fresh seeds, at half and twice its rate, and over 4 times the steps. Every "
-            "run is kept under --out/fair, and the same command goes on, or one with more tries. With 8 tries it takes 17 "
-            "times --steps each.",
+            "run is kept under --out/fair, and the same command goes on, or one with more tries. With 8 tries it takes "
+            "17 times --steps each. Rates and decays are searched over a factor of 100, gradients clipped to a norm of "
+            "1 unless a recipe says otherwise; a recipe of the evidence has its ranges there.",
             show_default=False,
         ),
     ] = None,
@@ -103,7 +104,12 @@ def compare(
     from stepwell.compare.task import load_task
 
     with users():
-        chosen = choose(listed(recipes))
+        if fair is not None:
+            from stepwell.compare.fair_contestants import choose_fairly
+
+            chosen = choose_fairly(listed(recipes))
+        else:
+            chosen = choose(listed(recipes))
     drawn = whole_number("--seed", seed, low=0, high=GREATEST_SEED)
     length = whole_number("--steps", steps, low=1) if steps is not None else None
     budget = whole_number("--tries", tries, low=1) if tries is not None else SWEEP_TRIES

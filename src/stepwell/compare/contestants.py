@@ -6,7 +6,7 @@ committed sweep, and each is run at the best of its own tries. Any other recipe 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,10 @@ class Contestant:
     keeps_ratios: bool = False
 
     @classmethod
-    def of(cls, recipe: Recipe, name: str) -> Contestant:
-        """A recipe as it is written. A sweep looks around the rate and the decay of its first route."""
+    def of(cls, recipe: Recipe, name: str, *, rates_apart: float = RATES_APART) -> Contestant:
+        """A recipe as it is written. A search looks around the rate and the decay of its first route."""
         first = recipe.rule_of(recipe.routes[0])
-        apart = {"lr": RATES_APART, "weight_decay": DECAYS_APART}
+        apart = {"lr": rates_apart, "weight_decay": DECAYS_APART}
         space = tuple(
             Axis(name=each, low=value / width**0.5, high=value * width**0.5)
             for each, width in apart.items()
@@ -155,15 +155,20 @@ def choose(names: Iterable[str]) -> list[Contestant]:
         ContestantError: if a name comes twice, or there is none.
         ValueError: if a name is unknown, or a file holds no recipe.
     """
-    chosen: dict[str, Contestant] = {}
+    return chosen(names, _named)
+
+
+def chosen(names: Iterable[str], find: Callable[[str], Contestant]) -> list[Contestant]:
+    """What is found under these names, in this order; each once, and at least one."""
+    found: dict[str, Contestant] = {}
     for name in names:
-        contestant = _named(name)
-        if contestant.name in chosen:
+        contestant = find(name)
+        if contestant.name in found:
             raise ContestantError(f"recipe {contestant.name!r} is named twice; name each recipe once")
-        chosen[contestant.name] = contestant
-    if not chosen:
+        found[contestant.name] = contestant
+    if not found:
         raise ContestantError(f"no recipe is named; recipes are {', '.join(PRESETS)}")
-    return list(chosen.values())
+    return list(found.values())
 
 
 def _named(name: str) -> Contestant:

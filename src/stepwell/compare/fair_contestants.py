@@ -1,4 +1,4 @@
-"""The rules that are put to the test, and the ranges in which their settings are searched.
+"""What a fair test tests: rules, and the ranges in which their settings are searched.
 
 The ranges were fixed before the first run, and are the same on every task. All are as wide: a factor of 100 for rates
 and for decay, 30 for how long an average forgets (1 − β), 10 for what else a rule has of its own. They stand around
@@ -7,14 +7,17 @@ what the papers recommend, and for rates a little above it, since models here ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from stepwell.compare.contestants import CLIP_NORM, Axis, Contestant
+from stepwell.compare.contestants import CLIP_NORM, Axis, Contestant, choose, chosen
 from stepwell.recipes import PRESETS, Recipe, Route
 from stepwell.schedules import Cosine
 from stepwell.select import role
 
 BASELINE = "adamw"
+RATES_APART = 100.0
 
 
 def _rate(low: float, name: str = "lr") -> Axis:
@@ -93,3 +96,22 @@ _ALL = (
 
 RULES = {contestant.name: contestant for contestant in _ALL}
 """By name, the baseline first."""
+
+
+def choose_fairly(names: Iterable[str]) -> list[Contestant]:
+    """The contestants of these names for a fair test, in this order; the first is the baseline.
+
+    A name in `RULES` is searched in the ranges there. Any other recipe is searched around the rate and the decay (where
+    it has one) of its first route, in ranges as wide as those, and clipped as they are unless it says otherwise.
+
+    Raises as `stepwell.compare.contestants.choose`.
+    """
+    return chosen(names, _fairly_named)
+
+
+def _fairly_named(name: str) -> Contestant:
+    if name.casefold() in RULES:
+        return RULES[name.casefold()]
+    (found,) = choose([name])
+    recipe = found.recipe if found.recipe.clip_norm is not None else found.recipe.replace(clip_norm=CLIP_NORM)
+    return replace(Contestant.of(recipe, found.name, rates_apart=RATES_APART), title=found.title)
