@@ -12,6 +12,8 @@ from typing import Any
 
 from stepwell.naming import nearest
 
+_PACKAGE = Path(__file__).parent
+
 
 def find_function(
     spec: str, kind: str, does: str, error: type[ValueError], names: tuple[str, ...] = ()
@@ -66,10 +68,16 @@ def blaming(what: str, error: type[ValueError]) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's type and message on one line, with the last line of the user's own code that led to it."""
+    """The error's type and message on one line, with the last line of the user's own code that led to it, if any."""
     message = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {message}"
-    frames = traceback.extract_tb(error.__traceback__)
+    # An error in a builtin has no line but that of our call.
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not Path(frame.filename).is_relative_to(_PACKAGE)
+    ]
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path.cwd())] or frames
-    return f"{type(error).__name__}: {message} ({Path(own[-1].filename).name}:{own[-1].lineno})"
+    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {message}{where}"

@@ -69,12 +69,14 @@ def failing(seed):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """An empty current directory but for `tiny.py`, whose functions are tasks."""
+    """An empty current directory but for `tiny.py`, whose functions are tasks; modules in it are forgotten after."""
     (tmp_path / "tiny.py").write_text(TASK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    sys.modules.pop("tiny", None)
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
+import re
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from stepwell.compare import fair
 from stepwell.compare.contestants import CONTESTANTS, Axis, ContestantError
 from stepwell.compare.drawing import drawn
-from stepwell.compare.fair import FairTest, Order, Outcome, Protocol, Runs, check, lowest
-from stepwell.compare.task import TaskError
+from stepwell.compare.fair import DamagedError, FairTest, KeptError, Order, Outcome, Protocol, Runs, lowest
 
 AXES = (Axis(name="lr", low=1e-4, high=1e-2), Axis(name="betas", index=1, low=0.01, high=0.1, complement=True))
 PROTOCOL = Protocol(steps=4, tries=2, seed=7, fresh=1, longer=2)
@@ -111,14 +108,85 @@ class TestProtocol:
 
     def test_a_run_of_other_conditions_is_not_taken_for_it(self, task_of, rates, tmp_path):
         FairTest(task_of, PROTOCOL, Runs(tmp_path)).run(rates)
-        with pytest.raises(ContestantError, match="is a run with steps 4, not 5; give another folder"):
-            FairTest(task_of, dataclasses.replace(PROTOCOL, steps=5), Runs(tmp_path)).run(rates)
+        changed = FairTest(task_of, dataclasses.replace(PROTOCOL, steps=5), Runs(tmp_path))
+        with pytest.raises(KeptError, match="is a run with steps 4, not 5; give another --out, or remove"):
+            changed.run(rates)
+        assert changed.outcomes == {}
+        with pytest.raises(KeptError, match="with seed 7, not 8"):
+            FairTest(task_of, dataclasses.replace(PROTOCOL, seed=8), Runs(tmp_path)).kept([rates])
+        other = dataclasses.replace(rates, recipe=rates.recipe.replace(clip_norm=3.0))
+        with pytest.raises(KeptError, match=rf"with recipe_hash .*, not .*remove '{re.escape(str(tmp_path / 'sgd'))}'"):
+            FairTest(task_of, PROTOCOL, Runs(tmp_path)).kept([other])
+
+    def test_more_tries_can_be_added_and_fewer_are_looked_at(self, task_of, rates, tmp_path):
+        def tested(tries: int) -> tuple[dict[str, Outcome], list[str]]:
+            made = []
+            protocol = dataclasses.replace(PROTOCOL, tries=tries)
+            test = FairTest(task_of, protocol, Runs(tmp_path), lambda one, new: new and made.append(one.order.stage))
+            test.kept([rates])
+            test.run(rates)
+            return test.outcomes["sgd"], made
+
+        one, _ = tested(1)
+        assert {stage: found.order.settings["lr"] for stage, found in one.items()} == {
+            **dict.fromkeys(("try-00", "seed-1", "longer"), 0.1),
+            "half": 0.05,
+            "twice": 0.2,
+        }
+        two, made = tested(2)  # 0.5 is better, so all that followed from 0.1 is stale
+        assert made == ["try-01", "seed-1", "half", "twice", "longer"]
+        assert {found.order.settings["lr"] for found in two.values()} == {0.1, 0.5, 0.25, 1.0}
+        assert tested(2)[1] == []
+        again, made = tested(1)
+        assert "try-01" not in again
+        assert made == ["seed-1", "half", "twice", "longer"]
+        assert again == one
+
+    def test_a_try_at_other_settings_is_another_run(self, task_of, rates, tmp_path, monkeypatch):
+        FairTest(task_of, PROTOCOL, Runs(tmp_path)).run(rates)
+        monkeypatch.setattr(fair, "drawn", lambda *_: [[0.2], [0.5]])
+        with pytest.raises(KeptError, match=r"is a run with settings \{'lr': 0.1\}, not \{'lr': 0.2\}"):
+            FairTest(task_of, PROTOCOL, Runs(tmp_path)).run(rates)
+
+    def test_a_damaged_run_is_left_out_and_told_of_at_the_end(self, task_of, rates, tmp_path):
+        FairTest(task_of, PROTOCOL, Runs(tmp_path)).run(rates)
+        (tmp_path / "sgd" / "half.json").write_text("null")
+        test = FairTest(task_of, PROTOCOL, Runs(tmp_path))
+        assert len(test.kept([rates])) == 5
+        with pytest.raises(ContestantError, match=r"half.json' cannot be read as a run.*; remove it to run it again$"):
+            test.run(rates)
+        assert list(test.outcomes["sgd"]) == ["try-00", "try-01", "seed-1", "twice", "longer"]
+
+    def test_nothing_follows_from_a_damaged_try(self, task_of, rates, tmp_path):
+        FairTest(task_of, PROTOCOL, Runs(tmp_path)).run(rates)
+        (tmp_path / "sgd" / "try-01.json").write_text("[]")
+        before = (tmp_path / "sgd" / "longer.json").read_bytes()
+        test = FairTest(task_of, PROTOCOL, Runs(tmp_path))
+        with pytest.raises(ContestantError, match=r"try-01.json' cannot be read as a run: it holds list"):
+            test.run(rates)
+        assert list(test.outcomes["sgd"]) == ["try-00"]
+        assert (tmp_path / "sgd" / "longer.json").read_bytes() == before
+
+    def test_a_longer_run_whose_data_end_is_left_out(self, weight_task, rates, tmp_path):
+        def task_of(seed):
+            batches = iter(range(6))
+            return weight_task(batch=lambda _: next(batches))
+
+        for _ in range(2):  # the same command again goes on, too
+            test = FairTest(task_of, PROTOCOL, Runs(tmp_path))
+            message = r"^recipe 'sgd': the longer run is left out: task 'weight': its data ended at step 6$"
+            with pytest.raises(ContestantError, match=message):
+                test.run(rates)
+            assert list(test.outcomes["sgd"]) == ["try-00", "try-01", "seed-1", "half", "twice"]
 
     def test_a_recipe_that_never_ends_is_told(self, weight_task, rates, tmp_path):
         def task_of(seed):
             return weight_task(loss=lambda model, _: model.w.sum() * float("inf"))
 
-        with pytest.raises(ContestantError, match="'sgd' diverged in all of its 2 tries"):
+        with pytest.raises(
+            ContestantError,
+            match="'sgd' diverged in all of its 2 tries: in try-00 the training loss was not finite at step 0",
+        ):
             FairTest(task_of, PROTOCOL, Runs(tmp_path)).run(rates)
         assert Runs(tmp_path).of("sgd")["try-00"].diverged_at == 0
 
@@ -138,6 +206,65 @@ class TestOutcomes:
         with pytest.raises(ContestantError, match="cannot be read as a run"):
             runs.found(order())
 
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ({"losses": [[0, "1.0"]]}, "its losses are not pairs of a step and a number"),
+            ({"losses": [[0, float("nan")]]}, "its losses are not pairs of a step and a number"),
+            ({"losses": [3]}, "cannot unpack"),
+            ({"losses": None}, "its 'losses' is None"),
+            ({"settings": 3}, "its 'settings' is 3"),
+            ({"diverged_at": "2"}, "its 'diverged_at' is '2'"),
+            ({"more": "1"}, "unexpected keyword argument 'more'"),
+        ],
+    )
+    def test_a_file_that_holds_something_else_is_told(self, change, told, tmp_path):
+        path = tmp_path / "sgd" / "seed-1.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({**json.loads(outcome().to_json()), **change}))
+        with pytest.raises(
+            DamagedError, match=rf"seed-1.json' cannot be read as a run: .*{told}.*; remove it to run it"
+        ):
+            Runs(tmp_path).of("sgd")
+
+    def test_files_that_are_no_stages_are_left_alone(self, tmp_path):
+        runs = Runs(tmp_path)
+        for one in (outcome(), outcome(stage="8bit-1")):
+            runs.keep(one)
+        for name, text in (("notes.json", '{"why": 3}'), ("half.json.part", ""), ("todo.json", "not JSON")):
+            (tmp_path / "sgd" / name).write_text(text)
+        (tmp_path / "sgd" / "old.json").mkdir()
+        assert list(runs.of("sgd")) == ["8bit-1", "seed-1"]
+        (tmp_path / "sgd" / "half.json").write_text("null")
+        with pytest.raises(DamagedError, match=r"half.json' cannot be read as a run: it holds NoneType, not a run"):
+            runs.of("sgd")
+
+    def test_a_folder_that_is_none_is_told_before_anything_is_run(self, weight_task, rates, tmp_path):
+        (tmp_path / "fair").write_text("")
+        batches = []
+        test = FairTest(lambda _: weight_task(batch=batches.append), PROTOCOL, Runs(tmp_path / "fair"))
+        with pytest.raises(KeptError, match=r"runs cannot be kept in '.*fair': Not a directory; give another --out"):
+            test.run(rates)
+        assert batches == []
+
+    def test_a_file_that_cannot_be_written_is_told(self, tmp_path):
+        (tmp_path / "sgd" / "seed-1.json" / "in-the-way").mkdir(parents=True)
+        with pytest.raises(KeptError, match=r"cannot write '.*seed-1.json': Is a directory"):
+            Runs(tmp_path).keep(outcome())
+        assert [path.name for path in (tmp_path / "sgd").iterdir()] == ["seed-1.json"]
+
+    def test_which_loss_was_not_finite(self):
+        # A run of 30 steps is evaluated after every second one.
+        def found(losses, at, **changes):
+            return outcome(losses, at, **{"steps": 30, **changes}).divergence
+
+        assert found(((0, 1.0), (2, 0.5)), None) == ""
+        assert found(((0, 1.0), (2, 0.5)), 2) == "the training loss was not finite at step 2"
+        assert found(((0, 1.0), (2, 0.5)), 3) == "the training loss was not finite at step 3"
+        assert found(((0, 1.0), (2, 0.5)), 4) == "the validation loss was not finite at step 4"
+        assert found(((0, 1.0),), 4, stage="try-00") == "the training loss was not finite at step 4"
+        assert found(((0, 1.0),), 30, stage="try-00") == "the validation loss was not finite at step 30"
+
     def test_json_holds_no_number_that_is_none(self):
         assert json.loads(outcome(losses=((0, 1.0),), diverged_at=2).to_json())["diverged_at"] == 2
 
@@ -154,65 +281,6 @@ class TestOutcomes:
         )
         assert lowest([high, low, other, gone]) is low
         assert lowest([gone]) is None
-
-
-class TestCheck:
-    def said(self, task_of, contestant, protocol=PROTOCOL) -> list[str]:
-        return list(check(task_of, contestant, protocol))
-
-    @pytest.fixture
-    def at_rate(self, sgd):
-        """SGD that needs no settings."""
-
-        @dataclasses.dataclass(frozen=True, kw_only=True)
-        class Fixed(type(sgd)):
-            def build(self, model, settings, steps):
-                return super().build(model, {"lr": 0.1, **settings}, steps)
-
-        return Fixed(name="sgd", title="SGD", recipe=sgd.recipe, space=())
-
-    def test_a_sound_task_passes(self, task_of, at_rate):
-        assert self.said(task_of, at_rate) == []
-
-    def test_a_loss_that_is_not_finite(self, weight_task, at_rate):
-        def task_of(seed):
-            return weight_task(loss=lambda model, _: model.w.sum() * float("nan"))
-
-        with pytest.raises(TaskError, match="training loss is not finite before the first update"):
-            self.said(task_of, at_rate)
-
-    def test_a_task_that_is_not_deterministic(self, weight_task, at_rate):
-        def task_of(seed):
-            def loss(model, _):
-                return (model.w * random.random()).square().sum()
-
-            return weight_task(loss=loss)
-
-        with pytest.raises(TaskError, match="is not deterministic under a fixed seed: its training loss was"):
-            self.said(task_of, at_rate)
-
-    def test_weights_that_are_not_from_the_seed(self, weight_task, at_rate):
-        class Random(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.w = nn.Parameter(torch.tensor([random.random()]))
-
-        with pytest.raises(TaskError, match="not deterministic"):
-            self.said(lambda _: weight_task(model=Random), at_rate)
-
-    def test_batches_that_run_out(self, weight_task, at_rate):
-        def task_of(seed):
-            return weight_task(batch=[0.0, 1.0, 2.0].__getitem__)
-
-        with pytest.raises(TaskError, match="weight: no batch for step 3, the last of a run; it' failed: IndexError"):
-            self.said(task_of, at_rate)
-
-    def test_batches_that_run_out_in_the_longer_run(self, weight_task, at_rate):
-        def task_of(seed):
-            return weight_task(batch=[float(step) for step in range(6)].__getitem__)
-
-        (said,) = self.said(task_of, at_rate)
-        assert said.startswith("no batch for step 7, so the run of 8 steps is left out: task 'weight' failed: IndexErr")
 
 
 def test_a_folder_of_nothing_holds_no_runs(tmp_path: Path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from test_fair import outcome
 
-from stepwell.compare.standing import part_to, standings
+from stepwell.compare.standing import divergences, part_to, standings
 
 
 def run(stage: str, *losses: float, recipe: str = "adamw", steps: int = 100, diverged_at: int | None = None):
@@ -68,3 +68,16 @@ def test_most_seeds_have_to_get_there():
 def test_there_is_no_way_to_a_baseline_that_diverged():
     assert part_to(MUON["seed-1"], None) is None
     assert part_to(MUON["seed-1"], run("seed-1", 4.0, diverged_at=3)) is None
+
+
+def test_what_diverged_after_the_tries_is_told_with_its_step():
+    broken = stages(
+        *(run("try-00", 4.0, diverged_at=3), run("seed-2", 4.0, diverged_at=12), run("seed-3", 4.0, 9.0)),
+        *(run("twice", 4.0, diverged_at=2), run("longer", 4.0, diverged_at=37, steps=400)),
+    )
+    assert divergences(broken) == [
+        "seed 2 diverged at step 12",
+        "the run at twice the rate diverged at step 2",
+        "the longer run diverged at step 37",
+    ]
+    assert divergences(ADAMW) == []

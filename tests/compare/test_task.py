@@ -5,10 +5,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from stepwell.compare import Task, TaskError
-from stepwell.compare.task import load_task
+from stepwell.compare.task import MAKING, load_task, seed_of
 from stepwell.compare.training import make_model
 
 FIELDS = {
@@ -45,6 +46,20 @@ def test_the_example_in_the_docstring_is_a_task(here):
     model = make_model(task, 0)
     assert task.loss(model, task.batch(0)).requires_grad
     assert task.validate(model) > 0
+
+
+def test_data_that_the_function_draws_are_those_of_the_seed_and_not_the_weights(here):
+    (here / "lines.py").write_text(example().replace("torch.linspace(-3, 3, 512).unsqueeze(1)", "torch.randn(512, 1)"))
+
+    def losses(seed: int) -> float:
+        task = load_task("lines:fit", seed)
+        return task.validate(make_model(task, 0))
+
+    assert losses(3) == losses(3) != losses(4)
+    torch.manual_seed(3)
+    drawn = torch.randn(512, 1)
+    torch.manual_seed(seed_of(3, MAKING))
+    assert not torch.equal(torch.randn(512, 1), drawn)  # what a model made from the seed 3 draws first
 
 
 def test_a_module_in_a_package_and_a_name_of_its_own(here):
@@ -84,6 +99,16 @@ def test_a_module_in_a_package_and_a_name_of_its_own(here):
             "task module 'lines' has no function 'fti'; did you mean 'fit'?",
         ),
         ("lines:fit", "fit = 3", "task 'lines:fit' must be a function of the seed, got int"),
+        (
+            "lines:fit",
+            "def fit(): ...",
+            "task 'lines:fit' must be a function that takes the seed and nothing else, got one that takes ()",
+        ),
+        (
+            "lines:fit",
+            "def fit(seed, at): ...",
+            "task 'lines:fit' must be a function that takes the seed and nothing else, got one that takes (seed, at)",
+        ),
         (
             "lines:fit",
             "def fit(seed): return 3",

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
 from stepwell.compare.contestants import CONTESTANTS, ContestantError
-from stepwell.compare.task import Task, TaskError
+from stepwell.compare.task import DataEndedError, Task, TaskError
 from stepwell.compare.training import Run, make_model
 
 ADAMW = {"lr": 0.01, "weight_decay": 0.1, "betas": [0.9, 0.95]}
@@ -115,6 +117,36 @@ def test_an_average_of_the_weights_is_what_is_evaluated():
     assert run.result.last_loss == averaged_weights != training_weights
 
 
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        (None, "NoneType"),
+        ("0.5", "str"),
+        ([0.5], "list"),
+        (torch.ones(3), "a tensor of shape (3,)"),
+        (np.ones((2, 1)), "an array of shape (2, 1)"),
+    ],
+)
+def test_a_validation_that_gives_no_number(value, got, weight_task, sgd):
+    run = Run(weight_task(validate=lambda _: value), sgd, {"lr": 0.1}, steps=2, seed=0)
+    with pytest.raises(TaskError, match=re.escape(f"'weight': Task.validate must return a number, got {got}") + "$"):
+        run.evaluate()
+
+
+@pytest.mark.parametrize("value", [2, 2.0, torch.tensor([2.0]), np.float32(2), np.full((1, 1), 2)])
+def test_a_validation_may_give_any_kind_of_number(value, weight_task, sgd):
+    run = Run(weight_task(validate=lambda _: value), sgd, {"lr": 0.1}, steps=2, seed=0)
+    run.evaluate()
+    assert run.result.last_loss == 2.0
+
+
+def test_data_that_end_are_told_with_the_step(weight_task, sgd):
+    batches = iter([0.0, 1.0])
+    run = Run(weight_task(batch=lambda _: next(batches)), sgd, {"lr": 0.1}, steps=4, seed=0)
+    with pytest.raises(DataEndedError, match=r"^task 'weight': its data ended at step 2$"):
+        run.advance(4)
+
+
 def test_evaluation_leaves_the_model_in_training_mode():
     modes = []
     task = dropout_task()
@@ -177,7 +209,7 @@ def test_an_error_in_the_task_names_its_line(weight_task, sgd):
     def batch(step):
         raise IndexError("no batch left")
 
-    message = r"^task 'weight' failed: IndexError: no batch left \(test_training_run.py:\d+\)$"
+    message = r"^task 'weight' has no batch for step 0: IndexError: no batch left \(test_training_run.py:\d+\)$"
     with pytest.raises(TaskError, match=message):
         Run(weight_task(batch=batch), sgd, {"lr": 0.1}, steps=1, seed=0).advance(1)
 

@@ -33,6 +33,7 @@ HELP = "\n\n".join(
     )
 )
 GREATEST_SEED = 2**31 - 2  # a sweep takes the next one
+SWEEP_TRIES = 16
 
 
 def compare(
@@ -68,18 +69,21 @@ def compare(
         ),
     ] = False,
     fair: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="TRIES",
             help="The protocol of docs/evidence.md on your task: so many tries for every recipe, at points that Optuna "
             "draws; the best again from 3 fresh seeds, at half and twice its rate, and over 4 times the steps. Every "
-            "run is kept under --out/fair, and the same command goes on. With 8 tries it takes 17 times --steps each. "
-            "Rates and decays are searched over a factor of 100, gradients clipped to a norm of 1 unless a recipe says "
-            "otherwise; a recipe of the evidence has its ranges there.",
+            "run is kept under --out/fair, and the same command goes on, or one with more tries. With 8 tries it takes "
+            "17 times --steps each. Rates and decays are searched over a factor of 100, gradients clipped to a norm of "
+            "1 unless a recipe says otherwise; a recipe of the evidence has its ranges there.",
             show_default=False,
         ),
-    ] = "",
-    tries: Annotated[str, typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.")] = "16",
+    ] = None,
+    tries: Annotated[
+        str | None,
+        typer.Option(metavar="INTEGER", help="Tries of each recipe in a sweep.", show_default=str(SWEEP_TRIES)),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the results as JSON, as in results.json; progress goes to stderr.")
     ] = False,
@@ -94,12 +98,13 @@ def compare(
 ) -> int:
     """Trains one model under several recipes and writes the report; see `HELP`. Returns the exit code."""
     from stepwell.cli.arguments import InputError, listed, output_directory, users, whole_number
+    from stepwell.cli.job import INTERRUPTED
     from stepwell.compare.contestants import CONTESTANTS, choose
     from stepwell.compare.sweep import committed_sweep
     from stepwell.compare.task import load_task
 
     with users():
-        if fair:
+        if fair is not None:
             from stepwell.compare.fair_contestants import choose_fairly
 
             chosen = choose_fairly(listed(recipes))
@@ -107,26 +112,37 @@ def compare(
             chosen = choose(listed(recipes))
     drawn = whole_number("--seed", seed, low=0, high=GREATEST_SEED)
     length = whole_number("--steps", steps, low=1) if steps is not None else None
-    budget = whole_number("--tries", tries, low=1)
-    fair_tries = whole_number("--fair", fair, low=1) if fair else None
-    if fair_tries is not None and (sweep or resume or as_json):
-        other = "--sweep" if sweep else "--resume" if resume else "--json"
-        why = "it searches by itself" if sweep else "it always goes on" if resume else "it writes fair.json"
-        raise InputError(f"--fair takes no {other}: {why}")
+    budget = whole_number("--tries", tries, low=1) if tries is not None else SWEEP_TRIES
+    fair_tries = whole_number("--fair", fair, low=1) if fair is not None else None
+    if fair_tries is not None:
+        others = {
+            "--sweep": (sweep, "it searches by itself"),
+            "--resume": (resume, "it always goes on"),
+            "--json": (as_json, "it writes fair.json"),
+            "--tries": (tries is not None, f"it makes as many as it says itself, here {fair_tries}"),
+        }
+        for other, (given, why) in others.items():
+            if given:
+                raise InputError(f"--fair takes no {other}: {why}")
     if not out:  # Path("") would be the current directory, and the likely cause is a variable that was not set
         raise InputError("--out must be a directory that can be written, got ''")
-    loaded = load_task(task, drawn)
     if fair_tries is not None:
         from stepwell.cli.fair import run_fairly
         from stepwell.compare.fair import Protocol
 
-        protocol = Protocol(steps=length or loaded.steps, tries=fair_tries, seed=drawn)
-        with output_directory(Path(out)) as directory:
-            return run_fairly(lambda seed: load_task(task, seed), chosen, protocol, directory)
+        try:
+            length = length or load_task(task, drawn).steps
+            protocol = Protocol(steps=length, tries=fair_tries, seed=drawn)
+            with output_directory(Path(out)) as directory:
+                return run_fairly(lambda seed: load_task(task, seed), chosen, protocol, directory)
+        except KeyboardInterrupt:
+            print("stepwell: interrupted; the same command goes on", file=sys.stderr)
+            return INTERRUPTED
 
+    loaded = load_task(task, drawn)
     from rich.console import Console
 
-    from stepwell.cli.job import INTERRUPTED, Job
+    from stepwell.cli.job import Job
     from stepwell.compare.unfinished import Unfinished
 
     unfinished = Unfinished(Path(out) / "unfinished", resume=resume)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepwell.compare.fair import HALF, LONGER, TWICE, Outcome, lowest
+from stepwell.compare.fair import HALF, LONGER, SEED, TWICE, Outcome, lowest
 from stepwell.compare.results import first_reach
 
 # Outcomes of one recipe on one task, by stage.
@@ -58,12 +58,22 @@ def standings(outcomes: Mapping[str, Stages]) -> list[Standing]:
 
 def tries(stages: Stages) -> list[Outcome]:
     """The tries among the stages."""
-    return [outcome for stage, outcome in stages.items() if stage.startswith("try-")]
+    return [outcome for outcome in stages.values() if outcome.order.is_try]
 
 
 def fresh(stages: Stages) -> dict[str, Outcome]:
     """The runs from fresh seeds."""
-    return {stage: outcome for stage, outcome in stages.items() if stage.startswith("seed-")}
+    return {stage: outcome for stage, outcome in stages.items() if stage.startswith(SEED)}
+
+
+def divergences(stages: Stages) -> list[str]:
+    """What of the runs after the tries diverged, and where, in words: the table has no number in their place."""
+    names = {HALF: "the run at half the rate", TWICE: "the run at twice the rate", LONGER: "the longer run"}
+    return [
+        f"{names.get(stage, stage.replace('-', ' '))} diverged at step {outcome.diverged_at}"
+        for stage, outcome in stages.items()
+        if outcome.diverged_at is not None and not outcome.order.is_try
+    ]
 
 
 def _standing(recipe: str, stages: Stages, baseline: Stages) -> Standing:

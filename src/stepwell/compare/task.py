@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from stepwell.importing import blaming, find_function
+from stepwell.importing import blaming, find_function, one_line
 
 DEFAULT_TASK = "bytegpt"
+# Stands in the place of a step in the seed of what a task is made from: no run is so long.
+MAKING = 2**32 - 1
 
 
 class TaskError(ValueError):
     """A task that cannot be found or used. The message is one line for its author."""
+
+
+class DataEndedError(TaskError):
+    """A task that has no batch for a step, as where its data end before the run does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +50,9 @@ class Task:
                 steps=300,
             )
 
-    torch's random numbers are seeded before the model is made and again before every step, from the seed and the step,
-    so every recipe starts from the same weights and sees the same batches and the same dropout.
+    torch's random numbers are seeded before the function is called, so that data drawn in it are those of the seed;
+    before the model is made; and again before every step, from the seed and the step. So every recipe starts from the
+    same weights and sees the same data, the same batches and the same dropout.
 
     Args:
         model: makes the model, on the device that it shall train on.
@@ -88,18 +97,56 @@ def load_task(spec: str, seed: int) -> Task:
     """The task that `spec` names: 'bytegpt', or 'module:function' with the current directory importable.
 
     Raises:
-        TaskError: if there is no such task, or its function does not return a `Task`.
+        TaskError: if there is no such task, or its function does not take the seed, fails, or returns no `Task`.
     """
     if spec == DEFAULT_TASK:
         from stepwell.compare import bytegpt
 
         return bytegpt.task(seed)
     function = find_function(spec, "task", "of the seed", TaskError, (DEFAULT_TASK,))
+    _takes_the_seed(spec, function)
+    torch.manual_seed(seed_of(seed, MAKING))
     with blame(spec):
         found = function(seed)
     if not isinstance(found, Task):
         raise TaskError(f"task {spec!r} must return a stepwell.compare.Task, got {type(found).__name__}")
     return found if found.name else replace(found, name=spec)
+
+
+def _takes_the_seed(spec: str, function: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a function that is not written in Python; the call will tell
+        return
+    try:
+        signature.bind(0)
+    except TypeError as error:
+        raise TaskError(
+            f"task {spec!r} must be a function that takes the seed and nothing else, got one that takes {signature}"
+        ) from error
+
+
+def batch_of(task: Task, step: int, place: str = "") -> Any:
+    """The batch of a step.
+
+    Args:
+        task: whose.
+        step: from 0.
+        place: what an error adds to the step, such as ", the last of a run".
+
+    Raises:
+        DataEndedError: if there is none: StopIteration or IndexError.
+        TaskError: if its code fails in another way.
+    """
+    try:
+        return task.batch(step)
+    except TaskError:
+        raise
+    except StopIteration as error:
+        raise DataEndedError(f"task {task.name!r}: its data ended at step {step}{place}") from error
+    except Exception as error:
+        kind = DataEndedError if isinstance(error, IndexError) else TaskError
+        raise kind(f"task {task.name!r} has no batch for step {step}{place}: {one_line(error)}") from error
 
 
 @contextmanager

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stepwell.compare.contestants import Contestant, ContestantError, Settings
 from stepwell.compare.results import Evaluation, Group, RunResult
-from stepwell.compare.task import Task, TaskError, blame, seed_of
+from stepwell.compare.task import Task, TaskError, batch_of, blame, seed_of
 from stepwell.describing import describe
 
 
@@ -81,7 +82,7 @@ class Run:
             return
         self.model.eval()
         with blame(self.task.name), self.optimizer.averaged(), torch.no_grad():
-            loss = float(self.task.validate(self.model))
+            loss = validation_loss(self.task, self.model)
         self.model.train()
         if math.isfinite(loss):
             seconds = sum(self.result.step_seconds)
@@ -116,8 +117,9 @@ class Run:
         self.result.step_seconds.append(end - start)  # last: the step counts once all of it is recorded
 
     def _backward(self, step: int) -> Tensor:
+        batch = batch_of(self.task, step)
         with blame(self.task.name):
-            loss = self.task.loss(self.model, self.task.batch(step))
+            loss = self.task.loss(self.model, batch)
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
                 raise TaskError(
                     f"task {self.task.name!r}: loss must be a scalar that needs a gradient, got {kind(loss)}"
@@ -136,6 +138,24 @@ def make_model(task: Task, seed: int) -> nn.Module:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TaskError(f"task {task.name!r}: model has no parameter to train")
     return model.train()
+
+
+def validation_loss(task: Task, model: nn.Module) -> float:
+    """What the task's validation gives, as a number.
+
+    Raises:
+        TaskError: if it is none.
+    """
+    found: object = task.validate(model)
+    if isinstance(found, Tensor | np.ndarray):
+        if found.size == 1 if isinstance(found, np.ndarray) else found.numel() == 1:
+            return float(found.item())
+        got = f"{'a tensor' if isinstance(found, Tensor) else 'an array'} of shape {tuple(found.shape)}"
+    elif hasattr(found, "__float__"):
+        return float(found)
+    else:
+        got = type(found).__name__
+    raise TaskError(f"task {task.name!r}: Task.validate must return a number, got {got}")
 
 
 def kind(value: object) -> str:
