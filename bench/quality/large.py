@@ -30,8 +30,9 @@ from bench.records import RESULTS
 from stepwell.compare.bytegpt import ByteGPT, crops, read_corpus
 from stepwell.compare.contestants import ContestantError
 from stepwell.compare.experiment import evaluation_steps
-from stepwell.compare.fair import POINTS, lowest
+from stepwell.compare.fair import lowest
 from stepwell.compare.fair_contestants import BASELINE
+from stepwell.compare.kept import POINTS
 from stepwell.compare.results import Evaluation, first_reach
 from stepwell.compare.standing import tries
 from stepwell.compare.task import Task, seed_of

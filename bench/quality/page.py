@@ -12,8 +12,9 @@ from bench.quality.claims import CLAIMS, NOT_RUN
 from bench.quality.tasks import TASKS
 from bench.quality.variations import contestant, on
 from stepwell import measured
-from stepwell.compare.fair import Outcome, lowest
+from stepwell.compare.fair import lowest
 from stepwell.compare.fair_contestants import BASELINE, RULES
+from stepwell.compare.kept import Outcome
 from stepwell.compare.standing import Standing, tries
 from stepwell.measured import Measured
 from stepwell.report import numbers

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bench.quality.variations import contestant
-from stepwell.compare.fair import LONGER
 from stepwell.compare.fair_contestants import BASELINE
+from stepwell.compare.kept import LONGER
 from stepwell.compare.standing import Stages, fresh
 from stepwell.report import numbers
 from stepwell.report.charts import Point, path

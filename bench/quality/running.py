@@ -17,8 +17,9 @@ from bench.quality import variations
 from bench.quality.tasks import TASKS
 from bench.records import RESULTS
 from stepwell.compare.contestants import ContestantError
-from stepwell.compare.fair import FairTest, Outcome, Protocol, Runs
+from stepwell.compare.fair import FairTest, Protocol
 from stepwell.compare.fair_contestants import BASELINE, RULES
+from stepwell.compare.kept import Outcome, Runs
 
 FOLDER = RESULTS / "quality"
 QUICK_FOLDER = RESULTS / "quality-quick"

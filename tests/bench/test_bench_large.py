@@ -11,7 +11,7 @@ from bench.quality import large, page
 from bench.quality.large import LARGE_RULES, Size, run_all, task_on, trained, transferred
 from stepwell.compare.bytegpt import ByteGPT
 from stepwell.compare.contestants import ContestantError
-from stepwell.compare.fair import Order, Outcome, Runs
+from stepwell.compare.kept import Order, Outcome, Runs
 
 SMALL = Size(width=128, layers=1, heads=2, context=16, sequences=2, held_out=3)
 CPU = torch.device("cpu")

@@ -14,8 +14,9 @@ from bench.quality.tasks import TASKS, digits, text
 from bench.quality.tasks.digits import shifted
 from stepwell import measured
 from stepwell.compare import fair
-from stepwell.compare.fair import Order, Outcome, Protocol, Runs
+from stepwell.compare.fair import Protocol
 from stepwell.compare.fair_contestants import BASELINE, RULES
+from stepwell.compare.kept import Order, Outcome, Runs
 from stepwell.compare.task import Task
 from stepwell.compare.training import Run
 

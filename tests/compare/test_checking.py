@@ -10,7 +10,7 @@ from test_fair import PROTOCOL, outcome
 from torch import nn
 
 from stepwell.compare.checking import check
-from stepwell.compare.fair import KeptError
+from stepwell.compare.kept import KeptError
 from stepwell.compare.task import TaskError
 
 

@@ -10,7 +10,8 @@ import pytest
 from stepwell.compare import fair
 from stepwell.compare.contestants import CONTESTANTS, Axis, ContestantError
 from stepwell.compare.drawing import drawn
-from stepwell.compare.fair import DamagedError, FairTest, KeptError, Order, Outcome, Protocol, Runs, lowest
+from stepwell.compare.fair import FairTest, Protocol, lowest
+from stepwell.compare.kept import DamagedError, KeptError, Order, Outcome, Runs
 
 AXES = (Axis(name="lr", low=1e-4, high=1e-2), Axis(name="betas", index=1, low=0.01, high=0.1, complement=True))
 PROTOCOL = Protocol(steps=4, tries=2, seed=7, fresh=1, longer=2)

@@ -16,7 +16,8 @@ from stepwell.cli.summary import fair_table
 from stepwell.compare.checking import check
 from stepwell.compare.contestants import Contestant, ContestantError
 from stepwell.compare.experiment import versions
-from stepwell.compare.fair import FairTest, KeptError, Outcome, Protocol, Runs, TaskOf, lowest
+from stepwell.compare.fair import FairTest, Protocol, TaskOf, lowest
+from stepwell.compare.kept import KeptError, Outcome, Runs
 from stepwell.compare.standing import divergences, standings, tries
 from stepwell.compare.task import TaskError
 from stepwell.report import numbers

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from stepwell.compare.contestants import Contestant
-from stepwell.compare.fair import KeptError, Outcome, Protocol, TaskOf
+from stepwell.compare.fair import Protocol, TaskOf
+from stepwell.compare.kept import KeptError, Outcome
 from stepwell.compare.results import RunResult
 from stepwell.compare.task import Task, TaskError, batch_of, seed_of
 from stepwell.compare.training import Run

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepwell.compare.fair import HALF, LONGER, SEED, TWICE, Outcome, lowest
+from stepwell.compare.fair import lowest
+from stepwell.compare.kept import HALF, LONGER, SEED, TWICE, Outcome
 from stepwell.compare.results import first_reach
 
 # Outcomes of one recipe on one task, by stage.
