@@ -12,7 +12,7 @@ from stepwell.compare.contestants import ContestantError
 from stepwell.compare.task import TaskError
 from stepwell.naming import nearest
 
-QUICK = "a look in about 15 minutes: half the steps and tries, one fresh seed; kept apart, and no evidence"
+QUICK = "a look in ten minutes of one core: half the steps and tries, one fresh seed; kept apart, and no evidence"
 
 
 def add_to(commands: Any) -> None:
