@@ -70,7 +70,7 @@ class Verdicts:
             ):
                 engine: Any = next(bucket.engine for bucket in buckets if bucket.engine.judges)
                 self._judge = engine.judge(batches)
-                self._may_skip = all(bucket.engine.judges for bucket in buckets)
+                self._may_skip = all(bucket.engine.leaves_out(bucket.batch) for bucket in buckets)
         return self._judge is not None
 
     @property

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
+from stepwell import Optimizer
 from stepwell.engines import direct
+from stepwell.engines.batch import Batch
 from stepwell.engines.matrices import Matrices
-from stepwell.rules import Muon
+from stepwell.rules import SOAP, Dion, Muon, Scion
 
 
 def test_a_captured_step_is_warned_of_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     direct._say_captured.cache_clear()
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    on_gpu: Any = SimpleNamespace(rule=Muon(), weights=[SimpleNamespace(is_cuda=True)], classes=list)
-    on_cpu: Any = SimpleNamespace(rule=Muon(), weights=[torch.zeros(2, 2)], classes=list)
+    monkeypatch.setattr(direct, "capturing", lambda device: device.type == "meta")
+    on_gpu, on_cpu = (
+        Batch(Dion(), [weight], [{"step": 1, "momentum_buffer": weight, "right_factor": weight}], [Dion().values()])
+        for weight in (torch.zeros(2, 2, device="meta"), torch.zeros(2, 2))
+    )
+    for batch in (on_gpu, on_cpu):
+        monkeypatch.setattr(batch, "classes", list)
     with caplog.at_level(logging.WARNING, logger="stepwell"):
         Matrices().apply(on_cpu)
         assert not caplog.records
         for _ in range(2):
             Matrices().apply(on_gpu)
     (record,) = caplog.records
-    assert record.getMessage().startswith("Muon is captured in a CUDA graph, whose replays keep the learning rate")
+    assert record.getMessage().startswith("Dion is captured in a CUDA graph, whose replays keep the learning rate")
     direct._say_captured.cache_clear()
+
+
+def test_what_a_rule_asks_of_the_host_is_noted() -> None:
+    for rule, asked in ((Muon(), set()), (Scion(), set()), (Dion(), {"step"}), (SOAP(), {"step"})):
+        p = torch.nn.Parameter(torch.eye(4))
+        p.grad = torch.ones(4, 4)
+        optimizer = Optimizer([p], rule)
+        optimizer.step()
+        (bucket,) = optimizer._buckets.latest
+        assert bucket.batch.asked == asked
+        assert bucket.engine.leaves_out(bucket.batch) == (not asked)

@@ -343,6 +343,59 @@ def test_clipping_with_matrices_waits_for_nothing() -> None:
     assert_near([p.detach() for p in parameters], [p.detach() for p in expected], 1e-5)
 
 
+@pytest.mark.parametrize("rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05)], ids=lambda r: type(r).__name__)
+def test_matrices_in_a_graph(rule: Rule) -> None:
+    """The learning rate in a tensor is read at each replay, and so is whether the step is left out."""
+    lr = torch.tensor(0.05, device="cuda")
+
+    def made(rate: Any) -> tuple[list[Tensor], Optimizer]:
+        parameters = on_gpu(((64, 96), (64, 96), (128, 64), (33,)))
+        groups = [{"params": parameters[:3], "rule": rule, "lr": rate}, {"params": parameters[3:], "lr": rate}]
+        return parameters, Optimizer(groups, AdamW(lr=0.05), clip_norm=0.5, on_nonfinite="skip")
+
+    (parameters, optimizer), (expected, plain) = made(lr), made(0.05)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        train(optimizer, parameters, last=3)
+    torch.cuda.current_stream().wait_stream(stream)
+    train(plain, expected, last=3)
+    give(parameters, 4)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    for step in (4, 5, 6):
+        rate = 0.05 / step
+        lr.fill_(rate)
+        for ps in (parameters, expected):
+            give(ps, step)
+            if step == 5:
+                assert ps[1].grad is not None
+                ps[1].grad[0, 0] = math.inf
+        graph.replay()
+        for group in plain.param_groups:
+            group["lr"] = float(lr)
+        plain.step()
+    assert optimizer.skipped == plain.skipped == 1
+    assert {float(state["step"]) for state in optimizer.state.values()} == {5.0}
+    assert_near([p.detach() for p in parameters], [p.detach() for p in expected], 1e-5)
+
+
+def test_a_step_with_matrices_is_left_out_without_waiting() -> None:
+    parameters = on_gpu(((64, 96), (64, 96), (128, 64), (33,)))
+    groups = [{"params": parameters[:3], "rule": Muon(lr=0.05)}, {"params": parameters[3:]}]
+    optimizer = Optimizer(groups, AdamW(lr=0.05), clip_norm=0.5, on_nonfinite="skip")
+    train(optimizer, parameters, last=2)
+    before = [p.detach().clone() for p in parameters]
+    give(parameters, 3)
+    assert parameters[0].grad is not None
+    parameters[0].grad[0, 0] = math.nan
+    with without_waiting():
+        optimizer.step()
+    assert_same_bits([p.detach() for p in parameters], before)
+    assert optimizer.skipped == 1
+
+
 @of_rules
 def test_telemetry_without_waiting(rule: Rule) -> None:
     parameters = on_gpu(SHAPES)

@@ -20,7 +20,22 @@ from conformance.training import copies, give_gradients, parameter, parameters_o
 from engines.every_function import EveryFunction
 from engines.triton_graph import Graph
 from stepwell import Optimizer
-from stepwell.rules import LAMB, SGD, Adafactor, AdamMini, AdamW, Lion, Muon, NAdam, Prodigy, Rule, ScheduleFreeAdamW
+from stepwell.rules import (
+    LAMB,
+    SGD,
+    Adafactor,
+    AdamMini,
+    AdamW,
+    Dion,
+    Lion,
+    Muon,
+    NAdam,
+    NorMuon,
+    Prodigy,
+    Rule,
+    ScheduleFreeAdamW,
+    Scion,
+)
 from stepwell.rules.registry import _RULES
 
 pytestmark = [
@@ -210,17 +225,47 @@ def test_matrices_take_the_factor_of_a_verdict() -> None:
     assert_near([p.detach() for p in found], [p.detach() for p in expected], 1e-6)
 
 
-def test_a_step_with_matrices_is_left_out_by_the_host() -> None:
-    matrix, vector = parameter((6, 4)), parameter((5,), seed=1)
-    groups = [{"params": [matrix], "rule": Muon(lr=0.05)}, {"params": [vector]}]
-    optimizer = Optimizer(groups, AdamW(lr=0.05), engine="fused", clip_norm=0.5, on_nonfinite="skip")
-    train(optimizer, [matrix, vector], last=3)
+def _with_matrices(rule: Rule, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Optimizer, list[Tensor]]:
+    """Two matrices under a rule of matrices, and a vector."""
+    parameters = [parameter((6, 4), dtype), parameter((4, 3), dtype, seed=1), parameter((5,), dtype, seed=2)]
+    groups = [{"params": parameters[:2], "rule": rule}, {"params": parameters[2:]}]
+    return Optimizer(groups, AdamW(lr=0.05), engine="fused", **options), parameters
+
+
+@pytest.mark.parametrize("rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05)], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(("dtype", "master"), [(torch.float32, None), (torch.bfloat16, "kahan")], ids=str)
+def test_a_step_with_matrices_is_left_out(rule: Rule, dtype: torch.dtype, master: Any) -> None:
+    optimizer, parameters = _with_matrices(rule, dtype, master=master, clip_norm=0.5, on_nonfinite="skip")
+    expected, others = _with_matrices(rule, dtype, master=master, clip_norm=0.5)
+    train(optimizer, parameters, last=3)
     before = copies(_all_of(optimizer))
-    give_gradients([matrix, vector], 4)
-    vector.grad[0] = math.inf
+    for index in (0, 2):  # a matrix, the vector
+        give_gradients(parameters, 4)
+        parameters[index].grad.view(-1)[0] = math.inf
+        optimizer.step()
+        assert_same_bits(_all_of(optimizer), before)
+    assert optimizer.skipped == 2
+    assert all(isinstance(state["step"], Tensor) for state in optimizer.state.values())  # no host has counted
+    train(optimizer, parameters, first=4, last=5)
+    train(expected, others, last=5)
+    assert_near([p.detach() for p in parameters], [p.detach() for p in others], 1e-6)
+    assert {float(state["step"]) for state in optimizer.state.values()} == {5.0}
+
+
+@pytest.mark.parametrize(
+    ("rule", "master"), [(Dion(lr=0.05), None), (Muon(lr=0.05), "stochastic")], ids=("Dion", "random bits")
+)
+def test_matrices_that_need_the_step_are_left_out_by_the_host(rule: Rule, master: Any) -> None:
+    dtype = torch.bfloat16 if master else torch.float32
+    optimizer, parameters = _with_matrices(rule, dtype, master=master, clip_norm=0.5, on_nonfinite="skip")
+    train(optimizer, parameters, last=3)
+    before = copies(_all_of(optimizer))
+    give_gradients(parameters, 4)
+    parameters[2].grad[0] = math.inf
     optimizer.step()
     assert_same_bits(_all_of(optimizer), before)
     assert optimizer.skipped == 1
+    assert all(type(state["step"]) is int for state in optimizer.state.values())
 
 
 def test_what_only_the_device_knows_can_be_saved_and_loaded(tmp_path: Any) -> None:
@@ -326,6 +371,42 @@ def test_a_graph_reads_the_learning_rate_and_judges(options: dict[str, Any], mon
     if options:
         assert ours.skipped == plain.skipped == 1
         assert_near(parameters_of(ours), parameters_of(plain), 1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5, "on_nonfinite": "skip"}], ids=str)
+def test_a_graph_with_matrices_reads_the_learning_rate(options: dict[str, Any], monkeypatch: Any, caplog: Any) -> None:
+    ours, parameters = _with_matrices(Muon(lr=0.05), **options)
+    plain, expected = _with_matrices(Muon(lr=0.05), **options)
+    lr = torch.tensor(0.05)
+    for group in ours.param_groups:
+        group["lr"] = lr
+    places: list[Any] = []
+    for step in range(1, 8):
+        for optimizer, ps in ((ours, parameters), (plain, expected)):
+            give_gradients(ps, step)
+            if step == 5 and options:
+                ps[1].grad[0, 0] = math.inf
+            for group in optimizer.param_groups:
+                if optimizer is plain:
+                    group["lr"] = float(torch.tensor(0.05 / step))
+        lr.fill_(0.05 / step)
+        plain.step()
+        if step <= 2:
+            ours.step()
+            continue
+        if step == 3:
+            places = [p.grad for p in parameters]
+            with Graph(monkeypatch) as graph:
+                ours.step()
+        for p, place in zip(parameters, places, strict=True):
+            place.copy_(p.grad)
+            p.grad = place
+        graph.replay()
+    assert not caplog.records
+    assert ours.skipped == plain.skipped == len(options) // 2
+    assert_near([p.detach() for p in parameters], [p.detach() for p in expected], 1e-6)
+    if options:  # then the device counts matrices too
+        assert {float(state["step"]) for state in ours.state.values()} == {6.0}
 
 
 def test_a_first_step_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ class _Kept:
 
 class Graph(TorchDispatchMode):
     """Within this context kernels are not run but kept. So are torch's operations, which a capture would not do either:
-    here their results are worked out at once too, so that there are tensors to hand on."""
+    here new tensors are worked out at once too, so that there are some to hand on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -30,6 +30,7 @@ class Graph(TorchDispatchMode):
         self._asked: list[Any] = []
 
     def __enter__(self) -> Self:
+        from stepwell.engines import direct
         from stepwell.engines.fused import triton_engine, triton_kernels, triton_launch, triton_tables, triton_verdict
 
         patch = self._context.__enter__()
@@ -41,7 +42,7 @@ class Graph(TorchDispatchMode):
 
         patch.setattr(triton_kernels.Kernel, "launch", keep)
         patch.setattr(triton_verdict, "judge", _Kept(triton_verdict.judge, self._asked))
-        for module in (triton_engine, triton_launch, triton_tables):
+        for module in (direct, triton_engine, triton_launch, triton_tables):
             patch.setattr(module, "capturing", lambda _: True)
         super().__enter__()
         return self
@@ -51,6 +52,9 @@ class Graph(TorchDispatchMode):
         self._context.__exit__(*error)
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), kwargs: Any = None) -> Any:
+        if function._schema.is_mutable and isinstance(arguments[0], Tensor):
+            self._asked.append(lambda: function(*arguments, **(kwargs or {})))
+            return arguments[0]
         result = function(*arguments, **(kwargs or {}))
         if function.is_view or not isinstance(result, Tensor) or "empty" in str(function):
             return result

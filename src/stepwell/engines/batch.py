@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.codecs import WEIGHTS, Codec, Plain, noise
+from stepwell.engines.devices import same_device
 from stepwell.layout.parts import Layout
 from stepwell.rules.rule import Rule
 
@@ -46,6 +47,8 @@ class Batch:
             knows: see `stepwell.engines.fused.triton_memory.judge`.
         may_skip: whether the verdict may leave this step out.
         observed: whether updates add up the squares of what they see: `Engine.squares`.
+        asked: which of the numbers that the host counts (the step, the scalar slots) its updates have read, where an
+            engine notes that; None before the first.
         layouts: for each parameter how it lies on many ranks, where it does: then tensors are the parts that this rank
             holds.
         counted_on_device: whether the states' steps and scalar slots are tensors on the device, which counts on them.
@@ -69,6 +72,7 @@ class Batch:
         self.may_skip = False
         self.observed = False
         self.counted_on_device = False
+        self.asked: set[str] | None = None
         self.layouts: list[Layout] = []
         self._groups = groups
         self.prepared: dict[str, Any] = {}  # what an engine wants to find again at the next step, by function
@@ -108,6 +112,48 @@ class Batch:
         else:
             for state in self.states:
                 state["step"] += 1
+
+    def count_on_device(self) -> None:
+        """From this update on, which `advance` has counted already, let the device count: it alone knows which of them
+        are left out."""
+        before = {step: self._on_device(step - 1) for step in set(map(_step_of, self.states))}
+        for state in self.states:
+            state["step"] = before[state["step"]]
+        self.counted_on_device = True
+
+    @property
+    def reads_device(self) -> bool:
+        """Whether a hyper-parameter of a group is held on the device."""
+        device = self.weights[0].device
+        values = [value for group in self.live_groups for value in group.values()]
+        return any(
+            same_device(each, device) for value in values for each in (value if type(value) is tuple else (value,))
+        )
+
+    def _on_device(self, number: float) -> Tensor:
+        return torch.full((), number, dtype=torch.float64, device=self.weights[0].device)
+
+    def counted(self) -> None:
+        """Let the device count this update, unless its verdict leaves it out."""
+        taken = 1.0 if self.verdict is None else 1.0 - self.verdict[1]
+        for step in {id(step): step for step in map(_step_of, self.states)}.values():
+            step.add_(taken)
+
+    def live_classes(self) -> list[tuple[Group, dict[str, Any], list[int]]]:
+        """As `classes` has them, but numbers that are held on the device stay there: the host waits for none."""
+        device = self.weights[0].device
+        found: list[tuple[Group, dict[str, float], list[int]]] = []
+        for live, members in self._members:
+            together: dict[tuple[Any, ...], list[int]] = {}
+            for index in members:
+                step = self.states[index]["step"]
+                key = id(step) if isinstance(step, Tensor) else step
+                together.setdefault((key, *map(self.states[index].get, self.scalar_slots)), []).append(index)
+            group = {**live_numbers(live, device), **self._fitted}
+            for same in together.values():
+                scalars = {name: self.states[same[0]][name] for name in ("step", *self.scalar_slots)}
+                found.append((group, {**scalars, "gradient_factor": self.gradient_factor}, same))
+        return found
 
     def classes(self) -> list[tuple[Group, dict[str, float], list[int]]]:
         """The parameters that share every number, so that one value serves them all: their group, their step and
@@ -214,11 +260,14 @@ class Engine(Protocol):
 
     @property
     def judges(self) -> bool:
-        """Whether it acts on a verdict that only the device knows: `Batch.verdict`."""
+        """Whether it reaches verdicts that only the device knows: `Batch.verdict`."""
 
     @property
     def takes_factor(self) -> bool:
-        """Whether it multiplies gradients with the factor of such a verdict, even if it cannot leave a step out."""
+        """Whether it multiplies gradients with the factor of such a verdict."""
+
+    def leaves_out(self, batch: Batch) -> bool:
+        """Whether it can leave a step of the batch out by such a verdict."""
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place.
@@ -247,6 +296,14 @@ def _numbers(values: list[Any]) -> list[Any]:
 def plain_numbers(group: Group) -> Group:
     """The hyper-parameters as Python numbers, also those that are held in a tensor."""
     return {name: _plain(value) for name, value in group.items()}
+
+
+def live_numbers(group: Group, device: torch.device) -> Group:
+    """The hyper-parameters as Python numbers, but for those in tensors on the device, which the host does not read."""
+    return {
+        name: value.detach().reshape(()).double() if same_device(value, device) else _plain(value)
+        for name, value in group.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from stepwell.codecs import WEIGHTS, noise
 from stepwell.engines.batch import Batch
+from stepwell.engines.devices import capturing
 from stepwell.engines.observing import squares_of
-from stepwell.rules.rule import Rule, Shape, namespace
+from stepwell.rules.rule import Names, Rule, Shape, namespace
 
 _LOG = logging.getLogger("stepwell")
 # Methods of a rule that take a gradient: a step, and a step of a `OneMatrixRule` in three.
@@ -48,14 +49,38 @@ class Direct(ABC):
     def sum(self, value: Any) -> float:
         """The sum over all elements of a number."""
 
+    def leaves_out(self, batch: Batch) -> bool:
+        """Whether it can leave a step of the batch out by a verdict that only the device knows: if what the host counts
+        is not asked for."""
+        return self.takes_factor and batch.asked == set()
+
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
-        if function in _OF_A_STEP and batch.weights[0].is_cuda and torch.cuda.is_current_stream_capturing():
-            _say_captured(type(batch.rule).__name__)
-        for group, scalars, members in batch.classes():
+        updating = function == "update"
+        for group, scalars, members in self._classes(batch, function):
             h = namespace({name: group[name] for name in batch.rule.field_names()})
             for part in self.parts(batch.rule, batch.weights, members):
+                kept = _copies(part, batch) if updating and batch.may_skip else []
                 self._apply_to(part, batch, function, h, scalars)
+                for tensor, before in kept:
+                    tensor.copy_(_unless_left_out(batch, tensor, before))
+        if updating and batch.counted_on_device:
+            batch.counted()
+
+    def _classes(self, batch: Batch, function: str) -> list[tuple[Mapping[str, Any], dict[str, Any], list[int]]]:
+        """The parameters that share every number. Where the rule asks for none that the host counts, and on a GPU, what
+        is held on the device stays there."""
+        device = batch.weights[0].device
+        captured = function in _OF_A_STEP and capturing(device)
+        if function == "update" and self.leaves_out(batch):
+            on_gpu = device.type != "cpu"
+            if not (batch.counted_on_device or captured) and (batch.may_skip or (on_gpu and batch.reads_device)):
+                batch.count_on_device()
+            if batch.counted_on_device or captured or on_gpu:
+                return batch.live_classes()
+        if captured:
+            _say_captured(type(batch.rule).__name__)
+        return batch.classes()
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
@@ -75,7 +100,8 @@ class Direct(ABC):
         seen = squares_of([self.tensors(number, len(part)) for number in numbers])
         if "squares" not in batch.prepared:
             batch.prepared["squares"] = seen.new_zeros(len(batch.weights), len(numbers))
-        batch.prepared["squares"][part] = seen
+        squares = batch.prepared["squares"]
+        squares[part] = _unless_left_out(batch, seen, squares[part]) if batch.may_skip else seen
 
     def _numbers(self, part: list[int], batch: Batch, scalars: Mapping[str, float]) -> tuple[Any, Any, Any]:
         """p, g and s for these parameters."""
@@ -102,6 +128,10 @@ class Direct(ABC):
     def _apply_to(self, part: list[int], batch: Batch, function: str, h: Any, scalars: Mapping[str, float]) -> None:
         p, g, s = self._numbers(part, batch, scalars)
         rule = batch.rule
+        if function == "update" and self.takes_factor:
+            draws = any(codec.draws for codec in batch.codecs.values())
+            batch.asked = (batch.asked or set()) | ({"step"} if draws else set())
+            s = _noting(vars(s), ("step", *batch.scalar_slots), batch.asked)
         if function in _OF_A_STEP:
             new_weights, new = getattr(rule, function)(p, g, s, h)
         else:
@@ -130,6 +160,30 @@ class Direct(ABC):
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
             bits = noise.bits(hashes[position], place) if hashes is not None and codec.draws else None
             codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
+
+
+def _noting(values: Mapping[str, Any], names: Sequence[str], asked: set[str]) -> Names:
+    """A namespace that puts those of the names that are read into `asked`."""
+
+    class Noting(Names):
+        def __getattribute__(self, name: str) -> Any:
+            if name in names:
+                asked.add(name)
+            return super().__getattribute__(name)
+
+    return Noting(**values)
+
+
+def _copies(part: list[int], batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """All that is stored for these parameters, and copies of it."""
+    columns = [batch.weights, *batch.columns.values()]
+    return [(column[index], column[index].clone()) for column in columns for index in part]
+
+
+def _unless_left_out(batch: Batch, after: Tensor, before: Tensor) -> Tensor:
+    """What the step has made, or where the verdict leaves it out, what was there before."""
+    assert batch.verdict is not None
+    return torch.where(batch.verdict[1] != 0, before, after)
 
 
 @functools.cache

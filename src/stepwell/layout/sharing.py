@@ -48,6 +48,11 @@ class Sharing:
         """The totals of what `rule.measure` gives, over the parts that this rank holds. Nothing is changed."""
         return self._inner.measure(batch)
 
+    def leaves_out(self, batch: Batch) -> bool:
+        """Whether it can leave a step of the batch out by a verdict: all ranks ask the host."""
+        del batch
+        return False
+
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         observed = batch.observed and function == "update"

@@ -158,6 +158,11 @@ class Fused(Programs):
         """Whether a tensor like this can be worked on: its numbers lie in the CPU's memory without gaps."""
         return tensor.device.type == "cpu" and tensor.dtype in REAL_DTYPES and is_dense(tensor)
 
+    def leaves_out(self, batch: Batch) -> bool:
+        """Whether it can leave a step of the batch out by a verdict: a CPU is its own host."""
+        del batch
+        return False
+
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         self._run(batch, function)

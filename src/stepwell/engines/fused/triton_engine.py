@@ -13,13 +13,14 @@ from torch import Tensor
 from stepwell.codecs import Codec, Plain
 from stepwell.engines.batch import REAL_DTYPES, Batch
 from stepwell.engines.dense import is_dense
+from stepwell.engines.devices import capturing, on
 from stepwell.engines.fused.arrays import computed_in
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
 from stepwell.engines.fused.programs import Programs, rounds
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_launch import Column, Counted, Launch
 from stepwell.engines.fused.triton_layout import layout_of
-from stepwell.engines.fused.triton_tables import Table, capturing, on
+from stepwell.engines.fused.triton_tables import Table
 from stepwell.engines.fused.triton_verdict import Judge
 from stepwell.rules.rule import Rule, Shape
 
@@ -65,6 +66,11 @@ class Triton(Programs):
     def serves(self, tensor: Tensor) -> bool:
         """Whether a tensor like this can be worked on: its numbers lie in the device's memory without gaps."""
         return tensor.device.type == self._device_type and tensor.dtype in REAL_DTYPES and is_dense(tensor)
+
+    def leaves_out(self, batch: Batch) -> bool:
+        """Whether it can leave a step of the batch out by a verdict: always."""
+        del batch
+        return True
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""

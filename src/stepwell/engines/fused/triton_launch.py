@@ -12,9 +12,10 @@ from torch import Tensor
 
 from stepwell.algebra.tracing import Level
 from stepwell.engines.batch import Batch, addresses_of
+from stepwell.engines.devices import NONE_BEFORE, capturing, same_device
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_layout import Layout
-from stepwell.engines.fused.triton_tables import Table, capturing, neutral, same_device
+from stepwell.engines.fused.triton_tables import Table, neutral
 from stepwell.engines.fused.triton_words import WORD
 
 # Tensors, or where their addresses are known already, these.
@@ -147,20 +148,9 @@ class Counted:
         """Whether the device has to count this step."""
         if capturing(self._device):
             if self._last is None:
-                raise RuntimeError(
-                    "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with "
-                    "the same gradients, before the capture"
-                )
+                raise RuntimeError(NONE_BEFORE)
             return True
-        return self._last is not None and (batch.may_skip or any(self._is_there(group) for group in batch.live_groups))
-
-    def _is_there(self, group: Any) -> bool:
-        """Whether a hyper-parameter of the group is held on the device."""
-        return any(
-            same_device(value, self._device)
-            or (type(value) is tuple and any(same_device(each, self._device) for each in value))
-            for value in group.values()
-        )
+        return self._last is not None and (batch.may_skip or batch.reads_device)
 
     def _counted(self, batch: Batch) -> Tensor:
         """The scalars, worked out by the device from the hyper-parameters and what it has counted."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,15 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-def capturing(device: torch.device) -> bool:
-    """Whether what is asked of the device now goes into a CUDA graph instead of being done."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-def on(device: torch.device) -> AbstractContextManager[Any]:
-    """Launches go to this device, and to the stream that is current there."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+from stepwell.engines.devices import capturing
 
 
 class Table:
@@ -79,11 +69,6 @@ class Table:
         aside.numpy()[...] = values  # at once: only what the device does is captured
         self._captured.append(aside)
         return aside.to(self._device, non_blocking=True, copy=True)
-
-
-def same_device(tensor: Any, device: torch.device) -> bool:
-    """Whether this is a tensor on the device, which the host cannot read without waiting."""
-    return isinstance(tensor, Tensor) and tensor.device == device
 
 
 def neutral(device: torch.device) -> Tensor:

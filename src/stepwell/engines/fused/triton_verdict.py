@@ -10,9 +10,10 @@ from torch import Tensor
 
 from stepwell.algebra import square
 from stepwell.engines.batch import Batch
+from stepwell.engines.devices import on
 from stepwell.engines.fused.triton_launch import Launch
 from stepwell.engines.fused.triton_memory import judge
-from stepwell.engines.fused.triton_tables import Table, neutral, on
+from stepwell.engines.fused.triton_tables import Table, neutral
 
 if TYPE_CHECKING:
     from stepwell.engines.fused.triton_engine import Triton

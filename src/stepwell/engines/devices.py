@@ -1,0 +1,30 @@
+"""What is asked of a device, and what only it knows."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NONE_BEFORE = (
+    "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with the same "
+    "gradients, before the capture"
+)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether what is asked of the device now goes into a CUDA graph instead of being done."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Launches go to this device, and to the stream that is current there."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def same_device(tensor: Any, device: torch.device) -> bool:
+    """Whether this is a tensor on the device, which the host cannot read without waiting."""
+    return isinstance(tensor, Tensor) and tensor.device == device
