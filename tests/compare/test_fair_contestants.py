@@ -11,7 +11,12 @@ from stepwell.recipes import PRESETS
 
 def test_rules_of_the_evidence_have_its_ranges() -> None:
     assert choose_fairly(["muon", "ADAMW"]) == [RULES["muon"], RULES["adamw"]]
-    assert choose_fairly(["rmsprop"]) == [RULES["rmsprop"]]
+    assert choose_fairly(["rmsprop", "Schedule_Free"]) == [RULES["rmsprop"], RULES["schedule-free"]]
+
+
+def test_a_typing_mistake_names_rules_of_the_evidence_too() -> None:
+    with pytest.raises(ValueError, match=r"^unknown recipe 'prodgy'; did you mean 'prodigy'\?; .* adamw, .*, prodigy$"):
+        choose_fairly(["prodgy"])
 
 
 def test_other_recipes_are_searched_as_widely_and_clipped_alike() -> None:

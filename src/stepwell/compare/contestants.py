@@ -15,7 +15,7 @@ from torch import nn
 
 from stepwell.optimizer import Optimizer
 from stepwell.planning import plan
-from stepwell.recipes import PRESETS, Recipe, named
+from stepwell.recipes import PRESETS, Recipe, named, spelled
 from stepwell.scheduler import Scheduler
 
 # The same for each that comes with stepwell: a common and cheap guard, which the baseline gains most from.
@@ -155,24 +155,25 @@ def choose(names: Iterable[str]) -> list[Contestant]:
         ContestantError: if a name comes twice, or there is none.
         ValueError: if a name is unknown, or a file holds no recipe.
     """
-    return chosen(names, _named)
+    return chosen(names, contestant)
 
 
 def chosen(names: Iterable[str], find: Callable[[str], Contestant]) -> list[Contestant]:
     """What is found under these names, in this order; each once, and at least one."""
     found: dict[str, Contestant] = {}
     for name in names:
-        contestant = find(name)
-        if contestant.name in found:
-            raise ContestantError(f"recipe {contestant.name!r} is named twice; name each recipe once")
-        found[contestant.name] = contestant
+        one = find(name)
+        if one.name in found:
+            raise ContestantError(f"recipe {one.name!r} is named twice; name each recipe once")
+        found[one.name] = one
     if not found:
         raise ContestantError(f"no recipe is named; recipes are {', '.join(PRESETS)}")
     return list(found.values())
 
 
-def _named(name: str) -> Contestant:
-    if name.casefold() in CONTESTANTS:
-        return CONTESTANTS[name.casefold()]
-    recipe = named(name)
+def contestant(name: str, *, beside: Iterable[str] = ()) -> Contestant:
+    """The one of this name, as `choose` has it; an error also lists names that would have done `beside` them."""
+    if spelled(name) in CONTESTANTS:
+        return CONTESTANTS[spelled(name)]
+    recipe = named(name, beside=beside)
     return Contestant.of(recipe, Path(name).stem if Path(name).suffix else recipe.name)

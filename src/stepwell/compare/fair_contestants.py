@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from stepwell.compare.contestants import CLIP_NORM, Axis, Contestant, choose, chosen
-from stepwell.recipes import PRESETS, Recipe, Route
+from stepwell.compare.contestants import CLIP_NORM, Axis, Contestant, chosen, contestant
+from stepwell.recipes import PRESETS, Recipe, Route, spelled
 from stepwell.schedules import Cosine
 from stepwell.select import role
 
@@ -110,8 +110,8 @@ def choose_fairly(names: Iterable[str]) -> list[Contestant]:
 
 
 def _fairly_named(name: str) -> Contestant:
-    if name.casefold() in RULES:
-        return RULES[name.casefold()]
-    (found,) = choose([name])
+    if spelled(name) in RULES:
+        return RULES[spelled(name)]
+    found = contestant(name, beside=RULES)
     recipe = found.recipe if found.recipe.clip_norm is not None else found.recipe.replace(clip_norm=CLIP_NORM)
     return replace(Contestant.of(recipe, found.name, rates_apart=RATES_APART), title=found.title)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -250,13 +250,14 @@ def load(path: Path, *, functions: Predicates | None = None) -> Recipe:
     return read(text, functions=functions, subject=str(path))
 
 
-def named(text: str) -> Recipe:
-    """The recipe that a user names: a preset, or a file. Raises ValueError, RecipeError among them, for neither."""
+def named(text: str, *, beside: Iterable[str] = ()) -> Recipe:
+    """The recipe that a user names: a preset, or a file. Raises ValueError, RecipeError among them, for neither; names
+    that would have done `beside` presets are listed with them."""
     from stepwell.recipes.presets import preset
 
     path = Path(text)
     is_file = path.suffix in (".toml", ".json") or (path.suffix != "" and path.is_file())
-    return load(path) if is_file else preset(text)
+    return load(path) if is_file else preset(text, beside=beside)
 
 
 def save(recipe: Recipe, path: Path) -> None:

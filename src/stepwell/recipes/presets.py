@@ -6,7 +6,7 @@ are where to start, and not where to end. What our own runs found best stands be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from stepwell.naming import nearest
@@ -176,9 +176,16 @@ _ALL = (
 PRESETS: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in _ALL})
 
 
-def preset(name: str) -> Recipe:
-    """The preset of that name; case and underscores do not matter. Raises ValueError with the nearest name."""
-    found = PRESETS.get(str(name).casefold().replace("_", "-"))
+def preset(name: str, *, beside: Iterable[str] = ()) -> Recipe:
+    """The preset of that name; case and underscores do not matter. Raises ValueError with the nearest name, of the
+    presets and of those that would have done `beside` them."""
+    found = PRESETS.get(spelled(name))
     if found is None:
-        raise ValueError(f"unknown recipe {name!r}{nearest(str(name), PRESETS)}; recipes are {', '.join(PRESETS)}")
+        known = list(dict.fromkeys((*PRESETS, *beside)))
+        raise ValueError(f"unknown recipe {name!r}{nearest(str(name), known)}; recipes are {', '.join(known)}")
     return found
+
+
+def spelled(name: str) -> str:
+    """The name as presets are spelled."""
+    return str(name).casefold().replace("_", "-")
