@@ -14,7 +14,7 @@ from stepwell.codecs.choosing import (
     in_blocks,
     layout,
 )
-from stepwell.codecs.codec import WEIGHTS, Codec, Plain, Stored
+from stepwell.codecs.codec import WEIGHTS, Codec, Plain, Stored, drawn
 from stepwell.codecs.converting import empty_parts, joined, names_beside, parts_of, put, settle_storage, slot_codec
 from stepwell.codecs.rounding import Compensated, Kahan, Master, Stochastic
 
@@ -37,6 +37,7 @@ __all__ = [
     "Stored",
     "check_storage",
     "codecs_for",
+    "drawn",
     "empty_parts",
     "has_blocks",
     "in_blocks",

@@ -30,6 +30,11 @@ class Stored:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
+def drawn(number: str, codecs: Mapping[str, Codec]) -> int:
+    """Which it is, from 0, among the numbers that are rounded by chance."""
+    return [name for name, codec in codecs.items() if codec.draws].index(number)
+
+
 class Codec(ABC):
     """One way of keeping a number. Codecs are values: two that do the same are equal.
 

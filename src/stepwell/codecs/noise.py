@@ -54,7 +54,7 @@ def _mixed(mixed: NDArray[np.uint64], words: Sequence[int]) -> NDArray[np.uint64
 
 
 def factor_of(number: int) -> int:
-    """What the hash is multiplied with for one of the numbers: 0 for the weights, 1 and more for the slots."""
+    """What the hash is multiplied with for one of the numbers that are rounded by chance, counted from 0."""
     return (1, 1 << 16)[number] if number < 2 else pow(_GOLDEN, number, 1 << 32)
 
 

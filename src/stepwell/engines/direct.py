@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.codecs import WEIGHTS, noise
+from stepwell.codecs import WEIGHTS, drawn, noise
 from stepwell.engines.batch import Batch
 from stepwell.engines.devices import capturing
 from stepwell.engines.observing import squares_of
@@ -156,7 +156,7 @@ class Direct(ABC):
             self.store([column[index] for index in part], value)
             return
         codec = batch.codecs[number]
-        place = list(batch.codecs).index(number)
+        place = drawn(number, batch.codecs) if codec.draws else 0
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
             bits = noise.bits(hashes[position], place) if hashes is not None and codec.draws else None
             codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)

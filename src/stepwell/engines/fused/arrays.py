@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stepwell.codecs import Codec
+from stepwell.codecs import Codec, drawn
 from stepwell.codecs.noise import factor_of
 from stepwell.engines.fused.program import Phase, Program
 
@@ -53,8 +53,8 @@ def draws(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
 
 
 def factor(number: str, codecs: Mapping[str, Codec]) -> str:
-    """What makes the random bits of this number out of an element's hash."""
-    return f"{factor_of(list(codecs).index(number)):#x}"
+    """What makes the random bits of this number out of an element's hash; 1 where it is rounded to the nearest."""
+    return f"{factor_of(drawn(number, codecs)) if codecs[number].draws else 1:#x}"
 
 
 def in_blocks(names: Iterable[str], codecs: Mapping[str, Codec]) -> list[str]:

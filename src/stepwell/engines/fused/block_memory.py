@@ -19,39 +19,71 @@ from stepwell.codecs.blocks import BLOCK, SMALLEST, Blocks
 from stepwell.engines.fused.memory import (
     bits_of,
     float32_at,
-    hash_of,
     number_of_bits,
     random_bits,
     uint8_at,
     uint32_at,
 )
 
-# What a kernel works on at a time: some blocks, so that numbers and codes stay in the nearest cache.
-PIECE = 4 * BLOCK
+_LINE = 64  # bytes of a line of the cache
 _WIDTH, _SMALLEST_BITS = np.int64(BLOCK), np.float32(SMALLEST).view(np.int32)
 
 _jit = numba.njit(error_model="numpy", nogil=True)
+_inlined = numba.njit(error_model="numpy", nogil=True, inline="always")
 
 
 @intrinsic
 def local_array(typing_context: Any) -> Any:
-    """The address of PIECE new 32-bit numbers on the stack."""
+    """The address of a block of new 32-bit numbers on the stack."""
     del typing_context
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         del context, signature, arguments
-        place = cgutils.alloca_once(builder, ir.IntType(32), size=ir.Constant(ir.IntType(32), PIECE))
+        place = cgutils.alloca_once(builder, ir.IntType(32), size=ir.Constant(ir.IntType(32), BLOCK))
         return builder.ptrtoint(place, ir.IntType(64))
 
     return types.int64(), generate
 
 
+@intrinsic
+def widest_vectors(typing_context: Any) -> Any:
+    """Let the loops of this function fill the widest registers that the processor has.
+
+    Left alone, LLVM fills those of 256 bits where there are wider ones. Codes take so much arithmetic that it is worth
+    it here; what waits for the memory is no faster for it.
+    """
+    del typing_context
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature, arguments
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such words
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.int64(), generate
+
+
+@intrinsic
+def _fetch_line(typing_context: Any, address: Any) -> Any:
+    """Ask for the line of the cache that holds this address; nobody waits for it, and no address is wrong."""
+    del typing_context
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        to_read, nearest, data = number(0), number(3), number(1)
+        builder.call(prefetch, [builder.inttoptr(arguments[0], pointer), to_read, nearest, data])
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.int64(address), generate
+
+
 @_jit
-def hash_elements(hashes_at: Any, low: Any, high: Any, first: Any, size: Any) -> None:
-    """The hashes of neighbouring elements."""
-    hashes = numba.carray(uint32_at(hashes_at), size)
-    for i in range(size):
-        hashes[i] = hash_of(low, high, np.uint32(first + np.uint32(i)))
+def fetch(address: Any, size: Any) -> None:
+    """Ask for so many bytes of memory, which will be needed soon."""
+    for at in range(0, size, _LINE):
+        _fetch_line(address + at)
 
 
 @_jit
@@ -113,28 +145,29 @@ def _largest(numbers_at: Any, size: Any) -> Any:
     """The largest absolute value, or SMALLEST; NaN where one is not finite. The bits of floats keep their order."""
     numbers = numba.carray(float32_at(numbers_at), size)
     largest = _SMALLEST_BITS
+    widest_vectors()
     for i in range(size):
         largest = max(largest, np.int32(bits_of(numbers[i]) & np.uint32(0x7FFFFFFF)))
     return number_of_bits(np.uint32(largest)) if largest < np.int32(0x7F800000) else np.float32(np.nan)
 
 
 def _decoder(codec: Blocks) -> Any:
-    """`decode(codes, scales, numbers, size)` for a piece of whole blocks, but for the last; all but size are addresses.
-
-    In 4 bits it fills up the last block.
+    """`decode(codes, scale, numbers, size)` for a block, or for the rest that is the last one; all but size are
+    addresses. In 4 bits it fills the block up.
     """
     number_of = _number_of(codec)
-    share = np.float32(1 / codec.span)
-    in_bytes, half = np.int64(BLOCK * codec.bits // 8), np.int64(BLOCK // 2)
+    share, half = np.float32(1 / codec.span), np.int64(BLOCK // 2)
 
     @_jit
     def bytes_each(codes_at: Any, factor: Any, numbers_at: Any, size: Any) -> None:
+        widest_vectors()
         codes, numbers = numba.carray(uint8_at(codes_at), size), numba.carray(float32_at(numbers_at), size)
         for i in range(size):
             numbers[i] = number_of(np.uint32(codes[i]), factor)
 
     @_jit
     def halves_of_bytes(codes_at: Any, factor: Any, numbers_at: Any, _size: Any) -> None:
+        widest_vectors()
         codes, numbers = numba.carray(uint8_at(codes_at), half), numba.carray(float32_at(numbers_at), half)
         others = numba.carray(float32_at(numbers_at + 4 * half), half)
         for i in range(half):
@@ -145,30 +178,30 @@ def _decoder(codec: Blocks) -> Any:
     load_block = bytes_each if codec.bits == 8 else halves_of_bytes
 
     @_jit
-    def decode(codes_at: Any, scales_at: Any, numbers_at: Any, size: Any) -> None:
-        scales = numba.carray(float32_at(scales_at), (size + _WIDTH - 1) // _WIDTH)
-        for block in range(len(scales)):
-            rest = min(_WIDTH, size - block * _WIDTH)
-            load_block(codes_at + block * in_bytes, scales[block] * share, numbers_at + 4 * block * _WIDTH, rest)
+    def decode(codes_at: Any, scale_at: Any, numbers_at: Any, size: Any) -> None:
+        load_block(codes_at, numba.carray(float32_at(scale_at), 1)[0] * share, numbers_at, size)
 
     return decode
 
 
 def _encoder(codec: Blocks) -> Any:
-    """`encode(numbers, codes, scales, hashes, factor, size)`; numbers, codes, scales and hashes are addresses, the
-    factor makes random bits of a hash."""
-    code_of = _code_of(codec)
-    spread, cut_off = np.float32(codec.spread), codec.shift
-    in_bytes, half = np.int64(BLOCK * codec.bits // 8), np.int64(BLOCK // 2)
+    """`encode(numbers, codes, scale, hashes, factor, size)` for a block, or for the rest that is the last one; numbers,
+    codes, scale and hashes are addresses, the factor makes random bits of a hash.
 
-    @_jit
+    It is written out where it is called, because of the factor: with most, which are powers of two, the machine then
+    need not multiply.
+    """
+    code_of = _code_of(codec)
+    spread, cut_off, half = np.float32(codec.spread), codec.shift, np.int64(BLOCK // 2)
+
+    @_inlined
     def bytes_each(numbers_at: Any, codes_at: Any, hashes_at: Any, spread: Any, factor: Any, size: Any) -> None:
         numbers, codes = numba.carray(float32_at(numbers_at), size), numba.carray(uint8_at(codes_at), size)
         hashes = numba.carray(uint32_at(hashes_at), size)
         for i in range(size):
             codes[i] = np.uint8(code_of(numbers[i], spread, random_bits(hashes[i], factor, cut_off)))
 
-    @_jit
+    @_inlined
     def halves_of_bytes(numbers_at: Any, codes_at: Any, hashes_at: Any, spread: Any, factor: Any, size: Any) -> None:
         fill = numba.carray(float32_at(numbers_at), _WIDTH)
         for i in range(size, _WIDTH):
@@ -185,15 +218,11 @@ def _encoder(codec: Blocks) -> Any:
 
     store_block = bytes_each if codec.bits == 8 else halves_of_bytes
 
-    @_jit
-    def encode(numbers_at: Any, codes_at: Any, scales_at: Any, hashes_at: Any, factor: Any, size: Any) -> None:
-        scales = numba.carray(float32_at(scales_at), (size + _WIDTH - 1) // _WIDTH)
-        for block in range(len(scales)):
-            rest, at = min(_WIDTH, size - block * _WIDTH), 4 * block * _WIDTH
-            scales[block] = _largest(numbers_at + at, rest)
-            store_block(
-                numbers_at + at, codes_at + block * in_bytes, hashes_at + at, spread / scales[block], factor, rest
-            )
+    @_inlined
+    def encode(numbers_at: Any, codes_at: Any, scale_at: Any, hashes_at: Any, factor: Any, size: Any) -> None:
+        largest = _largest(numbers_at, size)
+        numba.carray(float32_at(scale_at), 1)[0] = largest
+        store_block(numbers_at, codes_at, hashes_at, spread / largest, factor, size)
 
     return encode
 

@@ -8,6 +8,7 @@ import torch
 
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec
+from stepwell.codecs.blocks import BLOCK
 from stepwell.engines.fused.arrays import arrays, arrays_of, computed_in, draws, factor, in_blocks, numbers_of
 from stepwell.engines.fused.codec_words import PLAIN, WORDS
 from stepwell.engines.fused.numba_finish import finish
@@ -28,7 +29,7 @@ from stepwell.engines.fused.source import Writer
 # Every element is worked out as written, so that it has the same bits wherever a tensor is cut; only sums (`add_up`)
 # are taken in another order.
 _JIT = '@numba.njit(error_model="numpy", nogil=True)\n'
-# What a kernel works on at a time where it adds up, or loads and stores blocks.
+# What a kernel works on at a time where it adds up.
 _PIECE = 1024
 
 _HEADER = '''"""{name}, for {stored}.
@@ -93,9 +94,11 @@ def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     held = {name: [array(part) for part in _passed(name, codecs)] for name in numbers_of(phase)}
     arguments = [part for parts in held.values() for part in parts]
     arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
-    random = _draws_itself(phase, codecs)
+    random = draws(phase, codecs)
     if random:
         arguments += ["low", "high", "first"]
+    if handed := _hands_on(phase, codecs):
+        arguments.append("hashes")
     lines = [f"def phase{number}({', '.join([*arguments, *single.values()])}):"]
     used = {a.index for e in (*phase.values, *results) for a in e.arguments}
     lines += [
@@ -108,6 +111,8 @@ def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     body += writer.lines
     if random:
         body.append("hashed = hash_of(low, high, np.uint32(first + np.uint32(i)))")
+    if handed:
+        body.append("hashes[i] = hashed")
     for name, e in phase.stores:
         words = {"x": writer.text(e), "random": f"random_bits(hashed, {factor(name, codecs)}, 16)"}
         written = PLAIN.write if name in blocks else WORDS[codecs[name].word].write
@@ -116,6 +121,8 @@ def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     sums = _returned(phase)
     body += [f"total{r.index} = add_up(total{r.index}, {writer.text(r.arguments[0])})" for r in sums]
     lines += [f"    total{r.index} = np.{compute}(0.0)" for r in sums]
+    if blocks:
+        lines.append("    widest_vectors()")
     lines += ["    for i in range(size):", *indented(body, 2)]
     if sums:
         lines.append(f"    return {', '.join(f'total{r.index}' for r in sums)},")
@@ -130,9 +137,10 @@ def _read(codecs: Mapping[str, Codec], name: str, parts: list[str]) -> str:
     return f"quiet({text})" if carries and word in ("float32", "float16") else text
 
 
-def _draws_itself(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
-    """Whether a phase's own loop rounds by chance: what is stored in blocks is rounded after it."""
-    return any(codecs[name].draws and codecs[name].block == 1 for name, _ in phase.stores)
+def _hands_on(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+    """Whether a phase's loop leaves hashes for what is stored in blocks, which is rounded by chance after it. The loop
+    waits for roots and quotients, and works the hashes out meanwhile."""
+    return any(codecs[name].draws and codecs[name].block > 1 for name, _ in phase.stores)
 
 
 def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
@@ -150,6 +158,7 @@ def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     if any(draws(phase, codecs) for phase in program.phases):
         lines += [f"{name} = numba.carray(int64_at({name}_at), tensors)" for name in ("keys", "origins")]
     if blocks := in_blocks(program.arrays, codecs):
+        lines.append("widest_vectors()")
         lines += [f"{array(name)}_numbers = local_array()" for name in blocks]
         lines.append("hashes = local_array()")
     if any(number % 2 == 0 for number, _ in program.steps):
@@ -205,6 +214,11 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         if codecs[name].block == 1
         for row, part in arrays_of(name, program, codecs)
     ]
+    # The memory of the next block is asked for while this one is rounded, which takes none.
+    fetched = [
+        f"fetch({base} + {dtype.itemsize} * ({place} + at + {BLOCK}), {dtype.itemsize * BLOCK})"
+        for _, dtype, base, place in views
+    ]
     views += [
         (f"k{e.index}", real, "kept_columns_at", f"all_columns * {program.position(e)} + column")
         for e in leaves[Level.COLUMN]
@@ -218,7 +232,9 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         f"{name} = numba.carray({POINTERS[dtype]}({base} + {dtype.itemsize} * ({place} + at)), size)"
         for name, dtype, base, place in views
     ]
-    random = ["low", "high", "np.uint32(origin + start + at)"] if _draws_itself(phase, codecs) else []
+    random = ["low", "high", "np.uint32(origin + start + at)"] if draws(phase, codecs) else []
+    if _hands_on(phase, codecs):
+        random.append("numba.carray(uint32_at(hashes), size)")
     elements = [array(part) for name in numbers_of(phase) for part in _passed(name, codecs)]
     others = [name for name, *_ in views if name not in elements]
     arguments = [*elements, *others, "size", "scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single)]
@@ -226,6 +242,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     returned = _returned(phase)
     decoded, encoded = _blocks(program, phase, codecs)
     piece += decoded
+    most = BLOCK if decoded or encoded else _PIECE
     if returned or decoded or encoded:
         # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
         piece.append(f"totals = {call}" if returned else call)
@@ -233,9 +250,9 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
             variable = "sum" if e.level is Level.TENSOR else "row_sum"
             piece.append(f"{variable}{e.index} += np.float64(totals[{position}])")
         piece = [
-            f"for at in range(0, width, {_PIECE}):",
-            f"    size = min({_PIECE}, width - at)",
-            *indented([*piece, *encoded]),
+            f"for at in range(0, width, {most}):",
+            f"    size = min({most}, width - at)",
+            *indented([*piece, *(fetched if encoded else []), *encoded]),
         ]
     else:
         piece = ["at, size = 0, width", *piece, call]
@@ -262,7 +279,7 @@ def _passed(name: str, codecs: Mapping[str, Codec]) -> tuple[str, ...]:
 
 
 def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tuple[list[str], list[str]]:
-    """What comes before a phase, for a piece of whole blocks, and what comes after it."""
+    """What comes before a phase, for a block, and what comes after it."""
     before, after = [], []
     stored = [name for name, _ in phase.stores]
     for name in in_blocks(numbers_of(phase), codecs):
@@ -271,16 +288,14 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
         known, kind = array(name), codec.word.replace(" ", "_")
         before += [
             f"{known}_codes = table[{codes[0]}, owner] + (start + at) * {bits} // 8",
-            f"{known}_scales = table[{scales[0]}, owner] + (start + at) // {codec.block} * 4",
+            f"{known}_scale = table[{scales[0]}, owner] + (start + at) // {codec.block} * 4",
             f"{known} = numba.carray(float32_at({known}_numbers), size)",
         ]
         if name in phase.loads:
-            before.append(f"decode_{kind}({known}_codes, {known}_scales, {known}_numbers, size)")
+            before.append(f"decode_{kind}({known}_codes, {known}_scale, {known}_numbers, size)")
         if name in stored:
             ends = f"hashes, np.uint32({factor(name, codecs)}), size"
-            after.append(f"encode_{kind}({known}_numbers, {known}_codes, {known}_scales, {ends})")
-    if after:
-        draws_hashes = any(codecs[name].draws for name in in_blocks(stored, codecs))
-        hashes = "hash_elements(hashes, low, high, np.uint32(origin + start + at), size)"
-        after.insert(0, hashes if draws_hashes else "halve_elements(hashes, size)")
+            after.append(f"encode_{kind}({known}_numbers, {known}_codes, {known}_scale, {ends})")
+    if after and not _hands_on(phase, codecs):
+        after.insert(0, "halve_elements(hashes, size)")
     return before, after
