@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from stepwell.algebra import tensors
 from stepwell.engines import choice
 
 # No test fails for a machine that is busy. Examples are new at each run, but for CI, which judges a change, not luck.
@@ -34,6 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def _one_thread() -> None:
     """Small tensors gain nothing from threads, and threads that wait for each other make a busy machine crawl."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices are multiplied in float32 where precision is not what counts, as on a CPU that has no instructions for
+    bfloat16: for figures that depend on it."""
+    monkeypatch.setattr(tensors, "_bfloat16_is_fast", lambda _: False)
 
 
 @pytest.fixture

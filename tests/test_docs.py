@@ -77,6 +77,7 @@ def test_the_picture_of_schedules_is_what_the_program_draws() -> None:
     assert known - kinds == {schedules.Schedule, schedules.Function}
 
 
+@pytest.mark.usefixtures("float32_products")
 def test_recipes_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python and commands run in order, in a folder of their own; each text is what the block before it prints. A block
     that begins with the name of a file is that file, too."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layout.ranks import on_ranks
 from layout.trainings import RULES, all_trained, trained
+from stepwell.algebra.tensors import working_dtype
 
 WAYS = {
     1: ["ddp", "zero", "fsdp"],
@@ -21,13 +22,18 @@ SOME = ["AdamW", "LAMB", "Adafactor", "Prodigy", "Muon"]
 TOLERANCE = {torch.float32: {"rtol": 2e-4, "atol": 2e-5}, torch.float64: {"rtol": 1e-7, "atol": 1e-9}}
 
 
-def check(found: dict[str, Any], expected: dict[str, Any], dtype: torch.dtype, what: str) -> None:
+def tolerance(rule: str, dtype: torch.dtype) -> dict[str, float]:
+    """How far apart they may be: matrices are multiplied in bfloat16 where the machine is fast at it."""
+    if RULES[rule].acts_on == "matrices" and working_dtype(torch.device("cpu"), dtype) == torch.bfloat16:
+        return {"rtol": 2e-2, "atol": 2e-4}
+    return TOLERANCE[dtype]
+
+
+def check(found: dict[str, Any], expected: dict[str, Any], allowed: dict[str, float], what: str) -> None:
     assert found.keys() == expected.keys(), what
     for name, value in expected.items():
         there, here = (one if isinstance(one, Tensor) else torch.tensor(one) for one in (found[name], value))
-        torch.testing.assert_close(
-            there, here, **TOLERANCE[dtype], msg=lambda text, name=name: f"{what}, {name}: {text}"
-        )
+        torch.testing.assert_close(there, here, **allowed, msg=lambda text, name=name: f"{what}, {name}: {text}")
 
 
 def compare(ranks: int, names: list[str], dtype: torch.dtype, backend: str = "gloo") -> None:
@@ -36,7 +42,7 @@ def compare(ranks: int, names: list[str], dtype: torch.dtype, backend: str = "gl
     results = on_ranks(all_trained, ranks, names, WAYS[ranks], dtype, backend=backend)
     for rank, result in enumerate(results):
         for (rule, way), found in result.items():
-            check(found, expected[rule], dtype, f"{rule} under {way}, rank {rank} of {ranks}")
+            check(found, expected[rule], tolerance(rule, dtype), f"{rule} under {way}, rank {rank} of {ranks}")
 
 
 def test_two_ranks_equal_one() -> None:

@@ -179,7 +179,7 @@ class TestRanks:
         read, written = 2 * 4 * 512, 2 * 3 * 512
         assert plan.memory(world_size=3, sharded=True).own.step == 2 * read + 2 * written
 
-    def test_a_rule_that_needs_one_matrix_puts_no_more_together(self):
+    def test_a_rule_that_needs_one_matrix_puts_no_more_together(self, float32_products):
         """As above, of the momentum alone, which is made of ⌈16/3⌉ = 6 rows of 8 and ⌈8/3⌉ = 3 of 16 of each pair. With
         so little to send, the iteration's own temporaries are more than what goes back."""
         plan = stepwell.plan(Language(), "muon", horizon=10)

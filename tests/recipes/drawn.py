@@ -69,7 +69,8 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         limits = next((mark for mark in arguments[1:] if isinstance(mark, Range)), Range())
-        return st.integers(1, 4) if arguments[0] is int else st.floats(0.01, 0.99).filter(limits.__contains__)
+        numbers = st.integers(1, 4) if arguments[0] is int else st.floats(0.01, 0.99)
+        return numbers.filter(limits.__contains__)
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is tuple:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import stepwell
 from rules.singular_values import JORDAN, diagonal, near, newton_schulz, with_singular_values
 from stepwell import Optimizer
-from stepwell.algebra import tensors
 from stepwell.algebra.matrices import (
     POLAR_EXPRESS,
     _directly,
@@ -105,6 +104,7 @@ def test_the_gram_matrix_gives_what_the_direct_iteration_gives(
         near(_on_the_gram_matrix(x, [JORDAN] * steps), _directly(x, [JORDAN] * steps), tolerance)
 
 
+@pytest.mark.usefixtures("float32_products")
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 7, 10])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 5e-3)], ids=str)
 @pytest.mark.parametrize("polynomials", [lambda steps: [JORDAN] * steps, polar_express], ids=["jordan", "polar"])
@@ -113,10 +113,8 @@ def test_any_number_of_steps_is_that_many_polynomials(
     dtype: torch.dtype,
     tolerance: float,
     steps: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Whichever iteration is taken, also where singular values are 0 or nearly: the Gram matrix rounds these most.
-    monkeypatch.setattr(tensors, "_bfloat16_is_fast", lambda _: False)
     for least in (0.1, 1e-7, 0.0):
         values = torch.where(torch.arange(24) < 8, torch.linspace(1.0, 0.2, 24, dtype=torch.float64), least)
         image = values / values.norm()

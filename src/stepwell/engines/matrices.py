@@ -36,7 +36,8 @@ class Matrices(Direct):
                 yield from ([index] for index in same)
 
     def number(self, tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
-        return tensors[0].to(dtype) if len(tensors) == 1 else torch.stack(tensors).to(dtype)
+        # A stack is laid out row by row, and so is one matrix: a product of another layout is rounded otherwise.
+        return tensors[0].to(dtype).contiguous() if len(tensors) == 1 else torch.stack(tensors).to(dtype)
 
     def sum(self, value: Tensor) -> float:
         return float(value.sum(dtype=torch.float64))
