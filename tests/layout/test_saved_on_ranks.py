@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 import stepwell
 from layout.ranks import on_ranks
-from layout.test_many_ranks import check
+from layout.test_many_ranks import check, tolerance
 from layout.trainings import RULES, STEPS, go, net, optimizer_for, outcome, spread
 
 SOME = ["AdamW", "Adafactor", "Muon", "ScheduleFreeAdamW"]
@@ -56,7 +56,7 @@ def chain(tmp_path: Path, rules: list[str], parts: list[tuple[int, str]]) -> Non
         results = on_ranks(part, ranks, rules, way, number * STEPS, *folders)
     for result in results:
         for rule, found in result.items():
-            check(found, expected[rule], torch.float64, f"{rule} on {parts}")
+            check(found, expected[rule], tolerance(rule, torch.float64), f"{rule} on {parts}")
 
 
 def test_saved_on_two_resumed_on_one(tmp_path: Path) -> None:
