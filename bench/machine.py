@@ -41,7 +41,8 @@ class Machine:
     @property
     def title(self) -> str:
         """One line that names the machine."""
-        host = f"{self.processor}, {self.cores} cores, {self.threads} threads, {self.instructions}"
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        host = f"{self.processor}, {self.cores} cores, {threads}, {self.instructions}"
         return host if self.device == self.processor else f"{self.device} ({host})"
 
 

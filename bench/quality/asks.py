@@ -31,11 +31,12 @@ class Found:
 
 @dataclass(frozen=True)
 class OnTask:
-    """All that was run on one task, and milliseconds a step."""
+    """All that was run on one task, and milliseconds a step, with the machine that they are of."""
 
     outcomes: Mapping[str, Stages]
     pace: Pace = field(default_factory=dict)
     name: str = ""
+    clock: str = ""
 
     @property
     def standings(self) -> dict[str, Standing]:

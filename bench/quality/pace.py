@@ -11,10 +11,11 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.machine import this_machine
+from bench.machine import Machine, this_machine
 from bench.quality.tasks import TASKS
 from bench.quality.variations import contestant
 from stepwell.compare.training import Run
@@ -54,5 +55,13 @@ def save(folder: Path, task: str, pace: Pace) -> Path:
 
 def load(folder: Path) -> dict[str, Pace]:
     """The figures by task."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("pace-*.json"))]
-    return {content["task"]: content["milliseconds"] for content in found}
+    return {content["task"]: content["milliseconds"] for content in _saved(folder)}
+
+
+def clocks(folder: Path) -> dict[str, str]:
+    """The machine that the figures are of, by task."""
+    return {content["task"]: Machine(**content["machine"]).title for content in _saved(folder)}
+
+
+def _saved(folder: Path) -> list[Any]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("pace-*.json"))]

@@ -53,8 +53,11 @@ def write(
     """
     beside = page.parent / CHOOSING
     heads = {path: _head(path) for path in (page, beside)}
-    paces = pace.load(folder)
-    tasks = {name: OnTask(found, paces.get(name, {}), name) for name, found in running.outcomes(folder).items()}
+    paces, clocks = pace.load(folder), pace.clocks(folder)
+    tasks = {
+        name: OnTask(found, paces.get(name, {}), name, clocks.get(name, ""))
+        for name, found in running.outcomes(folder).items()
+    }
     drawn = {page.parent / "ravine.svg": ravine.drawing()}
     for name, task in tasks.items():
         drawn[page.parent / f"evidence-{name}.svg"] = pictures.curves(task.outcomes)
@@ -222,6 +225,10 @@ def _progress(tasks: Mapping[str, OnTask]) -> list[str]:
     if software:
         named = ["; ".join(f"{name} {version}" for name, version in one) for one in sorted(software)]
         parts.append(f"Software: {', and '.join(named)}.\n")
+    clocks = {
+        task.clock: [f"`{name}`" for name, one in tasks.items() if one.clock == task.clock] for task in tasks.values()
+    }
+    parts += [f"Milliseconds of {', '.join(on)}: {clock}.\n" for clock, on in clocks.items() if clock]
     minutes = {name: found for name, task in tasks.items() if (found := _minutes(task))}
     of_usual = sum(found for name, found in minutes.items() if TASKS[name].usual)
     if of_usual:

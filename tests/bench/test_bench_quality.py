@@ -360,6 +360,7 @@ class TestPage:
         assert "| Muon + AdamW | 1.000 | 0.000 | 67% | 0.900 | 97% | – | – | 0 of 1 | 1 kB | 12.0 | 80% |" in written
         assert "| **AdamW** | 2.000 | 0.200 | 100% | 1.000 | 100% | – | – | 0 of 1 | 1 kB | 10.0 | 100% |" in written
         assert "| `gpt` | 0 | 0 | none |" in written
+        assert re.search(r"^Milliseconds of `vit`: .+, \d+ threads?, .+\.$", written, re.MULTILINE)
         choosing = (folder / "choosing.md").read_text(encoding="utf-8")
         assert "| Muon + AdamW | -50.0% | – | 100% |" in choosing
         # Two thirds of the steps, each of which takes 1.2 times as long.
