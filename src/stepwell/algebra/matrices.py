@@ -50,8 +50,8 @@ def orthogonalized(
     coefficients rise steeply at 0 rather than converge: singular values end between about 0.7 and 1.2.
 
     Args:
-        x: (…, rows, cols). float64 is worked in float64; other dtypes in bfloat16 where the device has instructions
-            for it, else in float32.
+        x: (…, rows, cols). float64 is worked in float64; other dtypes in bfloat16 where the device is faster
+            in it, else in float32.
         coefficients: (a, b, c) of every step, or of each.
         steps: number of iterations, where each is the same.
         eps: the least Frobenius norm that x is divided by.

@@ -238,10 +238,12 @@ def working_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 @functools.cache
 def _bfloat16_is_fast(device_type: str) -> bool:
-    """Whether this device has instructions for bfloat16 products. A CPU without them is up to fifty times slower."""
-    if device_type != "cpu":
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Whether this device multiplies matrices of bfloat16 faster than those of float32.
+
+    A CPU does with AMX's tiles. With AVX-512's dot products alone it is slower (measured: 169 GFLOP/s against 268), and
+    without either up to fifty times.
+    """
+    return device_type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
 
 
 _TENSORS: Any = Tensors()
