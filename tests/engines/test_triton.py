@@ -25,6 +25,7 @@ from stepwell.rules import (
     SGD,
     Adafactor,
     AdamMini,
+    AdaMuon,
     AdamW,
     Dion,
     Lion,
@@ -225,6 +226,11 @@ def test_matrices_take_the_factor_of_a_verdict() -> None:
     assert_near([p.detach() for p in found], [p.detach() for p in expected], 1e-6)
 
 
+of_matrices = pytest.mark.parametrize(
+    "rule", [Muon(lr=0.05), NorMuon(lr=0.05), AdaMuon(lr=0.05), Scion(lr=0.05)], ids=lambda rule: type(rule).__name__
+)
+
+
 def _with_matrices(rule: Rule, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Optimizer, list[Tensor]]:
     """Two matrices under a rule of matrices, and a vector."""
     parameters = [parameter((6, 4), dtype), parameter((4, 3), dtype, seed=1), parameter((5,), dtype, seed=2)]
@@ -232,7 +238,7 @@ def _with_matrices(rule: Rule, dtype: torch.dtype = torch.float32, **options: An
     return Optimizer(groups, AdamW(lr=0.05), engine="fused", **options), parameters
 
 
-@pytest.mark.parametrize("rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05)], ids=lambda r: type(r).__name__)
+@of_matrices
 @pytest.mark.parametrize(("dtype", "master"), [(torch.float32, None), (torch.bfloat16, "kahan")], ids=str)
 def test_a_step_with_matrices_is_left_out(rule: Rule, dtype: torch.dtype, master: Any) -> None:
     optimizer, parameters = _with_matrices(rule, dtype, master=master, clip_norm=0.5, on_nonfinite="skip")
@@ -373,10 +379,13 @@ def test_a_graph_reads_the_learning_rate_and_judges(options: dict[str, Any], mon
         assert_near(parameters_of(ours), parameters_of(plain), 1e-6)
 
 
+@of_matrices
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5, "on_nonfinite": "skip"}], ids=str)
-def test_a_graph_with_matrices_reads_the_learning_rate(options: dict[str, Any], monkeypatch: Any, caplog: Any) -> None:
-    ours, parameters = _with_matrices(Muon(lr=0.05), **options)
-    plain, expected = _with_matrices(Muon(lr=0.05), **options)
+def test_a_graph_with_matrices_reads_the_learning_rate(
+    rule: Rule, options: dict[str, Any], monkeypatch: Any, caplog: Any
+) -> None:
+    ours, parameters = _with_matrices(rule, **options)
+    plain, expected = _with_matrices(rule, **options)
     lr = torch.tensor(0.05)
     for group in ours.param_groups:
         group["lr"] = lr
