@@ -7,7 +7,6 @@ steps hold what a rule does only every tenth (SOAP's bases). A figure is the med
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -44,7 +43,7 @@ def _middle(rule: str) -> dict[str, Any]:
     """The middle of the rule's ranges. At a rate that is far too high a model computes with numbers near zero, which
     take some processors a hundred times as long."""
     one = contestant(rule)
-    return one.settings([math.sqrt(axis.low * axis.high) for axis in one.space])
+    return one.settings([axis.middle for axis in one.space])
 
 
 def _milliseconds(seconds: list[float]) -> float:

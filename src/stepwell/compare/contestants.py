@@ -51,6 +51,11 @@ class Axis:
     def label(self) -> str:
         return self.name if self.index is None else f"{self.name}[{self.index}]"
 
+    @property
+    def middle(self) -> float:
+        """Half way on the logarithmic scale."""
+        return float((self.low * self.high) ** 0.5)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:

@@ -40,7 +40,7 @@ def drawn(space: Sequence[Axis], count: int, seed: int) -> list[list[float]]:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
         study = optuna.create_study(sampler=sampler)
-        study.enqueue_trial({axis.label: (axis.low * axis.high) ** 0.5 for axis in space})
+        study.enqueue_trial({axis.label: axis.middle for axis in space})
         found = []
         for _ in range(count):
             trial = study.ask(fixed_distributions=box)

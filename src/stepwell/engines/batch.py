@@ -47,8 +47,8 @@ class Batch:
             knows: see `stepwell.engines.fused.triton_memory.judge`.
         may_skip: whether the verdict may leave this step out.
         observed: whether updates add up the squares of what they see: `Engine.squares`.
-        asked: which of the numbers that the host counts (the step, the scalar slots) its updates have read, where an
-            engine notes that; None before the first.
+        asked: which of the numbers that the host counts (the step, the scalar slots) its first update has read, where
+            an engine notes that; None before it.
         layouts: for each parameter how it lies on many ranks, where it does: then tensors are the parts that this rank
             holds.
         counted_on_device: whether the states' steps and scalar slots are tensors on the device, which counts on them.
@@ -116,7 +116,8 @@ class Batch:
     def count_on_device(self) -> None:
         """From this update on, which `advance` has counted already, let the device count: it alone knows which of them
         are left out."""
-        before = {step: self._on_device(step - 1) for step in set(map(_step_of, self.states))}
+        device, steps = self.weights[0].device, set(map(_step_of, self.states))
+        before = {step: torch.full((), step - 1, dtype=torch.float64, device=device) for step in steps}
         for state in self.states:
             state["step"] = before[state["step"]]
         self.counted_on_device = True
@@ -129,9 +130,6 @@ class Batch:
         return any(
             same_device(each, device) for value in values for each in (value if type(value) is tuple else (value,))
         )
-
-    def _on_device(self, number: float) -> Tensor:
-        return torch.full((), number, dtype=torch.float64, device=self.weights[0].device)
 
     def counted(self) -> None:
         """Let the device count this update, unless its verdict leaves it out."""

@@ -9,11 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NONE_BEFORE = (
-    "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with the same "
-    "gradients, before the capture"
-)
-
 
 def capturing(device: torch.device) -> bool:
     """Whether what is asked of the device now goes into a CUDA graph instead of being done."""

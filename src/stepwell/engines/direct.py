@@ -57,13 +57,16 @@ class Direct(ABC):
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         updating = function == "update"
+        noted = _drawn_from(batch) if updating and self.takes_factor and batch.asked is None else None
         for group, scalars, members in self._classes(batch, function):
             h = namespace({name: group[name] for name in batch.rule.field_names()})
             for part in self.parts(batch.rule, batch.weights, members):
                 kept = _copies(part, batch) if updating and batch.may_skip else []
-                self._apply_to(part, batch, function, h, scalars)
+                self._apply_to(part, batch, function, h, scalars, noted)
                 for tensor, before in kept:
                     tensor.copy_(_unless_left_out(batch, tensor, before))
+        if noted is not None:
+            batch.asked = noted
         if updating and batch.counted_on_device:
             batch.counted()
 
@@ -125,13 +128,19 @@ class Direct(ABC):
         slots = {slot: self.number(column, dtype) for slot, column in columns.items()}
         return self.number(weights, dtype), g, namespace({**scalars, **slots})
 
-    def _apply_to(self, part: list[int], batch: Batch, function: str, h: Any, scalars: Mapping[str, float]) -> None:
+    def _apply_to(
+        self,
+        part: list[int],
+        batch: Batch,
+        function: str,
+        h: Any,
+        scalars: Mapping[str, float],
+        noted: set[str] | None,
+    ) -> None:
         p, g, s = self._numbers(part, batch, scalars)
         rule = batch.rule
-        if function == "update" and self.takes_factor:
-            draws = any(codec.draws for codec in batch.codecs.values())
-            batch.asked = (batch.asked or set()) | ({"step"} if draws else set())
-            s = _noting(vars(s), ("step", *batch.scalar_slots), batch.asked)
+        if noted is not None:
+            s = _noting(vars(s), ("step", *batch.scalar_slots), noted)
         if function in _OF_A_STEP:
             new_weights, new = getattr(rule, function)(p, g, s, h)
         else:
@@ -160,6 +169,12 @@ class Direct(ABC):
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
             bits = noise.bits(hashes[position], place) if hashes is not None and codec.draws else None
             codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
+
+
+def _drawn_from(batch: Batch) -> set[str]:
+    """What is asked of the host whatever the rule asks: the random bits of what is rounded by chance depend on the
+    step."""
+    return {"step"} if any(codec.draws for codec in batch.codecs.values()) else set()
 
 
 def _noting(values: Mapping[str, Any], names: Sequence[str], asked: set[str]) -> Names:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stepwell.algebra.tracing import Level
 from stepwell.engines.batch import Batch, addresses_of
-from stepwell.engines.devices import NONE_BEFORE, capturing, same_device
+from stepwell.engines.devices import capturing, same_device
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_layout import Layout
 from stepwell.engines.fused.triton_tables import Table, neutral
@@ -148,7 +148,10 @@ class Counted:
         """Whether the device has to count this step."""
         if capturing(self._device):
             if self._last is None:
-                raise RuntimeError(NONE_BEFORE)
+                raise RuntimeError(
+                    "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with "
+                    "the same gradients, before the capture"
+                )
             return True
         return self._last is not None and (batch.may_skip or batch.reads_device)
 
