@@ -23,6 +23,7 @@ from stepwell.engines.fused.memory import (
     random_bits,
     uint8_at,
     uint32_at,
+    widest_vectors,
 )
 
 _LINE = 64  # bytes of a line of the cache
@@ -41,23 +42,6 @@ def local_array(typing_context: Any) -> Any:
         del context, signature, arguments
         place = cgutils.alloca_once(builder, ir.IntType(32), size=ir.Constant(ir.IntType(32), BLOCK))
         return builder.ptrtoint(place, ir.IntType(64))
-
-    return types.int64(), generate
-
-
-@intrinsic
-def widest_vectors(typing_context: Any) -> Any:
-    """Let the loops of this function fill the widest registers that the processor has.
-
-    Left alone, LLVM fills those of 256 bits where there are wider ones. Codes take so much arithmetic that it is worth
-    it here; what waits for the memory is no faster for it.
-    """
-    del typing_context
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        del context, signature, arguments
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such words
-        return ir.Constant(ir.IntType(64), 0)
 
     return types.int64(), generate
 

@@ -55,6 +55,23 @@ def next_chunk(typing_context: Any, counter: Any) -> Any:
 
 
 @intrinsic
+def widest_vectors(typing_context: Any) -> Any:
+    """Let the loops of this function fill the widest registers that the processor has.
+
+    Left alone, LLVM fills those of 256 bits where there are wider ones. It is worth it where codes or halves of words
+    take much arithmetic; what waits for the memory is no faster for it.
+    """
+    del typing_context
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature, arguments
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such words
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.int64(), generate
+
+
+@intrinsic
 def add_up(typing_context: Any, total: Any, number: Any) -> Any:
     """total + number, in whatever order pays: so a sum is spread over the lanes of a vector."""
     del typing_context, number
@@ -88,6 +105,27 @@ def number_of_bits(typing_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.uint32), generate
+
+
+# Two numbers of 16 bits in a word of 32.
+
+
+@numba.njit(inline="always")
+def lower_of(pair: Any) -> Any:
+    """The first of two."""
+    return np.uint16(pair)
+
+
+@numba.njit(inline="always")
+def upper_of(pair: Any) -> Any:
+    """The second of two."""
+    return np.uint16(np.uint32(pair >> np.uint32(16)))
+
+
+@numba.njit(inline="always")
+def pair_of(lower: Any, upper: Any) -> Any:
+    """Both together."""
+    return np.uint32(np.uint32(lower) | np.uint32(np.uint32(upper) << np.uint32(16)))
 
 
 @numba.njit(inline="always")

@@ -50,11 +50,12 @@ FRAME = (
 
 _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
     "address", "at", "classes", "first", "frame", "hashed", "hashes", "high", "i", "item", "kept",
-    "kept_columns", "kept_rows", "keys", "low", "math", "np", "numba", "origin", "origins", "part", "run", "scalars",
+    "kept_columns", "kept_rows", "keys", "low", "math", "np", "numba", "origin", "origins", "pairs", "part", "run",
+    "scalars",
     "size", "sizes",
     "table", "totals",
 }  # fmt: skip
-_NUMBERED = re.compile(r"(c|t|x|k|q|sum|row_sum|total|phase)\d*$")
+_NUMBERED = re.compile(r"(c|t|x|k|q|sum|row_sum|total|phase|lower|upper|word)\d*$")
 
 
 def array(name: str) -> str:

@@ -6,29 +6,15 @@ from collections.abc import Mapping
 
 import torch
 
-from stepwell.algebra.tracing import Expression, Level
+from stepwell.algebra.tracing import Level
 from stepwell.codecs import Codec
 from stepwell.codecs.blocks import BLOCK
 from stepwell.engines.fused.arrays import arrays, arrays_of, computed_in, draws, factor, in_blocks, numbers_of
-from stepwell.engines.fused.codec_words import PLAIN, WORDS
 from stepwell.engines.fused.numba_finish import finish
-from stepwell.engines.fused.numba_words import (
-    CARRYING,
-    CHUNK,
-    FRAME,
-    FUNCTIONS,
-    POINTERS,
-    TENSOR,
-    array,
-    constant,
-    indented,
-)
+from stepwell.engines.fused.numba_phases import IN_PAIRS, hands_on, passed, phase_source, returned, works_in_pairs
+from stepwell.engines.fused.numba_words import CHUNK, FRAME, POINTERS, TENSOR, array, indented
 from stepwell.engines.fused.program import Phase, Program
-from stepwell.engines.fused.source import Writer
 
-# Every element is worked out as written, so that it has the same bits wherever a tensor is cut; only sums (`add_up`)
-# are taken in another order.
-_JIT = '@numba.njit(error_model="numpy", nogil=True)\n'
 # What a kernel works on at a time where it adds up.
 _PIECE = 1024
 
@@ -61,86 +47,12 @@ def write(program: Program, codecs: Mapping[str, Codec]) -> str:
     blocks = "\nfrom stepwell.engines.fused.block_memory import *" if in_blocks(program.arrays, codecs) else ""
     described = ", ".join(f"{name} {codecs[name].word}" for name in program.arrays)
     parts = [_HEADER.format(name=program.name, stored=described, blocks=blocks)]
-    parts += [_phase(program, number, phase, codecs, compute) for number, phase in enumerate(program.phases)]
+    for number, phase in enumerate(program.phases):
+        parts.append(phase_source(program, number, phase, codecs, compute))
+        if works_in_pairs(program, phase, codecs):
+            parts.append(phase_source(program, number, phase, codecs, compute, pairs=True))
     parts.append(_driver(program, codecs, compute))
     return "\n\n".join(parts)
-
-
-def _returned(phase: Phase) -> list[Expression]:
-    """The sums over a piece of a tensor: for the tensor, and for the row that it lies in."""
-    return [*phase.reductions_to(Level.TENSOR), *phase.reductions_to(Level.ROW)]
-
-
-def _phase(program: Program, number: int, phase: Phase, codecs: Mapping[str, Codec], compute: str) -> str:
-    """One phase over a piece of a tensor: the rule's maths, element by element."""
-    scalars = {node.index: f"c{index}" for index, node in enumerate(program.scalars)}
-    single = {node.index: f"t{node.index}" for node in phase.leaves if node.level is not Level.COLUMN}
-    by_column = {node.index: f"k{node.index}" for node in phase.leaves if node.level is Level.COLUMN}
-    to_column = phase.reductions_to(Level.COLUMN)
-
-    def leaf(node: Expression) -> str | None:
-        if node in phase.already_stored:
-            return f"{array(phase.already_stored[node])}_"
-        if node.index in by_column:
-            return f"{by_column[node.index]}_"
-        if node.operation == "load" and node.level is Level.ELEMENT:
-            return f"{array(node.value)}_"
-        return scalars.get(node.index) or single.get(node.index)
-
-    writer = Writer(FUNCTIONS, lambda value: constant(value, compute), leaf, "x")
-    results = [*(e for _, e in phase.stores), *(r.arguments[0] for r in phase.reductions)]
-    writer.write(phase.values, results)
-    blocks = in_blocks(numbers_of(phase), codecs)
-    held = {name: [array(part) for part in _passed(name, codecs)] for name in numbers_of(phase)}
-    arguments = [part for parts in held.values() for part in parts]
-    arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
-    random = draws(phase, codecs)
-    if random:
-        arguments += ["low", "high", "first"]
-    if handed := _hands_on(phase, codecs):
-        arguments.append("hashes")
-    lines = [f"def phase{number}({', '.join([*arguments, *single.values()])}):"]
-    used = {a.index for e in (*phase.values, *results) for a in e.arguments}
-    lines += [
-        f"    c{index} = np.{compute}(c[{index}])  # {node!r}"
-        for index, node in enumerate(program.scalars)
-        if node.index in used
-    ]
-    body = [f"{array(name)}_ = {_read(codecs, name, held[name])}" for name in phase.loads]
-    body += [f"{name}_ = {name}[i]" for name in by_column.values()]
-    body += writer.lines
-    if random:
-        body.append("hashed = hash_of(low, high, np.uint32(first + np.uint32(i)))")
-    if handed:
-        body.append("hashes[i] = hashed")
-    for name, e in phase.stores:
-        words = {"x": writer.text(e), "random": f"random_bits(hashed, {factor(name, codecs)}, 16)"}
-        written = PLAIN.write if name in blocks else WORDS[codecs[name].word].write
-        body += [f"{part}[i] = {text.format(**words)}" for part, text in zip(held[name], written, strict=True)]
-    body += [f"q{r.index}[i] += {writer.text(r.arguments[0])}" for r in to_column]
-    sums = _returned(phase)
-    body += [f"total{r.index} = add_up(total{r.index}, {writer.text(r.arguments[0])})" for r in sums]
-    lines += [f"    total{r.index} = np.{compute}(0.0)" for r in sums]
-    if blocks:
-        lines.append("    widest_vectors()")
-    lines += ["    for i in range(size):", *indented(body, 2)]
-    if sums:
-        lines.append(f"    return {', '.join(f'total{r.index}' for r in sums)},")
-    return _JIT + "\n".join(lines)
-
-
-def _read(codecs: Mapping[str, Codec], name: str, parts: list[str]) -> str:
-    """A number, loaded from its parts."""
-    word = "float32" if codecs[name].block > 1 else codecs[name].word
-    text = WORDS[word].read.format(*(f"{part}[i]" for part in parts))
-    carries = any(codec.word in CARRYING for codec in codecs.values())
-    return f"quiet({text})" if carries and word in ("float32", "float16") else text
-
-
-def _hands_on(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
-    """Whether a phase's loop leaves hashes for what is stored in blocks, which is rounded by chance after it. The loop
-    waits for roots and quotients, and works the hashes out meanwhile."""
-    return any(codecs[name].draws and codecs[name].block > 1 for name, _ in phase.stores)
 
 
 def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
@@ -157,8 +69,10 @@ def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     ]
     if any(draws(phase, codecs) for phase in program.phases):
         lines += [f"{name} = numba.carray(int64_at({name}_at), tensors)" for name in ("keys", "origins")]
-    if blocks := in_blocks(program.arrays, codecs):
+    blocks = in_blocks(program.arrays, codecs)
+    if blocks or any(works_in_pairs(program, phase, codecs) for phase in program.phases):
         lines.append("widest_vectors()")
+    if blocks:
         lines += [f"{array(name)}_numbers = local_array()" for name in blocks]
         lines.append("hashes = local_array()")
     if any(number % 2 == 0 for number, _ in program.steps):
@@ -227,35 +141,47 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         (f"q{e.index}", real, "column_sums_at", f"all_column_sums * {program.sum_position(e)} + column_sum")
         for e in to_column
     ]
+    random = ["low", "high", "np.uint32(origin + start + at)"] if draws(phase, codecs) else []
+    if hands_on(phase, codecs):
+        random.append("numba.carray(uint32_at(hashes), size)")
+    elements = [array(part) for name in numbers_of(phase) for part in passed(name, codecs)]
+    others = [name for name, *_ in views if name not in elements]
+    shared = ["scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single)]
+    # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
+    sums = [("sum" if e.level is Level.TENSOR else "row_sum") + str(e.index) for e in returned(phase)]
+    added = [f"{name} += np.float64(totals[{position}])" for position, name in enumerate(sums)]
     # Made of addresses: slices bring Numba's runtime along, which is not there when a kernel is loaded from its file.
     piece = [
         f"{name} = numba.carray({POINTERS[dtype]}({base} + {dtype.itemsize} * ({place} + at)), size)"
         for name, dtype, base, place in views
     ]
-    random = ["low", "high", "np.uint32(origin + start + at)"] if draws(phase, codecs) else []
-    if _hands_on(phase, codecs):
-        random.append("numba.carray(uint32_at(hashes), size)")
-    elements = [array(part) for name in numbers_of(phase) for part in _passed(name, codecs)]
-    others = [name for name, *_ in views if name not in elements]
-    arguments = [*elements, *others, "size", "scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single)]
-    call = f"phase{number}({', '.join(arguments)})"
-    returned = _returned(phase)
     decoded, encoded = _blocks(program, phase, codecs)
-    piece += decoded
-    most = BLOCK if decoded or encoded else _PIECE
-    if returned or decoded or encoded:
-        # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
-        piece.append(f"totals = {call}" if returned else call)
-        for position, e in enumerate(returned):
-            variable = "sum" if e.level is Level.TENSOR else "row_sum"
-            piece.append(f"{variable}{e.index} += np.float64(totals[{position}])")
+    call = f"phase{number}({', '.join([*elements, *others, 'size', *shared])})"
+    piece += [*decoded, f"totals = {call}" if sums else call, *added]
+    if works_in_pairs(program, phase, codecs):
+        words = [f"word{position}" for position in range(len(views))]
+        call = f"phase{number}{IN_PAIRS}({', '.join([*words, 'pairs', *shared])})"
+        piece = [
+            "pairs = size // 2",
+            *(
+                f"{word} = numba.carray(uint32_at({base} + {dtype.itemsize} * ({place} + at)), pairs)"
+                for word, (_, dtype, base, place) in zip(words, views, strict=True)
+            ),
+            f"totals = {call}" if sums else call,
+            *added,
+            "if size % 2:",
+            "    at, size = at + size - 1, 1",
+            *indented(piece),
+        ]
+    if sums or decoded or encoded:
+        most = BLOCK if decoded or encoded else _PIECE
         piece = [
             f"for at in range(0, width, {most}):",
             f"    size = min({most}, width - at)",
             *indented([*piece, *(fetched if encoded else []), *encoded]),
         ]
     else:
-        piece = ["at, size = 0, width", *piece, call]
+        piece = ["at, size = 0, width", *piece]
     line = [
         *(f"t{e.index} = kept_rows[{program.position(e)}, row]" for e in leaves[Level.ROW]),
         *(f"row_sum{e.index} = 0.0" for e in to_row),
@@ -271,11 +197,6 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         *indented(line),
         *(f"sums[item, {program.sum_position(e)}] = sum{e.index}" for e in to_tensor),
     ]
-
-
-def _passed(name: str, codecs: Mapping[str, Codec]) -> tuple[str, ...]:
-    """The arrays of a number that a phase works on."""
-    return (name,) if codecs[name].block > 1 else codecs[name].names(name)
 
 
 def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tuple[list[str], list[str]]:
@@ -296,6 +217,6 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
         if name in stored:
             ends = f"hashes, np.uint32({factor(name, codecs)}), size"
             after.append(f"encode_{kind}({known}_numbers, {known}_codes, {known}_scale, {ends})")
-    if after and not _hands_on(phase, codecs):
+    if after and not hands_on(phase, codecs):
         after.insert(0, "halve_elements(hashes, size)")
     return before, after

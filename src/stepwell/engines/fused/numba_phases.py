@@ -1,0 +1,135 @@
+"""The phases of a program as Numba source: functions that work the rule's maths out over a piece of a tensor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+import torch
+
+from stepwell.algebra.tracing import Expression, Level
+from stepwell.codecs import Codec
+from stepwell.engines.fused.arrays import arrays_of, draws, factor, in_blocks, numbers_of
+from stepwell.engines.fused.codec_words import PLAIN, WORDS
+from stepwell.engines.fused.numba_words import CARRYING, FUNCTIONS, array, constant, indented
+from stepwell.engines.fused.program import Phase, Program
+from stepwell.engines.fused.source import Writer
+
+# Every element is worked out as written, so that it has the same bits wherever a tensor is cut; only sums (`add_up`)
+# are taken in another order.
+_JIT = '@numba.njit(error_model="numpy", nogil=True)\n'
+IN_PAIRS = "_in_pairs"
+
+
+def phase_source(
+    program: Program, number: int, phase: Phase, codecs: Mapping[str, Codec], compute: str, *, pairs: bool = False
+) -> str:
+    """One phase over a piece of a tensor: the rule's maths, element by element.
+
+    In `pairs` an array's items are words of 32 bits, each of which holds two numbers of 16.
+    """
+    scalars = {node.index: f"c{index}" for index, node in enumerate(program.scalars)}
+    single = {node.index: f"t{node.index}" for node in phase.leaves if node.level is not Level.COLUMN}
+    by_column = {node.index: f"k{node.index}" for node in phase.leaves if node.level is Level.COLUMN}
+    to_column = phase.reductions_to(Level.COLUMN)
+
+    def leaf(node: Expression) -> str | None:
+        if node in phase.already_stored:
+            return f"{array(phase.already_stored[node])}_"
+        if node.index in by_column:
+            return f"{by_column[node.index]}_"
+        if node.operation == "load" and node.level is Level.ELEMENT:
+            return f"{array(node.value)}_"
+        return scalars.get(node.index) or single.get(node.index)
+
+    writer = Writer(FUNCTIONS, lambda value: constant(value, compute), leaf, "x")
+    results = [*(e for _, e in phase.stores), *(r.arguments[0] for r in phase.reductions)]
+    writer.write(phase.values, results)
+    blocks = in_blocks(numbers_of(phase), codecs)
+    held = {name: [array(part) for part in passed(name, codecs)] for name in numbers_of(phase)}
+    arguments = [part for parts in held.values() for part in parts]
+    arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
+    random = draws(phase, codecs)
+    if random:
+        arguments += ["low", "high", "first"]
+    if handed := hands_on(phase, codecs):
+        arguments.append("hashes")
+    sums = returned(phase)
+
+    def element(place: str, item: str, kept: Callable[[str], str]) -> list[str]:
+        """One element: which it is, how it is taken out of an array, and where what is stored in one is kept."""
+        lines = [f"{array(name)}_ = {_read(codecs, name, held[name], item)}" for name in phase.loads]
+        lines += [f"{name}_ = {name}[i]" for name in by_column.values()]
+        lines += writer.lines
+        if random:
+            lines.append(f"hashed = hash_of(low, high, np.uint32(first + np.uint32({place})))")
+        if handed:
+            lines.append("hashes[i] = hashed")
+        for name, e in phase.stores:
+            words = {"x": writer.text(e), "random": f"random_bits(hashed, {factor(name, codecs)}, 16)"}
+            written = PLAIN.write if name in blocks else WORDS[codecs[name].word].write
+            for part, text in zip(held[name], written, strict=True):
+                lines.append(f"{kept(part)} = {text.format(**words)}")
+        lines += [f"q{r.index}[i] += {writer.text(r.arguments[0])}" for r in to_column]
+        lines += [f"total{r.index} = add_up(total{r.index}, {writer.text(r.arguments[0])})" for r in sums]
+        return lines
+
+    if pairs:
+        stored = [part for name, _ in phase.stores for part in held[name]]
+        body = element("2 * i", "lower_of({}[i])", lambda part: f"lower{stored.index(part)}")
+        body += element("2 * i + 1", "upper_of({}[i])", lambda part: f"upper{stored.index(part)}")
+        body += [f"{part}[i] = pair_of(lower{number}, upper{number})" for number, part in enumerate(stored)]
+    else:
+        body = element("i", "{}[i]", "{}[i]".format)
+    used = {a.index for e in (*phase.values, *results) for a in e.arguments}
+    lines = [
+        f"def phase{number}{IN_PAIRS * pairs}({', '.join([*arguments, *single.values()])}):",
+        *(f"    c{i} = np.{compute}(c[{i}])  # {e!r}" for i, e in enumerate(program.scalars) if e.index in used),
+        *(f"    total{r.index} = np.{compute}(0.0)" for r in sums),
+        *(["    widest_vectors()"] if blocks or pairs else []),
+        "    for i in range(size):",
+        *indented(body, 2),
+    ]
+    if sums:
+        lines.append(f"    return {', '.join(f'total{r.index}' for r in sums)},")
+    return _JIT + "\n".join(lines)
+
+
+def works_in_pairs(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+    """Whether a phase takes two numbers at a time out of each array, as one word.
+
+    It can where all its arrays hold bfloat16, or what belongs to it: a number of 32 bits is then made of either half of
+    a word by one instruction, and two halves by two, where half a register of numbers of 16 bits asks for more.
+    """
+    known = [part for name in numbers_of(phase) for _, part in arrays_of(name, program, codecs)]
+    return (
+        sys.byteorder == "little"
+        and all(codecs[name].word in CARRYING for name in numbers_of(phase))
+        and all(part.dtype in (torch.bfloat16, torch.int16) for part in known)
+        and not any(e.level is Level.COLUMN for e in phase.leaves)
+        and not phase.reductions_to(Level.COLUMN)
+    )
+
+
+def returned(phase: Phase) -> list[Expression]:
+    """The sums over a piece of a tensor: for the tensor, and for the row that it lies in."""
+    return [*phase.reductions_to(Level.TENSOR), *phase.reductions_to(Level.ROW)]
+
+
+def hands_on(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+    """Whether a phase's loop leaves hashes for what is stored in blocks, which is rounded by chance after it. The loop
+    waits for roots and quotients, and works the hashes out meanwhile."""
+    return any(codecs[name].draws and codecs[name].block > 1 for name, _ in phase.stores)
+
+
+def passed(name: str, codecs: Mapping[str, Codec]) -> tuple[str, ...]:
+    """The arrays of a number that a phase works on."""
+    return (name,) if codecs[name].block > 1 else codecs[name].names(name)
+
+
+def _read(codecs: Mapping[str, Codec], name: str, parts: list[str], item: str) -> str:
+    """A number, loaded from its parts."""
+    word = "float32" if codecs[name].block > 1 else codecs[name].word
+    text = WORDS[word].read.format(*map(item.format, parts))
+    carries = any(codec.word in CARRYING for codec in codecs.values())
+    return f"quiet({text})" if carries and word in ("float32", "float16") else text
