@@ -6,7 +6,7 @@ from typing import Any
 
 import numba
 
-from stepwell.engines.fused import block_memory
+from stepwell.engines.fused import block_memory, memory
 
 
 def compiled(function: Any) -> str:
@@ -16,7 +16,7 @@ def compiled(function: Any) -> str:
 
 def test_a_function_can_ask_for_the_widest_registers() -> None:
     def wide(address: Any) -> None:
-        block_memory.widest_vectors()
+        memory.widest_vectors()
         block_memory.halve_elements(address, 256)
 
     def plain(address: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import stepwell
+from stepwell import Optimizer, rules
 
 STORAGES: tuple[dict[str, Any], ...] = (
     {},
@@ -22,7 +22,7 @@ def stepped(size: int, offset: int, storage: dict[str, Any], engine: Any) -> tup
     generator = torch.Generator().manual_seed(size)
     memory = torch.full((offset + size + 3,), 7.0, dtype=torch.bfloat16)
     p = memory[offset : offset + size].copy_(torch.randn(size, generator=generator)).requires_grad_()
-    optimizer = stepwell.AdamW([p], lr=0.01, engine=engine, rounding_seed=3, **storage)
+    optimizer = Optimizer([p], rules.AdamW(lr=0.01), engine=engine, rounding_seed=3, **storage)
     for _ in range(3):
         p.grad = torch.randn(size, generator=generator).to(torch.bfloat16)
         optimizer.step()
@@ -45,6 +45,6 @@ def test_sums_over_pairs_are_those_of_single_numbers(size: int) -> None:
     gradient = torch.arange(size, dtype=torch.float32).remainder(64).to(torch.bfloat16)
     p = torch.zeros(size, dtype=torch.bfloat16, requires_grad=True)
     p.grad = gradient
-    optimizer = stepwell.SGD([p], lr=0.0, engine="fused", clip_norm=1.0)
+    optimizer = Optimizer([p], rules.SGD(lr=0.0), engine="fused", clip_norm=1.0)
     optimizer.step()
     assert optimizer.gradient_norm == pytest.approx(float(gradient.double().square().sum().sqrt()), rel=1e-12)

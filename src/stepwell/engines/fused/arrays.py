@@ -62,6 +62,12 @@ def in_blocks(names: Iterable[str], codecs: Mapping[str, Codec]) -> list[str]:
     return [name for name in names if codecs[name].block > 1]
 
 
+def bits_of(codec: Codec) -> int:
+    """How many bits the code of a number in a block has."""
+    (codes, dtype), _ = codec.layout((codec.block,))
+    return 8 * dtype.itemsize * torch.Size(codes).numel() // codec.block
+
+
 def numbers_of(phase: Phase) -> list[str]:
     """The numbers that the phase loads or stores for each element."""
     return [*phase.loads, *(name for name, _ in phase.stores if name not in phase.loads)]

@@ -1,7 +1,9 @@
 """State in blocks, for Numba kernels: codes to float32 numbers and back, as in `stepwell.codecs.blocks`, to the bit.
 
-A kernel works on float32 numbers in a local array. Each loop here goes over one block and fills vector registers: it
-begins at 0 (Numba asks of other loops whether they count from the end), takes whole numbers of 32 bits, and no branch.
+A rule's loop reads codes of 8 bits itself; those of 4 are made numbers in a local array before it. What it stores it
+leaves in such an array, with the largest, and it is made codes after it. Each loop here goes over one block and fills
+vector registers: it begins at 0 (Numba asks of other loops whether they count from the end), takes whole numbers of 32
+bits, and no branch.
 """
 
 from __future__ import annotations
@@ -83,8 +85,9 @@ def halve_elements(hashes_at: Any, size: Any) -> None:
 
 def _number_of(codec: Blocks) -> Any:
     """From a code and a factor (the block's largest number over the span of z) to the number."""
-    first, shift, codes = np.uint32(codec.first), np.uint32(codec.shift), np.uint32(codec.codes - 1)
-    epsilon, sign, to_the_top = np.float32(codec.epsilon), np.uint32(codec.codes), np.uint32(32 - codec.bits)
+    first, shift = np.uint32(codec.first), np.uint32(codec.shift)
+    epsilon, sign, up = np.float32(codec.epsilon), np.uint32(1 << 31), np.uint32(8 - codec.bits)
+    rest = np.uint32((codec.codes - 1) << codec.shift)
 
     @numba.njit(inline="always")
     def unsigned(code: Any, factor: Any) -> Any:
@@ -92,8 +95,10 @@ def _number_of(codec: Blocks) -> Any:
 
     @numba.njit(inline="always")
     def signed(code: Any, factor: Any) -> Any:
-        x = (number_of_bits(np.uint32(np.uint32(np.uint32(code & codes) << shift) | first)) - epsilon) * factor
-        return number_of_bits(np.uint32(bits_of(x) | np.uint32(np.uint32(code & sign) << to_the_top)))
+        # The sign is stretched over the upper bits, where it stands already when the rest has been worked out.
+        bits = np.uint32(np.int32(np.int8(np.uint8(code << up))) >> up)
+        x = (number_of_bits(np.uint32(np.uint32(np.uint32(bits << shift) & rest) | first)) - epsilon) * factor
+        return number_of_bits(np.uint32(bits_of(x) | np.uint32(bits & sign)))
 
     return unsigned if codec.positive else signed
 
@@ -124,33 +129,44 @@ def _code_of(codec: Blocks) -> Any:
     return unsigned if codec.positive else signed
 
 
-@_jit
-def _largest(numbers_at: Any, size: Any) -> Any:
-    """The largest absolute value, or SMALLEST; NaN where one is not finite. The bits of floats keep their order."""
-    numbers = numba.carray(float32_at(numbers_at), size)
-    largest = _SMALLEST_BITS
-    widest_vectors()
-    for i in range(size):
-        largest = max(largest, np.int32(bits_of(numbers[i]) & np.uint32(0x7FFFFFFF)))
+# The largest absolute value of a block, as the bits of a float: they keep the order of the numbers.
+
+
+@numba.njit(inline="always")
+def least() -> Any:
+    """What the largest is taken for at least."""
+    return _SMALLEST_BITS
+
+
+@numba.njit(inline="always")
+def larger(largest: Any, number: Any) -> Any:
+    """The larger of what was found and a number."""
+    return max(largest, np.int32(bits_of(number) & np.uint32(0x7FFFFFFF)))
+
+
+@numba.njit(inline="always")
+def _scale_of(largest: Any) -> Any:
+    """The number of these bits; NaN where one of the block was not finite."""
     return number_of_bits(np.uint32(largest)) if largest < np.int32(0x7F800000) else np.float32(np.nan)
 
 
+def _share(codec: Blocks) -> Any:
+    """`share(scale)`: the factor of a block's codes; `scale` is an address."""
+    share = np.float32(1 / codec.span)
+
+    @numba.njit(inline="always")
+    def share_of(scale_at: Any) -> Any:
+        return numba.carray(float32_at(scale_at), 1)[0] * share
+
+    return share_of
+
+
 def _decoder(codec: Blocks) -> Any:
-    """`decode(codes, scale, numbers, size)` for a block, or for the rest that is the last one; all but size are
-    addresses. In 4 bits it fills the block up.
-    """
-    number_of = _number_of(codec)
-    share, half = np.float32(1 / codec.span), np.int64(BLOCK // 2)
+    """`decode(codes, factor, numbers)` for a block in 4 bits, which it fills up; codes and numbers are addresses."""
+    number_of, half = _number_of(codec), np.int64(BLOCK // 2)
 
     @_jit
-    def bytes_each(codes_at: Any, factor: Any, numbers_at: Any, size: Any) -> None:
-        widest_vectors()
-        codes, numbers = numba.carray(uint8_at(codes_at), size), numba.carray(float32_at(numbers_at), size)
-        for i in range(size):
-            numbers[i] = number_of(np.uint32(codes[i]), factor)
-
-    @_jit
-    def halves_of_bytes(codes_at: Any, factor: Any, numbers_at: Any, _size: Any) -> None:
+    def decode(codes_at: Any, factor: Any, numbers_at: Any) -> None:
         widest_vectors()
         codes, numbers = numba.carray(uint8_at(codes_at), half), numba.carray(float32_at(numbers_at), half)
         others = numba.carray(float32_at(numbers_at + 4 * half), half)
@@ -159,18 +175,12 @@ def _decoder(codec: Blocks) -> Any:
             numbers[i] = number_of(np.uint32(code & np.uint32(15)), factor)
             others[i] = number_of(np.uint32(code >> np.uint32(4)), factor)
 
-    load_block = bytes_each if codec.bits == 8 else halves_of_bytes
-
-    @_jit
-    def decode(codes_at: Any, scale_at: Any, numbers_at: Any, size: Any) -> None:
-        load_block(codes_at, numba.carray(float32_at(scale_at), 1)[0] * share, numbers_at, size)
-
     return decode
 
 
 def _encoder(codec: Blocks) -> Any:
-    """`encode(numbers, codes, scale, hashes, factor, size)` for a block, or for the rest that is the last one; numbers,
-    codes, scale and hashes are addresses, the factor makes random bits of a hash.
+    """`encode(numbers, largest, codes, scale, hashes, factor, size)` for a block, or for the rest that is the last one;
+    numbers, codes, scale and hashes are addresses, the factor makes random bits of a hash.
 
     It is written out where it is called, because of the factor: with most, which are powers of two, the machine then
     need not multiply.
@@ -203,15 +213,18 @@ def _encoder(codec: Blocks) -> Any:
     store_block = bytes_each if codec.bits == 8 else halves_of_bytes
 
     @_inlined
-    def encode(numbers_at: Any, codes_at: Any, scale_at: Any, hashes_at: Any, factor: Any, size: Any) -> None:
-        largest = _largest(numbers_at, size)
-        numba.carray(float32_at(scale_at), 1)[0] = largest
-        store_block(numbers_at, codes_at, hashes_at, spread / largest, factor, size)
+    def encode(
+        numbers_at: Any, largest: Any, codes_at: Any, scale_at: Any, hashes_at: Any, factor: Any, size: Any
+    ) -> None:
+        scale = _scale_of(largest)
+        numba.carray(float32_at(scale_at), 1)[0] = scale
+        store_block(numbers_at, codes_at, hashes_at, spread / scale, factor, size)
 
     return encode
 
 
-decode_8bit_signed, encode_8bit_signed = _decoder(Blocks(8, positive=False)), _encoder(Blocks(8, positive=False))
-decode_8bit_unsigned, encode_8bit_unsigned = _decoder(Blocks(8, positive=True)), _encoder(Blocks(8, positive=True))
-decode_4bit_signed, encode_4bit_signed = _decoder(Blocks(4, positive=False)), _encoder(Blocks(4, positive=False))
-decode_4bit_unsigned, encode_4bit_unsigned = _decoder(Blocks(4, positive=True)), _encoder(Blocks(4, positive=True))
+_S8, _U8, _S4, _U4 = (Blocks(bits, positive) for bits in (8, 4) for positive in (False, True))
+number_8bit_signed, share_8bit_signed, encode_8bit_signed = _number_of(_S8), _share(_S8), _encoder(_S8)
+number_8bit_unsigned, share_8bit_unsigned, encode_8bit_unsigned = _number_of(_U8), _share(_U8), _encoder(_U8)
+decode_4bit_signed, share_4bit_signed, encode_4bit_signed = _decoder(_S4), _share(_S4), _encoder(_S4)
+decode_4bit_unsigned, share_4bit_unsigned, encode_4bit_unsigned = _decoder(_U4), _share(_U4), _encoder(_U4)

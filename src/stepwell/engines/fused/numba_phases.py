@@ -9,9 +9,9 @@ import torch
 
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec
-from stepwell.engines.fused.arrays import arrays_of, draws, factor, in_blocks, numbers_of
+from stepwell.engines.fused.arrays import arrays_of, bits_of, draws, factor, in_blocks, numbers_of
 from stepwell.engines.fused.codec_words import PLAIN, WORDS
-from stepwell.engines.fused.numba_words import CARRYING, FUNCTIONS, array, constant, indented
+from stepwell.engines.fused.numba_words import CARRYING, FUNCTIONS, array, constant, indented, kind
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.source import Writer
 
@@ -46,7 +46,7 @@ def phase_source(
     results = [*(e for _, e in phase.stores), *(r.arguments[0] for r in phase.reductions)]
     writer.write(phase.values, results)
     blocks = in_blocks(numbers_of(phase), codecs)
-    held = {name: [array(part) for part in passed(name, codecs)] for name in numbers_of(phase)}
+    held = {name: [array(part) for part in passed(name, phase, codecs)] for name in numbers_of(phase)}
     arguments = [part for parts in held.values() for part in parts]
     arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
     random = draws(phase, codecs)
@@ -54,11 +54,14 @@ def phase_source(
         arguments += ["low", "high", "first"]
     if handed := hands_on(phase, codecs):
         arguments.append("hashes")
+    for name in read_as_codes(phase, codecs):
+        arguments += [f"{array(name)}_codes", f"{array(name)}_share"]
     sums = returned(phase)
+    largest = [f"largest_{array(name)}" for name in in_blocks(stored_by(phase), codecs)]
 
     def element(place: str, item: str, kept: Callable[[str], str]) -> list[str]:
         """One element: which it is, how it is taken out of an array, and where what is stored in one is kept."""
-        lines = [f"{array(name)}_ = {_read(codecs, name, held[name], item)}" for name in phase.loads]
+        lines = [f"{array(name)}_ = {_read(codecs, name, phase, item)}" for name in phase.loads]
         lines += [f"{name}_ = {name}[i]" for name in by_column.values()]
         lines += writer.lines
         if random:
@@ -70,6 +73,8 @@ def phase_source(
             written = PLAIN.write if name in blocks else WORDS[codecs[name].word].write
             for part, text in zip(held[name], written, strict=True):
                 lines.append(f"{kept(part)} = {text.format(**words)}")
+            if name in blocks:
+                lines.append(f"largest_{array(name)} = larger(largest_{array(name)}, {words['x']})")
         lines += [f"q{r.index}[i] += {writer.text(r.arguments[0])}" for r in to_column]
         lines += [f"total{r.index} = add_up(total{r.index}, {writer.text(r.arguments[0])})" for r in sums]
         return lines
@@ -86,12 +91,13 @@ def phase_source(
         f"def phase{number}{IN_PAIRS * pairs}({', '.join([*arguments, *single.values()])}):",
         *(f"    c{i} = np.{compute}(c[{i}])  # {e!r}" for i, e in enumerate(program.scalars) if e.index in used),
         *(f"    total{r.index} = np.{compute}(0.0)" for r in sums),
+        *(f"    {name} = least()" for name in largest),
         *(["    widest_vectors()"] if blocks or pairs else []),
         "    for i in range(size):",
         *indented(body, 2),
     ]
-    if sums:
-        lines.append(f"    return {', '.join(f'total{r.index}' for r in sums)},")
+    if sums or largest:
+        lines.append(f"    return {', '.join([*(f'total{r.index}' for r in sums), *largest])},")
     return _JIT + "\n".join(lines)
 
 
@@ -122,14 +128,31 @@ def hands_on(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
     return any(codecs[name].draws and codecs[name].block > 1 for name, _ in phase.stores)
 
 
-def passed(name: str, codecs: Mapping[str, Codec]) -> tuple[str, ...]:
-    """The arrays of a number that a phase works on."""
-    return (name,) if codecs[name].block > 1 else codecs[name].names(name)
+def stored_by(phase: Phase) -> list[str]:
+    """The numbers that a phase stores, in their order."""
+    return [name for name, _ in phase.stores]
 
 
-def _read(codecs: Mapping[str, Codec], name: str, parts: list[str], item: str) -> str:
+def read_as_codes(phase: Phase, codecs: Mapping[str, Codec]) -> list[str]:
+    """The numbers whose codes a phase's loop reads: those of a byte each. Where two share one, they are decoded first,
+    because they do not stand side by side."""
+    return [name for name in in_blocks(phase.loads, codecs) if bits_of(codecs[name]) == 8]
+
+
+def passed(name: str, phase: Phase, codecs: Mapping[str, Codec]) -> tuple[str, ...]:
+    """The arrays of numbers, or of their parts, that a phase works on for a number of the program."""
+    if codecs[name].block == 1:
+        return codecs[name].names(name)
+    return (name,) if name in stored_by(phase) or name not in read_as_codes(phase, codecs) else ()
+
+
+def _read(codecs: Mapping[str, Codec], name: str, phase: Phase, item: str) -> str:
     """A number, loaded from its parts."""
-    word = "float32" if codecs[name].block > 1 else codecs[name].word
-    text = WORDS[word].read.format(*map(item.format, parts))
+    known = array(name)
+    if name in read_as_codes(phase, codecs):
+        word, text = "float32", f"number_{kind(codecs[name])}(np.uint32({known}_codes[i]), {known}_share)"
+    else:
+        word = "float32" if codecs[name].block > 1 else codecs[name].word
+        text = WORDS[word].read.format(*(item.format(array(part)) for part in passed(name, phase, codecs)))
     carries = any(codec.word in CARRYING for codec in codecs.values())
     return f"quiet({text})" if carries and word in ("float32", "float16") else text

@@ -8,6 +8,7 @@ import re
 
 import torch
 
+from stepwell.codecs import Codec
 from stepwell.engines.fused.codec_words import WORDS
 
 # How an array of each dtype stands in memory.
@@ -61,6 +62,11 @@ _NUMBERED = re.compile(r"(c|t|x|k|q|sum|row_sum|total|phase|lower|upper|word)\d*
 def array(name: str) -> str:
     """What an array is called in the source: as the rule calls it, unless the kernel itself uses that word."""
     return f"{name}_slot" if name in _TAKEN or _NUMBERED.match(name) or keyword.iskeyword(name) else name
+
+
+def kind(codec: Codec) -> str:
+    """What a codec is called at the end of the names of its functions."""
+    return codec.word.replace(" ", "_")
 
 
 def constant(value: float | bool, compute: str) -> str:

@@ -9,10 +9,28 @@ import torch
 from stepwell.algebra.tracing import Level
 from stepwell.codecs import Codec
 from stepwell.codecs.blocks import BLOCK
-from stepwell.engines.fused.arrays import arrays, arrays_of, computed_in, draws, factor, in_blocks, numbers_of
+from stepwell.engines.fused.arrays import (
+    arrays,
+    arrays_of,
+    bits_of,
+    computed_in,
+    draws,
+    factor,
+    in_blocks,
+    numbers_of,
+)
 from stepwell.engines.fused.numba_finish import finish
-from stepwell.engines.fused.numba_phases import IN_PAIRS, hands_on, passed, phase_source, returned, works_in_pairs
-from stepwell.engines.fused.numba_words import CHUNK, FRAME, POINTERS, TENSOR, array, indented
+from stepwell.engines.fused.numba_phases import (
+    IN_PAIRS,
+    hands_on,
+    passed,
+    phase_source,
+    read_as_codes,
+    returned,
+    stored_by,
+    works_in_pairs,
+)
+from stepwell.engines.fused.numba_words import CHUNK, FRAME, POINTERS, TENSOR, array, indented, kind
 from stepwell.engines.fused.program import Phase, Program
 
 # What a kernel works on at a time where it adds up.
@@ -144,7 +162,9 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     random = ["low", "high", "np.uint32(origin + start + at)"] if draws(phase, codecs) else []
     if hands_on(phase, codecs):
         random.append("numba.carray(uint32_at(hashes), size)")
-    elements = [array(part) for name in numbers_of(phase) for part in passed(name, codecs)]
+    for known in map(array, read_as_codes(phase, codecs)):
+        random += [f"numba.carray(uint8_at({known}_codes), size)", f"{known}_share"]
+    elements = [array(part) for name in numbers_of(phase) for part in passed(name, phase, codecs)]
     others = [name for name, *_ in views if name not in elements]
     shared = ["scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single)]
     # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
@@ -157,7 +177,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     ]
     decoded, encoded = _blocks(program, phase, codecs)
     call = f"phase{number}({', '.join([*elements, *others, 'size', *shared])})"
-    piece += [*decoded, f"totals = {call}" if sums else call, *added]
+    piece += [*decoded, f"totals = {call}" if sums or encoded else call, *added]
     if works_in_pairs(program, phase, codecs):
         words = [f"word{position}" for position in range(len(views))]
         call = f"phase{number}{IN_PAIRS}({', '.join([*words, 'pairs', *shared])})"
@@ -201,22 +221,25 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
 
 def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tuple[list[str], list[str]]:
     """What comes before a phase, for a block, and what comes after it."""
-    before, after = [], []
-    stored = [name for name, _ in phase.stores]
+    before: list[str] = []
+    after: list[str] = []
+    stored = in_blocks(stored_by(phase), codecs)
     for name in in_blocks(numbers_of(phase), codecs):
-        codec, (codes, scales) = codecs[name], arrays_of(name, program, codecs)
-        bits = 8 * codes[1].dtype.itemsize * torch.Size(codec.layout((codec.block,))[0][0]).numel() // codec.block
-        known, kind = array(name), codec.word.replace(" ", "_")
+        (codes, _), (scales, _) = arrays_of(name, program, codecs)
+        known, codec = array(name), codecs[name]
         before += [
-            f"{known}_codes = table[{codes[0]}, owner] + (start + at) * {bits} // 8",
-            f"{known}_scale = table[{scales[0]}, owner] + (start + at) // {codec.block} * 4",
+            f"{known}_codes = table[{codes}, owner] + (start + at) * {bits_of(codec)} // 8",
+            f"{known}_scale = table[{scales}, owner] + (start + at) // {codec.block} * 4",
             f"{known} = numba.carray(float32_at({known}_numbers), size)",
         ]
         if name in phase.loads:
-            before.append(f"decode_{kind}({known}_codes, {known}_scale, {known}_numbers, size)")
+            before.append(f"{known}_share = share_{kind(codec)}({known}_scale)")
+            if name not in read_as_codes(phase, codecs):
+                before.append(f"decode_{kind(codec)}({known}_codes, {known}_share, {known}_numbers)")
         if name in stored:
-            ends = f"hashes, np.uint32({factor(name, codecs)}), size"
-            after.append(f"encode_{kind}({known}_numbers, {known}_codes, {known}_scale, {ends})")
+            largest = f"totals[{len(returned(phase)) + stored.index(name)}]"
+            ends = f"{known}_codes, {known}_scale, hashes, np.uint32({factor(name, codecs)}), size"
+            after.append(f"encode_{kind(codec)}({known}_numbers, {largest}, {ends})")
     if after and not hands_on(phase, codecs):
         after.insert(0, "halve_elements(hashes, size)")
     return before, after
