@@ -132,7 +132,7 @@ def test_parameters_of_no_module_are_left_for_the_step() -> None:
 
 
 def test_telemetry_sees_the_whole_step() -> None:
-    readings = []
+    readings, units = [], []
     for in_backward in (True, False):
         model = network()
         optimizer = stepwell.AdamW(model.parameters(), lr=0.1)
@@ -141,6 +141,9 @@ def test_telemetry_sees_the_whole_step() -> None:
             stepwell.step_in_backward(model, optimizer, chunk_bytes=100)
         train(model, optimizer, steps=2)
         readings.append(optimizer.telemetry(by="parameter"))
+        units.append(optimizer.units())
+    assert units[0] == units[1]
+    assert len(units[0]) == 2
     assert list(readings[0]) == list(readings[1])
     assert len(readings[0]) == 6
     for name, reading in readings[1].items():

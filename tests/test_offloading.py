@@ -329,6 +329,7 @@ def test_together_with_a_step_in_backward() -> None:
     assert ours.gradient_norm == pytest.approx(plain.gradient_norm)
     for name, reading in plain.telemetry(by="parameter").items():
         assert ours.telemetry(by="parameter")[name] == pytest.approx(reading)
+    assert ours.units() == plain.units()
 
 
 def test_an_error_of_the_thread_comes_out_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -116,17 +117,38 @@ def test_by_what() -> None:
 
 # Units
 
+ENGINES = ["reference", "foreach", "fused"]
 
-def test_dead_and_exploding_units() -> None:
-    weight = torch.nn.Parameter(torch.zeros(7, 3))
-    optimizer = stepwell.SGD([("w", weight), ("b", torch.nn.Parameter(torch.zeros(7)))], lr=0.1)
+
+def stepped(weight: torch.nn.Parameter, engine: str = "auto", **options: Any) -> dict[str, Units]:
+    """The units of a weight whose gradient is set, after a step and without the gradient."""
+    others = [("b", torch.nn.Parameter(torch.zeros(7)))]
+    optimizer = stepwell.AdamW([("w", weight), *others], lr=0.1, engine=engine, **options)
+    optimizer.observe()
     assert optimizer.units() == {}
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer.units()
+
+
+def gradient_of_norms(shape: tuple[int, ...], norms: list[float]) -> torch.Tensor:
+    """A gradient whose first rows have these norms, each in another of its elements; the rest are zeros."""
+    gradient = torch.zeros(shape)
+    rows = gradient.view(shape[0], -1)
+    for row, norm in enumerate(norms):
+        rows[row, (7 * row) % rows.shape[1]] = -norm
+    return gradient
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shape", [(7, 3), (7, 40), (7, 5, 2, 4), (7, 32, 40)])
+def test_dead_and_exploding_units(shape: tuple[int, ...], engine: str) -> None:
+    weight = torch.nn.Parameter(torch.zeros(shape))
     # Of gradients of norm 0, 1, 1, 2, ¼, 2¹⁰ and infinity those that are finite and not 0 have the median 1.
-    weight.grad = torch.zeros(7, 3)
-    weight.grad[1:, 1] = torch.tensor([1.0, -1.0, 2.0, 0.25, 1024.0, math.inf])
+    weight.grad = gradient_of_norms(shape, [0.0, 1.0, 1.0, 2.0, 0.25, 1024.0, math.inf])
     counts = [0] * 17
     counts[8 - 2], counts[8], counts[8 + 1] = 1, 2, 1
-    found = optimizer.units()
+    found = stepped(weight, engine)
     assert found == {"w": Units(dead=1, exploding=2, counts=tuple(counts))}
     assert found["w"].total == 7
 
@@ -135,6 +157,73 @@ def test_dead_and_exploding_units() -> None:
 def test_units_that_are_all_alike(value: float) -> None:
     weight = torch.nn.Parameter(torch.zeros(3, 2, 2))
     weight.grad = torch.full((3, 2, 2), value)
-    found = stepwell.SGD([("w", weight)], lr=0.1).units()["w"]
+    found = stepped(weight)["w"]
     assert (found.dead, found.exploding) == ((3, 0) if value == 0 else (0, 3))
     assert sum(found.counts) == 0
+
+
+TRANSPOSED = torch.nn.Parameter(torch.zeros(48, 6).t())
+LAST = torch.nn.Parameter(torch.zeros(6, 4, 4, 3).to(memory_format=torch.channels_last))
+
+
+@pytest.mark.parametrize(
+    ("weight", "options"),
+    [
+        (torch.nn.Parameter(torch.zeros(6, 8, dtype=torch.bfloat16)), {}),
+        (torch.nn.Parameter(torch.zeros(6, 48, dtype=torch.bfloat16)), {"master": "stochastic"}),
+        (torch.nn.Parameter(torch.zeros(6, 1024)), {"state_dtype": "8bit"}),
+        (torch.nn.Parameter(torch.zeros(6, 1000)), {"state_dtype": "8bit"}),
+        (torch.nn.Parameter(torch.zeros(6, 1000)), {"state_dtype": "4bit"}),
+        (TRANSPOSED, {}),
+        (LAST, {}),
+        (torch.nn.Parameter(torch.zeros(6, 40, dtype=torch.complex64)), {}),
+    ],
+    ids=[
+        "bfloat16",
+        "stochastic",
+        "8 bits",
+        "8 bits, rows of no whole blocks",
+        "4 bits",
+        "transposed",
+        "last",
+        "complex",
+    ],
+)
+def test_units_in_the_fused_engine_however_weights_and_state_lie(
+    weight: torch.nn.Parameter, options: dict[str, Any]
+) -> None:
+    gradient = gradient_of_norms(tuple(weight.shape), [0.0, 1.0, 1.0, 2.0, 0.25, 1024.0])
+    weight.grad = gradient.to(weight.dtype).as_strided(weight.shape, gradient.stride())
+    counts = [0] * 17
+    counts[8 - 2], counts[8], counts[8 + 1] = 1, 2, 1
+    assert stepped(weight, "fused", **options)["w"] == Units(dead=1, exploding=1, counts=tuple(counts))
+
+
+@pytest.mark.parametrize("rule", ["LAMB", "Adafactor", "AdamMini", "Muon", "SOAP"])
+def test_units_of_fused_rules_that_reduce(rule: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(7, 40))
+    weight.grad = gradient_of_norms((7, 40), [0.0, 1.0, 1.0, 2.0, 0.25, 1024.0, 2.0])
+    optimizer = getattr(stepwell, rule)([("w", weight)], lr=0.1)
+    optimizer.observe()
+    optimizer.step()
+    found = optimizer.units()["w"]
+    assert (found.dead, found.exploding, found.counts[6:10]) == (1, 1, (1, 0, 2, 2))
+
+
+def test_units_of_a_step_that_is_left_out_are_those_before() -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 40))
+    optimizer = stepwell.AdamW([("w", weight)], on_nonfinite="skip")
+    optimizer.observe()
+    weight.grad = gradient_of_norms((3, 40), [1.0, 2.0])
+    optimizer.step()
+    before = optimizer.units()
+    assert before["w"].dead == 1
+    weight.grad = torch.full((3, 40), torch.nan)
+    optimizer.step()
+    assert optimizer.units() == before
+
+
+def test_units_ask_to_be_observed() -> None:
+    optimizer = stepwell.SGD([torch.nn.Parameter(torch.ones(2, 2))], lr=0.1)
+    with pytest.raises(RuntimeError, match=r"call optimizer\.observe\(\) once, and units\(\) after a later step"):
+        optimizer.units()

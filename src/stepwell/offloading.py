@@ -17,7 +17,7 @@ from stepwell.averaging import Holds
 from stepwell.batching import Buckets
 from stepwell.optimizer import Optimizer
 from stepwell.sharpness import sharp_groups
-from stepwell.telemetry import By
+from stepwell.telemetry import By, Units
 
 HOST = torch.device("cpu")
 # What an optimizer is told at every step, beside its groups; the last two only a GradScaler sets.
@@ -181,12 +181,19 @@ class Offloaded(Optimizer):
         return self._host.kernel_source()
 
     def observe(self, observed: bool = True) -> None:
-        """From the next step on, let each step add up on its way what `telemetry` tells. A copy is not observed."""
+        """From the next step on, let each step add up on its way what `telemetry` and `units` tell.
+
+        A copy is not observed.
+        """
         self._host.observe(observed)
 
     def telemetry(self, by: By = "group") -> dict[str, dict[str, float]]:
         """The last step that was taken, in numbers, as `Optimizer.telemetry` tells it."""
         return self._host.telemetry(by)
+
+    def units(self) -> dict[str, Units]:
+        """How large the gradients of the units were at the last step that was taken, as `Optimizer.units` tells it."""
+        return self._host.units()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from stepwell import averaging
-from stepwell.batching import Buckets, check_dense, real, settle
+from stepwell.batching import Bucket, Buckets, check_dense, real, settle
 from stepwell.codecs import (
     WEIGHTS,
     MasterKind,
@@ -338,12 +338,15 @@ class Optimizer(torch.optim.Optimizer):
     # What a step has done.
 
     def observe(self, observed: bool = True) -> None:
-        """From the next step on, let each step add up on its way what `telemetry` tells. A copy is not observed."""
+        """From the next step on, let each step add up on its way what `telemetry` and `units` tell.
+
+        A copy is not observed.
+        """
         self._buckets.observe(observed)
 
     @property
     def observed(self) -> bool:
-        """Whether steps are observed, so that `telemetry` can be asked."""
+        """Whether steps are observed, so that `telemetry` and `units` can be asked."""
         return self._buckets.observed
 
     def telemetry(self, by: By = "group") -> dict[str, dict[str, float]]:
@@ -358,15 +361,21 @@ class Optimizer(torch.optim.Optimizer):
         """
         if by not in (choices := get_args(By)):
             raise ValueError(f"by must be one of {', '.join(map(repr, choices))}, got {by!r}")
-        if not self._buckets.observed:
-            raise RuntimeError("call optimizer.observe() once, and telemetry() after a later step")
-        return readings(self.param_groups, self._buckets.latest, by)
+        return readings(self.param_groups, self._seen("telemetry"), by)
 
     def units(self) -> dict[str, Units]:
-        """For each matrix by its name, how large the gradients of its units (rows: what feeds one output) are, as they
-        are at this moment: between `backward()` and `zero_grad()`. One read of the gradients, and a GPU is waited for.
+        """For each matrix by its name, how large the gradients of its units (rows: what feeds one output) were at the
+        last step that was taken. Where parameters lie on many ranks, all ranks have to ask.
+
+        Raises RuntimeError where the step was not observed.
         """
-        return units_of(self.param_groups)
+        return units_of(self.param_groups, self._seen("units"))
+
+    def _seen(self, what: str) -> list[Bucket]:
+        """What has taken the last step, for `telemetry` and `units`."""
+        if not self._buckets.observed:
+            raise RuntimeError(f"call optimizer.observe() once, and {what}() after a later step")
+        return self._buckets.latest
 
     # State.
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from stepwell.batching import Bucket
 from stepwell.engines.observing import OBSERVED
-from stepwell.layout import sum_over_ranks
+from stepwell.layout import Layout, sum_over_ranks
 
 By = Literal["group", "parameter"]
 
@@ -44,16 +43,21 @@ def readings(groups: Sequence[Mapping[str, Any]], buckets: Iterable[Bucket], by:
     """What `Optimizer.telemetry` gives."""
     squares = squares_by_parameter(buckets)
     sums: dict[str, list[float]] = {}
+    for group, name, parameter in _named(groups):
+        if id(parameter) in squares:
+            reals = parameter.numel() * (2 if parameter.is_complex() else 1)
+            known = sums.setdefault(name if by == "parameter" else group, [0.0] * (1 + len(OBSERVED)))
+            for place, value in enumerate((reals, *squares[id(parameter)])):
+                known[place] += value
+    return {name: _reading(int(count), totals) for name, (count, *totals) in sums.items()}
+
+
+def _named(groups: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Tensor]]:
+    """Each parameter, after the name of its group and its own."""
     for index, group in enumerate(groups):
         called = str(group.get("name") or index)
         names = group.get("param_names") or [f"{called}/{position}" for position in range(len(group["params"]))]
-        for name, parameter in zip(names, group["params"], strict=True):
-            if id(parameter) in squares:
-                reals = parameter.numel() * (2 if parameter.is_complex() else 1)
-                known = sums.setdefault(name if by == "parameter" else called, [0.0] * (1 + len(OBSERVED)))
-                for place, value in enumerate((reals, *squares[id(parameter)])):
-                    known[place] += value
-    return {name: _reading(int(count), totals) for name, (count, *totals) in sums.items()}
+        yield from ((called, name, p) for name, p in zip(names, group["params"], strict=True))
 
 
 def _reading(count: int, totals: Sequence[float]) -> dict[str, float]:
@@ -84,23 +88,19 @@ class Units:
         return self.dead + self.exploding + sum(self.counts)
 
 
-def units_of(groups: Sequence[Mapping[str, Any]]) -> dict[str, Units]:
+def units_of(groups: Sequence[Mapping[str, Any]], buckets: Iterable[Bucket]) -> dict[str, Units]:
     """What `Optimizer.units` gives."""
-    found: dict[str, Units] = {}
-    for index, group in enumerate(groups):
-        called = group.get("name") or index
-        names = group.get("param_names") or [f"{called}/{position}" for position in range(len(group["params"]))]
-        for name, parameter in zip(names, group["params"], strict=True):
-            if parameter.grad is not None and parameter.ndim > 1:
-                found[name] = _units(parameter.grad)
-    return found
+    squares: dict[int, Tensor] = {}
+    for bucket in buckets:
+        layouts: Sequence[Layout | None] = bucket.batch.layouts or [None] * len(bucket.parameters)
+        found = bucket.engine.unit_squares(bucket.batch)
+        for parameter, layout, of_units in zip(bucket.parameters, layouts, found, strict=True):
+            if of_units is not None and parameter.ndim > 1:
+                squares[id(parameter)] = of_units if layout is None else layout.sums_of_units(of_units)
+    return {name: _units(squares[id(p)].sqrt()) for _, name, p in _named(groups) if id(p) in squares}
 
 
-@torch.no_grad()
-def _units(gradient: Tensor) -> Units:
-    norms = torch.linalg.vector_norm(gradient, dim=tuple(range(1, gradient.ndim)))
-    if isinstance(norms, DTensor):
-        norms = norms.full_tensor()
+def _units(norms: Tensor) -> Units:
     norms = norms.double().cpu()
     alive = norms[norms != 0]  # also what is not finite
     finite = alive[alive.isfinite()]

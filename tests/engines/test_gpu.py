@@ -336,7 +336,9 @@ def test_telemetry_without_waiting(rule: Rule) -> None:
     before = [p.detach().clone() for p in parameters]
     with without_waiting():
         optimizer.step()
-    readings = optimizer.telemetry(by="parameter")
+    readings, units = optimizer.telemetry(by="parameter"), optimizer.units()
+    assert [found.total for found in units.values()] == [p.shape[0] for p in parameters if p.ndim > 1]
+    assert all(found.dead == 0 for found in units.values())
     for reading, p, was in zip(readings.values(), parameters, before, strict=True):
         for name, tensor in (("update", p.detach() - was), ("weight", was)):
             expected = float(tensor.double().square().mean().sqrt())

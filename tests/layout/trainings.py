@@ -148,7 +148,11 @@ def trained(rule: str, way: str, dtype: torch.dtype = torch.float32) -> dict[str
     go(model, optimizer, way)
     assert optimizer.gradient_norm is not None
     readings = optimizer.telemetry(by="parameter")
-    told = {f"{name}/{what}": value for name, reading in readings.items() for what, value in reading.items()}
+    told: dict[str, Any] = {
+        f"{name}/{what}": value for name, reading in readings.items() for what, value in reading.items()
+    }
+    for name, units in optimizer.units().items():
+        told[f"{name}/units"] = torch.tensor([units.dead, units.exploding, *units.counts])
     return {"norm": optimizer.gradient_norm, **told, **outcome(model, optimizer)}
 
 

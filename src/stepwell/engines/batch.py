@@ -46,7 +46,7 @@ class Batch:
         verdict: what they are multiplied with beside that, and whether this step is left out, where only the device
             knows: see `stepwell.engines.fused.triton_memory.judge`.
         may_skip: whether the verdict may leave this step out.
-        observed: whether updates add up the squares of what they see: `Engine.squares`.
+        observed: whether updates add up the squares of what they see: `Engine.squares`, `Engine.unit_squares`.
         asked: which of the numbers that the host counts (the step, the scalar slots) its first update has read, where
             an engine notes that; None before it.
         layouts: for each parameter how it lies on many ranks, where it does: then tensors are the parts that this rank
@@ -232,6 +232,13 @@ class Batch:
         """The hyper-parameters of one parameter, as they stand in its group: also tensors."""
         return {**self._groups[index], **self._fitted}
 
+    def unless_left_out(self, after: Tensor, before: Tensor) -> Tensor:
+        """What the step has made, or where the verdict leaves it out, what was there before."""
+        if not self.may_skip:
+            return after
+        assert self.verdict is not None
+        return torch.where(self.verdict[1] != 0, before, after)
+
     def keep(self, members: list[int], new: Mapping[str, Any]) -> None:
         """Put the new values of scalar slots into the members' states."""
         if new:
@@ -281,6 +288,11 @@ class Engine(Protocol):
         over its elements on this rank. None before the first update.
 
         The update adds up as it goes, and on a GPU nobody waits for it before this is read.
+        """
+
+    def unit_squares(self, batch: Batch) -> list[Tensor | None]:
+        """What the last update of an observed batch has seen of each parameter's units: Σ g² over each of the rows that
+        this rank holds. None for a parameter that has one dimension, and before the first update.
         """
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from stepwell.codecs import WEIGHTS, drawn, noise
 from stepwell.engines.batch import Batch
 from stepwell.engines.devices import capturing
-from stepwell.engines.observing import squares_of
+from stepwell.engines.observing import add_up_units, squares_of, units_added_up
 from stepwell.rules.rule import Names, Rule, Shape, namespace
 
 _LOG = logging.getLogger("stepwell")
@@ -64,7 +64,7 @@ class Direct(ABC):
                 kept = _copies(part, batch) if updating and batch.may_skip else []
                 self._apply_to(part, batch, function, h, scalars, noted)
                 for tensor, before in kept:
-                    tensor.copy_(_unless_left_out(batch, tensor, before))
+                    tensor.copy_(batch.unless_left_out(tensor, before))
         if noted is not None:
             batch.asked = noted
         if updating and batch.counted_on_device:
@@ -99,12 +99,17 @@ class Direct(ABC):
         """What its last update has observed: see `Engine.squares`."""
         return batch.prepared.get("squares")
 
+    def unit_squares(self, batch: Batch) -> list[Tensor | None]:
+        """What its last update has observed of units: see `Engine.unit_squares`."""
+        return units_added_up(batch)
+
     def _observe(self, part: list[int], batch: Batch, numbers: tuple[Any, ...]) -> None:
         seen = squares_of([self.tensors(number, len(part)) for number in numbers])
         if "squares" not in batch.prepared:
             batch.prepared["squares"] = seen.new_zeros(len(batch.weights), len(numbers))
         squares = batch.prepared["squares"]
-        squares[part] = _unless_left_out(batch, seen, squares[part]) if batch.may_skip else seen
+        squares[part] = batch.unless_left_out(seen, squares[part])
+        add_up_units(batch, part)
 
     def _numbers(self, part: list[int], batch: Batch, scalars: Mapping[str, float]) -> tuple[Any, Any, Any]:
         """p, g and s for these parameters."""
@@ -193,12 +198,6 @@ def _copies(part: list[int], batch: Batch) -> list[tuple[Tensor, Tensor]]:
     """All that is stored for these parameters, and copies of it."""
     columns = [batch.weights, *batch.columns.values()]
     return [(column[index], column[index].clone()) for column in columns for index in part]
-
-
-def _unless_left_out(batch: Batch, after: Tensor, before: Tensor) -> Tensor:
-    """What the step has made, or where the verdict leaves it out, what was there before."""
-    assert batch.verdict is not None
-    return torch.where(batch.verdict[1] != 0, before, after)
 
 
 @functools.cache

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from stepwell.engines.batch import Batch
+
 # Of each, Σ x² over a parameter's elements: what the weights move by, the weights before it, and the gradient as the
 # rule gets it, unscaled and clipped.
 OBSERVED = ("update", "weight", "gradient")
+# And of the gradient for each of its rows.
+UNITS = "units"
+# Rows that are shorter are not worth a loop of their own.
+_SHORTEST = 32
+# A tensor without rows of its own is seen in rows of so many numbers, if it can be.
+_FOLD = 256
 
 
 def squares_of(columns: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -18,3 +27,50 @@ def squares_of(columns: Sequence[Sequence[Tensor]]) -> Tensor:
     dtype = torch.float32 if device.type == "mps" else torch.float64  # which has no float64
     norms = [torch.stack(torch._foreach_norm(list(column), 2, dtype=dtype)) for column in columns]
     return torch.stack(norms, dim=1).square()
+
+
+def seen_in_rows(weight: Tensor, block: int) -> tuple[int, int]:
+    """The shape in which a program sees a tensor if it adds up over rows: a row is a unit, what feeds one output.
+
+    Where units lie scattered in memory, are short, or end within a block that is stored together (of `block` numbers),
+    rows have another length.
+    """
+    length = math.prod(weight.shape[1:])
+    in_a_run = weight.ndim > 1 and (weight.shape[0] < 2 or weight.stride(0) == length)
+    if in_a_run and length >= _SHORTEST and length % block == 0:
+        return weight.shape[0], length
+    return (weight.numel() // _FOLD, _FOLD) if weight.numel() % _FOLD == 0 else (1, weight.numel())
+
+
+def units_in_rows(weight: Tensor, shape: Sequence[int]) -> bool:
+    """Whether each unit of the tensor is some rows of it in the shape in which a program sees it."""
+    own = weight.ndim < 2 or weight.numel() == 0 or tuple(shape) == (weight.shape[0], math.prod(weight.shape[1:]))
+    return own or (weight.is_contiguous() and len(shape) > 1 and math.prod(shape[:-1]) % weight.shape[0] == 0)
+
+
+def sums_of_units(weight: Tensor, rows: Tensor) -> Tensor | None:
+    """The sums over each unit from those over each row; None for a tensor that has no units."""
+    if weight.ndim < 2:
+        return None
+    return rows.reshape(weight.shape[0], len(rows) // max(weight.shape[0], 1)).sum(1)
+
+
+def add_up_units(batch: Batch, members: Iterable[int]) -> None:
+    """Σ g² of each unit of these parameters, from their gradients, for `units_added_up`."""
+    kept = batch.prepared.setdefault(UNITS, {})
+    factor = batch.gradient_factor if batch.verdict is None else batch.gradient_factor * batch.verdict[0]
+    for index in members:
+        gradient = batch.gradients[index]
+        if gradient.ndim > 1:
+            dtype = torch.promote_types(gradient.dtype, torch.float32)
+            over = tuple(range(1, gradient.ndim))
+            found = (torch.linalg.vector_norm(gradient, dim=over, dtype=dtype) * factor).square()
+            if index not in kept:
+                kept[index] = torch.zeros_like(found)
+            kept[index].copy_(batch.unless_left_out(found, kept[index]))
+
+
+def units_added_up(batch: Batch) -> list[Tensor | None]:
+    """What `add_up_units` has found, for each parameter; None where nothing was added up."""
+    kept = batch.prepared.get(UNITS, {})
+    return [kept.get(index) for index in range(len(batch.weights))]

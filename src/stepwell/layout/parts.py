@@ -112,6 +112,18 @@ class Layout:
         """The whole tensor, on every rank, from the parts. All ranks of the mesh take part."""
         return self.tensor(part).full_tensor() if self.cuts else part
 
+    def sums_of_units(self, part: Tensor) -> Tensor:
+        """The sums over all dimensions but the first, of the whole tensor and on every rank, from those over this
+        rank's part. All ranks of the mesh take part."""
+        from torch.distributed.tensor import Partial
+
+        kept, *_ = self.shape
+        placements = list(self.placements)
+        for index, dim in self.cuts:
+            if dim != -len(self.shape):
+                placements[index] = Partial()
+        return Layout(self.mesh, tuple(placements), (kept,)).tensor(part.to(self.device)).full_tensor()
+
     def part_shape(self) -> Shape:
         """The shape of the part that this rank holds."""
         from torch.distributed.tensor._utils import compute_local_shape_and_global_offset

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stepwell.codecs import WEIGHTS
 from stepwell.engines.batch import Batch, Engine
-from stepwell.engines.observing import squares_of
+from stepwell.engines.observing import add_up_units, squares_of, units_added_up
 from stepwell.layout.exchange import Coming, Exchange, Sent
 from stepwell.layout.parts import Layout
 from stepwell.layout.slots import slot_layout
@@ -70,10 +70,15 @@ class Sharing:
             moved = torch._foreach_sub(batch.weights, before)
             gradients = torch._foreach_mul(batch.gradients, batch.gradient_factor)
             batch.prepared["squares"] = squares_of([moved, before, gradients])
+            add_up_units(batch, range(len(batch.weights)))
 
     def squares(self, batch: Batch) -> Tensor | None:
         """What its last update has observed: see `Engine.squares`."""
         return batch.prepared.get("squares")
+
+    def unit_squares(self, batch: Batch) -> list[Tensor | None]:
+        """What its last update has observed of units: see `Engine.unit_squares`."""
+        return units_added_up(batch)
 
     def _shared(self, batch: Batch, members: list[int], function: str) -> None:
         layouts = [batch.layouts[index] for index in members]

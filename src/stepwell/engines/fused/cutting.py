@@ -33,7 +33,7 @@ def cut(
         levels: how much an array holds: a number for each element (where it is not named), row, column, or tensor.
         stores: the new value of each array.
         scalar_slots: the new value of each scalar slot.
-        totals: sums over all elements of a tensor, which the caller wants to know.
+        totals: sums over the elements of a tensor, or of each of its rows, which the caller wants to know.
         stores_round: a stored number is not the number that was worked out: then elements are stored in the last
             phase, so that no phase works with rounded values.
     """

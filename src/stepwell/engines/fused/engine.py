@@ -19,8 +19,9 @@ from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
 from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
-from stepwell.engines.fused.programs import Programs, rounds
+from stepwell.engines.fused.programs import APART, Programs, rounds
 from stepwell.engines.fused.threads import run_in_threads
+from stepwell.engines.observing import UNITS, add_up_units
 from stepwell.rules.rule import Rule, Shape
 
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
@@ -89,6 +90,8 @@ class Launch:
         self.origins = np.zeros(tensors, dtype=np.int64)
         self.classes = np.zeros(tensors, dtype=np.int64)
         self.kept = np.zeros((tensors, kept[Level.TENSOR]))
+        self.kept_rows = np.zeros((kept[Level.ROW], layout.rows), dtype=compute)
+        self.rows: list[int] = layout.sizes[:, TENSOR.index("rows")].tolist()
         self._memory = {
             "table_at": self.table,
             "classes_at": self.classes,
@@ -98,7 +101,7 @@ class Launch:
             "origins_at": self.origins,
             "kept_at": self.kept,
             "sums_at": np.zeros((len(layout.chunks), max(1, len(program.sums)))),
-            "kept_rows_at": np.zeros((kept[Level.ROW], layout.rows), dtype=compute),
+            "kept_rows_at": self.kept_rows,
             "kept_columns_at": np.zeros((kept[Level.COLUMN], layout.columns), dtype=compute),
             "column_sums_at": np.zeros((max(1, len(program.column_sums)), layout.column_sums), dtype=compute),
         }
@@ -166,6 +169,8 @@ class Fused(Programs):
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         self._run(batch, function)
+        if batch.observed and function == "update":
+            add_up_units(batch, batch.prepared[APART])
 
     def _run(self, batch: Batch, function: str) -> Launch:
         if function not in batch.prepared:
@@ -191,13 +196,15 @@ class Fused(Programs):
         program = launch.kernel.program
         return {name: float(launch.kept[:, program.position(e)].sum()) for name, e in program.totals}
 
-    def squares(self, batch: Batch) -> Tensor | None:
-        """What its last update has observed: see `Engine.squares`."""
-        launch: Launch | None = batch.prepared.get("update")
-        if launch is None:
-            return None
-        program = launch.kernel.program
-        return torch.from_numpy(launch.kept[:, [program.position(e) for _, e in program.totals]])
+    def observed(self, batch: Batch) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
+        """What the last update of an observed batch has added up over each parameter, by name, and over each row of
+        each of them."""
+        launch: Launch = batch.prepared["update"]
+        at = {name: launch.kernel.program.position(e) for name, e in launch.kernel.program.totals}
+        rows = np.split(launch.kept_rows[at.pop(UNITS)], np.cumsum(launch.rows)[:-1])
+        return {name: torch.from_numpy(launch.kept[:, place]) for name, place in at.items()}, list(
+            map(torch.from_numpy, rows)
+        )
 
     def _prepare(self, batch: Batch, function: str) -> Launch:
         # Random bits are for training: an average to evaluate on is rounded to the nearest.
@@ -205,7 +212,9 @@ class Fused(Programs):
         observed = batch.observed and function == "update"
         program = self.program(batch.rule, function, stores_round=rounds(codecs), observed=observed)
         kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
-        shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+        shapes = self.shapes(batch, program, codecs)
+        if observed:
+            batch.prepared[APART] = self.apart(batch, shapes)
         launch = Launch(kernel, _layout(program, shapes), len(batch.weights))
         if kernel.draws:
             launch.origins[:] = batch.origins

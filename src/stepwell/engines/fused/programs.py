@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stepwell.codecs import Codec
+from stepwell.engines.batch import Batch
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
-from stepwell.rules.rule import Rule, flags
+from stepwell.engines.observing import seen_in_rows, sums_of_units, units_added_up, units_in_rows
+from stepwell.rules.rule import Rule, Shape, flags
+
+# Where a batch has the places of the parameters whose units no kernel adds up.
+APART = "apart"
 
 
 class Programs:
@@ -33,6 +39,42 @@ class Programs:
         if name not in self._programs:
             self._programs[name] = trace_total(name, function)
         return self._programs[name]
+
+    def shapes(self, batch: Batch, program: Program, codecs: Mapping[str, Codec]) -> list[Shape]:
+        """The shapes in which a program for this batch sees its tensors."""
+        if program.has_rows and not self.program(batch.rule).has_rows:  # it is observed
+            block = max(codec.block for codec in codecs.values())
+            return [seen_in_rows(weight, block) for weight in batch.weights]
+        return [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+
+    @staticmethod
+    def apart(batch: Batch, shapes: Sequence[Shape]) -> list[int]:
+        """Which tensors' units an observed update in these shapes does not add up."""
+        seen = zip(batch.weights, shapes, strict=True)
+        return [index for index, (weight, shape) in enumerate(seen) if not units_in_rows(weight, shape)]
+
+    def squares(self, batch: Batch) -> Tensor | None:
+        """What its last update has observed: see `Engine.squares`."""
+        if "update" not in batch.prepared:
+            return None
+        totals, rows = self.observed(batch)
+        gradients = torch.stack([of_rows.sum(dtype=torch.float64) for of_rows in rows])
+        return torch.column_stack([totals["update"], totals["weight"], gradients])
+
+    def unit_squares(self, batch: Batch) -> list[Tensor | None]:
+        """What its last update has observed of units: see `Engine.unit_squares`."""
+        found = units_added_up(batch)
+        if "update" in batch.prepared:
+            _, rows = self.observed(batch)
+            for index, weight in enumerate(batch.weights):
+                if found[index] is None:
+                    found[index] = sums_of_units(weight, rows[index])
+        return found
+
+    def observed(self, batch: Batch) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
+        """What the last update of an observed batch has added up over each parameter, by name, and over each row of
+        each of them."""
+        raise NotImplementedError
 
     def serves_rule(self, rule: Rule, weight: Tensor) -> bool:
         """Whether the rule can run on a weight like this: rows and columns are those of a contiguous matrix."""

@@ -16,12 +16,13 @@ from stepwell.engines.dense import is_dense
 from stepwell.engines.devices import capturing, on
 from stepwell.engines.fused.arrays import computed_in
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
-from stepwell.engines.fused.programs import Programs, rounds
+from stepwell.engines.fused.programs import APART, Programs, rounds
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_launch import Column, Counted, Launch
 from stepwell.engines.fused.triton_layout import layout_of
 from stepwell.engines.fused.triton_tables import Table
 from stepwell.engines.fused.triton_verdict import Judge
+from stepwell.engines.observing import UNITS, add_up_units
 from stepwell.rules.rule import Rule, Shape
 
 # What Triton compiles for, at the least.
@@ -75,6 +76,8 @@ class Triton(Programs):
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         self._run(batch, function, batch.verdict if function == "update" else None)
+        if batch.observed and function == "update":
+            add_up_units(batch, batch.prepared[APART])
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
@@ -86,13 +89,13 @@ class Triton(Programs):
         totals = launch.memory["kept"].sum(0).tolist()
         return {name: totals[program.position(e)] for name, e in program.totals}
 
-    def squares(self, batch: Batch) -> Tensor | None:
-        """What its last update has observed: see `Engine.squares`."""
-        prepared: Prepared | None = batch.prepared.get("update")
-        if prepared is None:
-            return None
-        program = prepared.launch.kernel.program
-        return prepared.launch.memory["kept"][:, [program.position(e) for _, e in program.totals]]
+    def observed(self, batch: Batch) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
+        """What the last update of an observed batch has added up over each parameter, by name, and over each row of
+        each of them."""
+        launch: Launch = batch.prepared["update"].launch
+        at = {name: launch.kernel.program.position(e) for name, e in launch.kernel.program.totals}
+        rows = launch.rows_of(launch.memory["kept_rows"][:, at.pop(UNITS)])
+        return {name: launch.memory["kept"][:, place] for name, place in at.items()}, rows
 
     def _run(self, batch: Batch, function: str, verdict: Tensor | None) -> Launch:
         with on(batch.weights[0].device):
@@ -113,7 +116,9 @@ class Triton(Programs):
         observed = batch.observed and function == "update"
         program = self.program(batch.rule, function, stores_round=rounds(codecs), observed=observed)
         kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
-        shapes = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+        shapes = self.shapes(batch, program, codecs)
+        if observed:
+            batch.prepared[APART] = self.apart(batch, shapes)
         return Prepared(self.launch(kernel, shapes, batch.weights[0].device), counts=function == "update")
 
     def launch(self, kernel: Kernel, shapes: Sequence[Shape], device: torch.device) -> Launch:

@@ -16,7 +16,7 @@ from stepwell.engines.devices import capturing, same_device
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_layout import Layout
 from stepwell.engines.fused.triton_tables import Table, neutral
-from stepwell.engines.fused.triton_words import WORD
+from stepwell.engines.fused.triton_words import TENSOR, WORD
 
 # Tensors, or where their addresses are known already, these.
 Column = Sequence[Tensor] | NDArray[np.int64]
@@ -67,6 +67,11 @@ class Launch:
     def keys(self) -> NDArray[np.uint64]:
         """For each tensor the key of its random bits; to be written to."""
         return self._host[:, -1].view(np.uint64)
+
+    def rows_of(self, kept: Tensor) -> list[Tensor]:
+        """What is kept of each tensor's rows, out of what is kept of all."""
+        sizes = self._layout.sizes[:, [TENSOR.index("row"), TENSOR.index("rows")]].tolist()
+        return [kept[row : row + rows] for row, rows in sizes]
 
     def run(
         self, arrays: Sequence[Column], scalars: Tensor, verdict: Tensor | None = None, *, finishes: bool = True
