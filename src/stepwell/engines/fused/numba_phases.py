@@ -92,7 +92,7 @@ def phase_source(
         *(f"    c{i} = np.{compute}(c[{i}])  # {e!r}" for i, e in enumerate(program.scalars) if e.index in used),
         *(f"    total{r.index} = np.{compute}(0.0)" for r in sums),
         *(f"    {name} = least()" for name in largest),
-        *(["    widest_vectors()"] if blocks or pairs else []),
+        "    widest_vectors()",
         "    for i in range(size):",
         *indented(body, 2),
     ]

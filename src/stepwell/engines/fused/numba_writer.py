@@ -78,6 +78,7 @@ def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     real = f"{compute}_at"
     kept = {level: max(1, len(program.kept[level])) for level in program.kept}
     lines = [
+        "widest_vectors()",
         f"frame = numba.carray(address, {len(FRAME)})",
         *(f"{name} = frame[{number}]" for number, name in enumerate(FRAME) if number and name != "chunks"),
         f"table = numba.carray(int64_at(table_at), ({len(arrays(program, codecs))}, tensors))",
@@ -88,8 +89,6 @@ def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     if any(draws(phase, codecs) for phase in program.phases):
         lines += [f"{name} = numba.carray(int64_at({name}_at), tensors)" for name in ("keys", "origins")]
     blocks = in_blocks(program.arrays, codecs)
-    if blocks or any(works_in_pairs(program, phase, codecs) for phase in program.phases):
-        lines.append("widest_vectors()")
     if blocks:
         lines += [f"{array(name)}_numbers = local_array()" for name in blocks]
         lines.append("hashes = local_array()")

@@ -1,10 +1,11 @@
-"""What block kernels ask of the compiler: without it they give the same numbers, and are slower."""
+"""What kernels ask of the compiler: without it they give the same numbers, and are slower."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numba
+import pytest
 
 from stepwell.engines.fused import block_memory, memory
 
@@ -14,16 +15,15 @@ def compiled(function: Any) -> str:
     return str(numba.cfunc(numba.types.void(numba.types.int64))(function).inspect_llvm())
 
 
-def test_a_function_can_ask_for_the_widest_registers() -> None:
-    def wide(address: Any) -> None:
+@pytest.mark.parametrize("widest", [0, 512])
+def test_the_widest_registers_are_asked_for_where_they_are_fast(widest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_WIDEST", widest)
+
+    def function(address: Any) -> None:
         memory.widest_vectors()
         block_memory.halve_elements(address, 256)
 
-    def plain(address: Any) -> None:
-        block_memory.halve_elements(address, 256)
-
-    assert '"prefer-vector-width"="512"' in compiled(wide)
-    assert "prefer-vector-width" not in compiled(plain)
+    assert ('"prefer-vector-width"="512"' in compiled(function)) == (widest == 512)
 
 
 def test_memory_is_asked_for_line_by_line() -> None:
