@@ -162,7 +162,7 @@ def test_units_that_are_all_alike(value: float) -> None:
     assert sum(found.counts) == 0
 
 
-TRANSPOSED = torch.nn.Parameter(torch.zeros(48, 6).t())
+TRANSPOSED, TRANSPOSED_256 = (torch.nn.Parameter(torch.zeros(length, 6).t()) for length in (48, 256))
 LAST = torch.nn.Parameter(torch.zeros(6, 4, 4, 3).to(memory_format=torch.channels_last))
 
 
@@ -174,7 +174,11 @@ LAST = torch.nn.Parameter(torch.zeros(6, 4, 4, 3).to(memory_format=torch.channel
         (torch.nn.Parameter(torch.zeros(6, 1024)), {"state_dtype": "8bit"}),
         (torch.nn.Parameter(torch.zeros(6, 1000)), {"state_dtype": "8bit"}),
         (torch.nn.Parameter(torch.zeros(6, 1000)), {"state_dtype": "4bit"}),
+        (torch.nn.Parameter(torch.zeros(6, 33_333)), {"state_dtype": "8bit"}),
+        (torch.nn.Parameter(torch.zeros(6, 70_000)), {}),
+        (torch.nn.Parameter(torch.zeros(6, 70_001)), {}),
         (TRANSPOSED, {}),
+        (TRANSPOSED_256, {}),
         (LAST, {}),
         (torch.nn.Parameter(torch.zeros(6, 40, dtype=torch.complex64)), {}),
     ],
@@ -184,7 +188,11 @@ LAST = torch.nn.Parameter(torch.zeros(6, 4, 4, 3).to(memory_format=torch.channel
         "8 bits",
         "8 bits, rows of no whole blocks",
         "4 bits",
+        "8 bits, no whole blocks at all",
+        "long rows",
+        "long rows that nothing divides",
         "transposed",
+        "transposed, of 256",
         "last",
         "complex",
     ],
@@ -221,6 +229,22 @@ def test_units_of_a_step_that_is_left_out_are_those_before() -> None:
     weight.grad = torch.full((3, 40), torch.nan)
     optimizer.step()
     assert optimizer.units() == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_only_observed_steps_tell(engine: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 40))
+    optimizer = stepwell.AdamW([("w", weight)], engine=engine)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    optimizer.observe()
+    assert (optimizer.telemetry(), optimizer.units()) == ({}, {})
+    optimizer.step()
+    assert set(optimizer.telemetry(by="parameter")) == set(optimizer.units()) == {"w"}
+    optimizer.observe(False)
+    optimizer.step()
+    optimizer.observe()
+    assert (optimizer.telemetry(), optimizer.units()) == ({}, {})
 
 
 def test_units_ask_to_be_observed() -> None:

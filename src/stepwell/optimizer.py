@@ -375,7 +375,7 @@ class Optimizer(torch.optim.Optimizer):
         """What has taken the last step, for `telemetry` and `units`."""
         if not self._buckets.observed:
             raise RuntimeError(f"call optimizer.observe() once, and {what}() after a later step")
-        return self._buckets.latest
+        return [bucket for bucket in self._buckets.latest if bucket.batch.observed]
 
     # State.
 

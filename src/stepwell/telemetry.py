@@ -90,18 +90,20 @@ class Units:
 
 def units_of(groups: Sequence[Mapping[str, Any]], buckets: Iterable[Bucket]) -> dict[str, Units]:
     """What `Optimizer.units` gives."""
-    squares: dict[int, Tensor] = {}
+    squares: dict[int, tuple[Tensor, Layout | None]] = {}
     for bucket in buckets:
         layouts: Sequence[Layout | None] = bucket.batch.layouts or [None] * len(bucket.parameters)
         found = bucket.engine.unit_squares(bucket.batch)
         for parameter, layout, of_units in zip(bucket.parameters, layouts, found, strict=True):
             if of_units is not None and parameter.ndim > 1:
-                squares[id(parameter)] = of_units if layout is None else layout.sums_of_units(of_units)
-    return {name: _units(squares[id(p)].sqrt()) for _, name, p in _named(groups) if id(p) in squares}
+                squares[id(parameter)] = of_units, layout
+    # In the order of the parameters, which is the same on all ranks.
+    return {name: _units(*squares[id(p)]) for _, name, p in _named(groups) if id(p) in squares}
 
 
-def _units(norms: Tensor) -> Units:
-    norms = norms.double().cpu()
+def _units(squares: Tensor, layout: Layout | None) -> Units:
+    whole = squares if layout is None else layout.sums_of_units(squares)
+    norms = whole.double().sqrt().cpu()
     alive = norms[norms != 0]  # also what is not finite
     finite = alive[alive.isfinite()]
     powers = torch.log2(finite / finite.median()) if len(finite) else finite

@@ -15,10 +15,10 @@ from stepwell.engines.batch import Batch
 OBSERVED = ("update", "weight", "gradient")
 # And of the gradient for each of its rows.
 UNITS = "units"
-# Rows that are shorter are not worth a loop of their own.
-_SHORTEST = 32
-# A tensor without rows of its own is seen in rows of so many numbers, if it can be.
-_FOLD = 256
+# Rows that are shorter are not worth a loop of their own, and longer ones not worth waiting for: no row is cut.
+_SHORTEST, _LONGEST = 32, 65_536
+# A large tensor without such rows is seen in rows of so many numbers, of which one divides its size.
+_FOLDS = range(256, 4_096)
 
 
 def squares_of(columns: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -29,23 +29,31 @@ def squares_of(columns: Sequence[Sequence[Tensor]]) -> Tensor:
     return torch.stack(norms, dim=1).square()
 
 
-def seen_in_rows(weight: Tensor, block: int) -> tuple[int, int]:
+def seen_in_rows(weight: Tensor, block: int) -> tuple[int, int] | None:
     """The shape in which a program sees a tensor if it adds up over rows: a row is a unit, what feeds one output.
 
-    Where units lie scattered in memory, are short, or end within a block that is stored together (of `block` numbers),
-    rows have another length.
+    Where units lie scattered in memory, are short or very long, or end within a block that is stored together (of
+    `block` numbers), rows have another length. None where there is no such length.
     """
-    length = math.prod(weight.shape[1:])
-    in_a_run = weight.ndim > 1 and (weight.shape[0] < 2 or weight.stride(0) == length)
-    if in_a_run and length >= _SHORTEST and length % block == 0:
+    length, size = math.prod(weight.shape[1:]), weight.numel()
+    if _in_a_run(weight) and _SHORTEST <= length <= _LONGEST and length % block == 0:
         return weight.shape[0], length
-    return (weight.numel() // _FOLD, _FOLD) if weight.numel() % _FOLD == 0 else (1, weight.numel())
+    if size <= _LONGEST:
+        return 1, size
+    fold = next((fold for fold in _FOLDS if size % fold == 0 and fold % block == 0), None)
+    return None if fold is None else (size // fold, fold)
 
 
 def units_in_rows(weight: Tensor, shape: Sequence[int]) -> bool:
     """Whether each unit of the tensor is some rows of it in the shape in which a program sees it."""
-    own = weight.ndim < 2 or weight.numel() == 0 or tuple(shape) == (weight.shape[0], math.prod(weight.shape[1:]))
-    return own or (weight.is_contiguous() and len(shape) > 1 and math.prod(shape[:-1]) % weight.shape[0] == 0)
+    if weight.ndim < 2 or weight.numel() == 0:
+        return True
+    return _in_a_run(weight) and len(shape) > 1 and math.prod(shape[:-1]) % weight.shape[0] == 0
+
+
+def _in_a_run(weight: Tensor) -> bool:
+    """Whether the numbers of each unit lie side by side, and unit beside unit; the tensor has no gaps."""
+    return weight.ndim > 1 and (weight.shape[0] < 2 or weight.stride(0) == math.prod(weight.shape[1:]))
 
 
 def sums_of_units(weight: Tensor, rows: Tensor) -> Tensor | None:

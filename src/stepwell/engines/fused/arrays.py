@@ -62,7 +62,7 @@ def in_blocks(names: Iterable[str], codecs: Mapping[str, Codec]) -> list[str]:
     return [name for name in names if codecs[name].block > 1]
 
 
-def bits_of(codec: Codec) -> int:
+def code_bits(codec: Codec) -> int:
     """How many bits the code of a number in a block has."""
     (codes, dtype), _ = codec.layout((codec.block,))
     return 8 * dtype.itemsize * torch.Size(codes).numel() // codec.block

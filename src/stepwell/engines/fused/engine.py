@@ -19,9 +19,9 @@ from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
 from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
-from stepwell.engines.fused.programs import APART, Programs, rounds
+from stepwell.engines.fused.programs import Programs, rounds
 from stepwell.engines.fused.threads import run_in_threads
-from stepwell.engines.observing import UNITS, add_up_units
+from stepwell.engines.observing import UNITS
 from stepwell.rules.rule import Rule, Shape
 
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
@@ -91,7 +91,7 @@ class Launch:
         self.classes = np.zeros(tensors, dtype=np.int64)
         self.kept = np.zeros((tensors, kept[Level.TENSOR]))
         self.kept_rows = np.zeros((kept[Level.ROW], layout.rows), dtype=compute)
-        self.rows: list[int] = layout.sizes[:, TENSOR.index("rows")].tolist()
+        self._rows: list[int] = layout.sizes[:, TENSOR.index("rows")].tolist()
         self._memory = {
             "table_at": self.table,
             "classes_at": self.classes,
@@ -116,6 +116,10 @@ class Launch:
         self.frame = np.array([numbers.get(name, 0) for name in FRAME], dtype=np.int64)
         self._address = _address_of(self.frame)
         self._steps = [number for number, _ in program.steps]
+
+    def rows_of(self, kept: NDArray[Any]) -> list[Tensor]:
+        """What is kept of each tensor's rows, out of what is kept of all."""
+        return list(map(torch.from_numpy, np.split(kept, np.cumsum(self._rows)[:-1])))
 
     def run(self, arrays: Sequence[Column], scalars: NDArray[np.float64]) -> None:
         """Run all steps on these arrays."""
@@ -169,8 +173,7 @@ class Fused(Programs):
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         self._run(batch, function)
-        if batch.observed and function == "update":
-            add_up_units(batch, batch.prepared[APART])
+        self.add_up_the_rest(batch, function)
 
     def _run(self, batch: Batch, function: str) -> Launch:
         if function not in batch.prepared:
@@ -197,24 +200,15 @@ class Fused(Programs):
         return {name: float(launch.kept[:, program.position(e)].sum()) for name, e in program.totals}
 
     def observed(self, batch: Batch) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
-        """What the last update of an observed batch has added up over each parameter, by name, and over each row of
-        each of them."""
+        """What the last update of an observed batch has added up: see `Programs.observed`."""
         launch: Launch = batch.prepared["update"]
         at = {name: launch.kernel.program.position(e) for name, e in launch.kernel.program.totals}
-        rows = np.split(launch.kept_rows[at.pop(UNITS)], np.cumsum(launch.rows)[:-1])
-        return {name: torch.from_numpy(launch.kept[:, place]) for name, place in at.items()}, list(
-            map(torch.from_numpy, rows)
-        )
+        rows = launch.rows_of(launch.kept_rows[at.pop(UNITS)]) if UNITS in at else []
+        return {name: torch.from_numpy(launch.kept[:, place]) for name, place in at.items()}, rows
 
     def _prepare(self, batch: Batch, function: str) -> Launch:
-        # Random bits are for training: an average to evaluate on is rounded to the nearest.
-        codecs = {n: codec if function == "update" else codec.nearest() for n, codec in batch.codecs.items()}
-        observed = batch.observed and function == "update"
-        program = self.program(batch.rule, function, stores_round=rounds(codecs), observed=observed)
-        kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
-        shapes = self.shapes(batch, program, codecs)
-        if observed:
-            batch.prepared[APART] = self.apart(batch, shapes)
+        program, codecs, shapes = self.made_for(batch, function)
+        kernel = self.kernel(program, codecs)
         launch = Launch(kernel, _layout(program, shapes), len(batch.weights))
         if kernel.draws:
             launch.origins[:] = batch.origins

@@ -9,7 +9,7 @@ import torch
 
 from stepwell.algebra.tracing import Expression, Level
 from stepwell.codecs import Codec
-from stepwell.engines.fused.arrays import arrays_of, bits_of, draws, factor, in_blocks, numbers_of
+from stepwell.engines.fused.arrays import arrays_of, code_bits, draws, factor, in_blocks, numbers_of
 from stepwell.engines.fused.codec_words import PLAIN, WORDS
 from stepwell.engines.fused.numba_words import CARRYING, FUNCTIONS, array, constant, indented, kind
 from stepwell.engines.fused.program import Phase, Program
@@ -136,7 +136,7 @@ def stored_by(phase: Phase) -> list[str]:
 def read_as_codes(phase: Phase, codecs: Mapping[str, Codec]) -> list[str]:
     """The numbers whose codes a phase's loop reads: those of a byte each. Where two share one, they are decoded first,
     because they do not stand side by side."""
-    return [name for name in in_blocks(phase.loads, codecs) if bits_of(codecs[name]) == 8]
+    return [name for name in in_blocks(phase.loads, codecs) if code_bits(codecs[name]) == 8]
 
 
 def passed(name: str, phase: Phase, codecs: Mapping[str, Codec]) -> tuple[str, ...]:

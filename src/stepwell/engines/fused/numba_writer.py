@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ from stepwell.codecs.blocks import BLOCK
 from stepwell.engines.fused.arrays import (
     arrays,
     arrays_of,
-    bits_of,
+    code_bits,
     computed_in,
     draws,
     factor,
@@ -33,6 +33,8 @@ from stepwell.engines.fused.numba_phases import (
 from stepwell.engines.fused.numba_words import CHUNK, FRAME, POINTERS, TENSOR, array, indented, kind
 from stepwell.engines.fused.program import Phase, Program
 
+# An array in a chunk: its name, its dtype, the address of a tensor's, and where in it the chunk begins.
+_View = tuple[str, torch.dtype, str, str]
 # What a kernel works on at a time where it adds up.
 _PIECE = 1024
 
@@ -139,7 +141,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         lines += ["for i in range(width):", f"    column_sums[{program.sum_position(e)}, column_sum + i] = 0.0"]
 
     real = getattr(torch, compute)
-    views = [
+    views: list[_View] = [
         (array(part.name), part.dtype, f"table[{row}, owner]", "start")
         for name in numbers_of(phase)
         if codecs[name].block == 1
@@ -178,20 +180,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     call = f"phase{number}({', '.join([*elements, *others, 'size', *shared])})"
     piece += [*decoded, f"totals = {call}" if sums or encoded else call, *added]
     if works_in_pairs(program, phase, codecs):
-        words = [f"word{position}" for position in range(len(views))]
-        call = f"phase{number}{IN_PAIRS}({', '.join([*words, 'pairs', *shared])})"
-        piece = [
-            "pairs = size // 2",
-            *(
-                f"{word} = numba.carray(uint32_at({base} + {dtype.itemsize} * ({place} + at)), pairs)"
-                for word, (_, dtype, base, place) in zip(words, views, strict=True)
-            ),
-            f"totals = {call}" if sums else call,
-            *added,
-            "if size % 2:",
-            "    at, size = at + size - 1, 1",
-            *indented(piece),
-        ]
+        piece = [*_pairs(f"phase{number}", views, shared, added), "if size % 2:", *indented(piece)]
     if sums or decoded or encoded:
         most = BLOCK if decoded or encoded else _PIECE
         piece = [
@@ -218,6 +207,22 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     ]
 
 
+def _pairs(phase: str, views: Sequence[_View], shared: Sequence[str], added: Sequence[str]) -> list[str]:
+    """A piece, two numbers at a time, but for the last of an odd number, where `at` and `size` are then."""
+    words = [f"word{position}" for position in range(len(views))]
+    call = f"{phase}{IN_PAIRS}({', '.join([*words, 'pairs', *shared])})"
+    return [
+        "pairs = size // 2",
+        *(
+            f"{word} = numba.carray(uint32_at({base} + {dtype.itemsize} * ({place} + at)), pairs)"
+            for word, (_, dtype, base, place) in zip(words, views, strict=True)
+        ),
+        f"totals = {call}" if added else call,
+        *added,
+        "at, size = at + 2 * pairs, size % 2",
+    ]
+
+
 def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tuple[list[str], list[str]]:
     """What comes before a phase, for a block, and what comes after it."""
     before: list[str] = []
@@ -227,10 +232,11 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
         (codes, _), (scales, _) = arrays_of(name, program, codecs)
         known, codec = array(name), codecs[name]
         before += [
-            f"{known}_codes = table[{codes}, owner] + (start + at) * {bits_of(codec)} // 8",
+            f"{known}_codes = table[{codes}, owner] + (start + at) * {code_bits(codec)} // 8",
             f"{known}_scale = table[{scales}, owner] + (start + at) // {codec.block} * 4",
-            f"{known} = numba.carray(float32_at({known}_numbers), size)",
         ]
+        if passed(name, phase, codecs):
+            before.append(f"{known} = numba.carray(float32_at({known}_numbers), size)")
         if name in phase.loads:
             before.append(f"{known}_share = share_{kind(codec)}({known}_scale)")
             if name not in read_as_codes(phase, codecs):

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stepwell.codecs import Codec
+from stepwell.codecs import Codec, Plain
 from stepwell.engines.batch import Batch
-from stepwell.engines.fused.program import Program
-from stepwell.engines.fused.traces import SLOT_LEVELS, trace, trace_total
-from stepwell.engines.observing import seen_in_rows, sums_of_units, units_added_up, units_in_rows
+from stepwell.engines.fused.program import GRADIENT, Program
+from stepwell.engines.fused.traces import SLOT_LEVELS, Observed, trace, trace_total
+from stepwell.engines.observing import (
+    OBSERVED,
+    add_up_units,
+    seen_in_rows,
+    sums_of_units,
+    units_added_up,
+    units_in_rows,
+)
 from stepwell.rules.rule import Rule, Shape, flags
 
 # Where a batch has the places of the parameters whose units no kernel adds up.
-APART = "apart"
+_APART = "apart"
 
 
-class Programs:
+class Programs(ABC):
     """What a fused engine knows of rules before it writes a kernel in whatever language."""
 
     def __init__(self) -> None:
         self._programs: dict[Any, Program] = {}
 
     def program(
-        self, rule: Rule, function: str = "update", *, stores_round: bool = False, observed: bool = False
+        self, rule: Rule, function: str = "update", *, stores_round: bool = False, observed: Observed = ""
     ) -> Program:
         """The trace of one function of a rule with these flags."""
         key = (type(rule), flags(type(rule), rule.values()), function, stores_round, observed)
@@ -40,41 +48,53 @@ class Programs:
             self._programs[name] = trace_total(name, function)
         return self._programs[name]
 
-    def shapes(self, batch: Batch, program: Program, codecs: Mapping[str, Codec]) -> list[Shape]:
-        """The shapes in which a program for this batch sees its tensors."""
-        if program.has_rows and not self.program(batch.rule).has_rows:  # it is observed
-            block = max(codec.block for codec in codecs.values())
-            return [seen_in_rows(weight, block) for weight in batch.weights]
-        return [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+    def made_for(self, batch: Batch, function: str) -> tuple[Program, dict[str, Codec], list[Shape]]:
+        """The program of a function for this batch, how its numbers are stored, and the shapes in which it sees the
+        tensors."""
+        # Random bits are for training: an average to evaluate on is rounded to the nearest.
+        codecs = {n: codec if function == "update" else codec.nearest() for n, codec in batch.codecs.items()}
+        shapes: list[Shape] = [batch.rule.working_shape(tuple(weight.shape)) for weight in batch.weights]
+        observed: Observed = ""
+        if batch.observed and function == "update":
+            observed = "units"
+            if not self.program(batch.rule).has_rows:
+                block = max(codec.block for codec in codecs.values())
+                seen = [seen_in_rows(weight, block) for weight in batch.weights]
+                fitting: list[Shape] = [shape for shape in seen if shape is not None]
+                observed, shapes = ("units", fitting) if len(fitting) == len(seen) else ("totals", shapes)
+            pairs = enumerate(zip(batch.weights, shapes, strict=True))
+            batch.prepared[_APART] = [i for i, pair in pairs if observed == "totals" or not units_in_rows(*pair)]
+        program = self.program(batch.rule, function, stores_round=rounds(codecs), observed=observed)
+        return program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)}, shapes
 
-    @staticmethod
-    def apart(batch: Batch, shapes: Sequence[Shape]) -> list[int]:
-        """Which tensors' units an observed update in these shapes does not add up."""
-        seen = zip(batch.weights, shapes, strict=True)
-        return [index for index, (weight, shape) in enumerate(seen) if not units_in_rows(weight, shape)]
+    def add_up_the_rest(self, batch: Batch, function: str) -> None:
+        """After a function: what an observed update of it does not add up on its way."""
+        if batch.observed and function == "update":
+            add_up_units(batch, batch.prepared[_APART])
 
     def squares(self, batch: Batch) -> Tensor | None:
         """What its last update has observed: see `Engine.squares`."""
         if "update" not in batch.prepared:
             return None
         totals, rows = self.observed(batch)
-        gradients = torch.stack([of_rows.sum(dtype=torch.float64) for of_rows in rows])
-        return torch.column_stack([totals["update"], totals["weight"], gradients])
+        if rows:
+            totals["gradient"] = torch.stack([of_rows.sum(dtype=torch.float64) for of_rows in rows])
+        return torch.column_stack([totals[what] for what in OBSERVED])
 
     def unit_squares(self, batch: Batch) -> list[Tensor | None]:
         """What its last update has observed of units: see `Engine.unit_squares`."""
         found = units_added_up(batch)
         if "update" in batch.prepared:
             _, rows = self.observed(batch)
-            for index, weight in enumerate(batch.weights):
+            for index, of_rows in enumerate(rows):
                 if found[index] is None:
-                    found[index] = sums_of_units(weight, rows[index])
+                    found[index] = sums_of_units(batch.weights[index], of_rows)
         return found
 
+    @abstractmethod
     def observed(self, batch: Batch) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
-        """What the last update of an observed batch has added up over each parameter, by name, and over each row of
-        each of them."""
-        raise NotImplementedError
+        """What the last update of an observed batch has added up: over each parameter, by name, and over each row of
+        each of them, unless it has not looked at rows."""
 
     def serves_rule(self, rule: Rule, weight: Tensor) -> bool:
         """Whether the rule can run on a weight like this: rows and columns are those of a contiguous matrix."""

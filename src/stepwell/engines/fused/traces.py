@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from stepwell.algebra import square
 from stepwell.algebra.tracing import Expression, Graph, Level
 from stepwell.engines.fused.cutting import cut
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
-from stepwell.engines.observing import UNITS
+from stepwell.engines.observing import OBSERVED, UNITS
 from stepwell.rules.hyper import is_switch
 from stepwell.rules.rule import Rule, Shape, column_wise, flags, hyper_parameters, namespace, row_wise, tensor_wise
 
@@ -20,14 +20,23 @@ SLOT_LEVELS: dict[Callable[[Shape], Shape] | None, Level] = {
     tensor_wise: Level.TENSOR,
 }
 
+# What an update adds up on its way: nothing, sums over each tensor, or those of the gradient over each row.
+Observed = Literal["", "totals", "units"]
 
-def trace(rule: Rule, function: str = "update", *, stores_round: bool = False, observed: bool = False) -> Program:
+
+def trace(
+    rule: Rule,
+    function: str = "update",
+    *,
+    stores_round: bool = False,
+    observed: Observed = "",
+) -> Program:
     """The program of `rule.update` (or of another method of a rule that gives weights: `averaged`, `training`).
 
     `stores_round` says that a stored number is not the number that was stored (bfloat16): then all is stored in the
-    last phase, so that no phase works with rounded values. `observed` adds up the squares of what weights move by and
-    of the weights, over all elements, and of the gradient, over each row, under the names of
-    `stepwell.engines.observing`.
+    last phase, so that no phase works with rounded values. `observed` adds up the squares of what weights move by, of
+    the weights and of the gradient, under the names of `stepwell.engines.observing.OBSERVED`; where it says "units"
+    those of the gradient over each row, under the name `UNITS`.
     """
     graph = Graph()
     p, g = graph.load(WEIGHTS), graph.load(GRADIENT) * graph.symbol("gradient_factor")
@@ -53,12 +62,10 @@ def trace(rule: Rule, function: str = "update", *, stores_round: bool = False, o
     for slot, value in scalar_slots.items():
         if isinstance(value, Expression) and value.level > Level.SCALAR:
             raise TypeError(f"{name}: the scalar slot {slot!r} is made of tensors; it can only be made of numbers")
-    totals = {}
-    if observed:
-        totals = {
-            what: graph.reduce("total", square(value)) for what, value in (("update", weights - p), ("weight", p))
-        }
-        totals[UNITS] = graph.reduce("row_total", square(g))
+    seen = dict(zip(OBSERVED, (weights - p, p, g), strict=True)) if observed else {}
+    rows = {UNITS: seen.pop("gradient")} if observed == "units" else {}
+    totals = {what: graph.reduce("total", square(value)) for what, value in seen.items()}
+    totals |= {what: graph.reduce("row_total", square(value)) for what, value in rows.items()}
     return cut(name, graph, levels, stores=stores, scalar_slots=scalar_slots, totals=totals, stores_round=stores_round)
 
 

@@ -16,13 +16,13 @@ from stepwell.engines.dense import is_dense
 from stepwell.engines.devices import capturing, on
 from stepwell.engines.fused.arrays import computed_in
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
-from stepwell.engines.fused.programs import APART, Programs, rounds
+from stepwell.engines.fused.programs import Programs, rounds
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_launch import Column, Counted, Launch
 from stepwell.engines.fused.triton_layout import layout_of
 from stepwell.engines.fused.triton_tables import Table
 from stepwell.engines.fused.triton_verdict import Judge
-from stepwell.engines.observing import UNITS, add_up_units
+from stepwell.engines.observing import UNITS
 from stepwell.rules.rule import Rule, Shape
 
 # What Triton compiles for, at the least.
@@ -76,8 +76,7 @@ class Triton(Programs):
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         self._run(batch, function, batch.verdict if function == "update" else None)
-        if batch.observed and function == "update":
-            add_up_units(batch, batch.prepared[APART])
+        self.add_up_the_rest(batch, function)
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
@@ -90,11 +89,10 @@ class Triton(Programs):
         return {name: totals[program.position(e)] for name, e in program.totals}
 
     def observed(self, batch: Batch) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
-        """What the last update of an observed batch has added up over each parameter, by name, and over each row of
-        each of them."""
+        """What the last update of an observed batch has added up: see `Programs.observed`."""
         launch: Launch = batch.prepared["update"].launch
         at = {name: launch.kernel.program.position(e) for name, e in launch.kernel.program.totals}
-        rows = launch.rows_of(launch.memory["kept_rows"][:, at.pop(UNITS)])
+        rows = launch.rows_of(launch.memory["kept_rows"][:, at.pop(UNITS)]) if UNITS in at else []
         return {name: launch.memory["kept"][:, place] for name, place in at.items()}, rows
 
     def _run(self, batch: Batch, function: str, verdict: Tensor | None) -> Launch:
@@ -111,14 +109,8 @@ class Triton(Programs):
         return launch
 
     def _prepare(self, batch: Batch, function: str) -> Prepared:
-        # Random bits are for training: an average to evaluate on is rounded to the nearest.
-        codecs = {n: codec if function == "update" else codec.nearest() for n, codec in batch.codecs.items()}
-        observed = batch.observed and function == "update"
-        program = self.program(batch.rule, function, stores_round=rounds(codecs), observed=observed)
-        kernel = self.kernel(program, {**codecs, GRADIENT: Plain(batch.gradients[0].dtype)})
-        shapes = self.shapes(batch, program, codecs)
-        if observed:
-            batch.prepared[APART] = self.apart(batch, shapes)
+        program, codecs, shapes = self.made_for(batch, function)
+        kernel = self.kernel(program, codecs)
         return Prepared(self.launch(kernel, shapes, batch.weights[0].device), counts=function == "update")
 
     def launch(self, kernel: Kernel, shapes: Sequence[Shape], device: torch.device) -> Launch:
