@@ -232,6 +232,14 @@ def test_units_of_a_step_that_is_left_out_are_those_before() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shape", [(0, 40), (0, 7), (7, 0)])
+def test_a_matrix_of_nothing(shape: tuple[int, int], engine: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(shape))
+    weight.grad = torch.ones(shape)
+    assert stepped(weight, engine) == {"w": Units(dead=shape[0], exploding=0, counts=(0,) * 17)}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_only_observed_steps_tell(engine: str) -> None:
     weight = torch.nn.Parameter(torch.ones(3, 40))
     optimizer = stepwell.AdamW([("w", weight)], engine=engine)

@@ -39,7 +39,7 @@ def seen_in_rows(weight: Tensor, block: int) -> tuple[int, int] | None:
     if _in_a_run(weight) and _SHORTEST <= length <= _LONGEST and length % block == 0:
         return weight.shape[0], length
     if size <= _LONGEST:
-        return 1, size
+        return min(1, size), max(1, size)
     fold = next((fold for fold in _FOLDS if size % fold == 0 and fold % block == 0), None)
     return None if fold is None else (size // fold, fold)
 
