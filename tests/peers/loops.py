@@ -175,3 +175,6 @@ if __name__ == "__main__":
     name, settings, folder = sys.argv[1:]
     taken = [LOOPS[name](Setting(**setting)) for setting in json.loads(settings)]
     (Path(folder) / f"process-{os.environ['RANK']}.json").write_text(json.dumps(taken))
+    if torch.distributed.is_initialized():  # gloo's threads must end before the interpreter does, or it may abort
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
