@@ -12,7 +12,6 @@ import torch
 
 from stepwell.algebra import matrices
 from stepwell.algebra.matrices import either, normal_like
-from stepwell.algebra.tensors import BLOCK
 from stepwell.algebra.tracing import Graph
 
 # Two matrices that are symmetric and positive definite, and two that are wide.
@@ -150,18 +149,6 @@ def test_normal_numbers_are_the_same_everywhere() -> None:
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
     assert normal_like(x.to("meta"), 7).shape == x.shape
     assert normal_like(x.bfloat16(), 7).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("rows", [BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK - 1])
-def test_symmetric_products_in_blocks(rows: int) -> None:
-    x = torch.randn(rows, 40, generator=torch.Generator().manual_seed(rows))
-    average = x.flip(1)[:, :7] @ x.flip(1)[:, :7].mT
-    exact = x.double() @ x.double().mT
-    gram, mixed = matrices.gram(x), matrices.lerp_gram(average, x, 0.25)
-    torch.testing.assert_close(gram.double(), exact, rtol=0, atol=1e-4)
-    torch.testing.assert_close(mixed.double(), 0.75 * average.double() + 0.25 * exact, rtol=0, atol=1e-4)
-    if rows > BLOCK:  # the mirror image of the blocks right of the diagonal
-        assert torch.equal(gram[BLOCK:, :BLOCK], gram[:BLOCK, BLOCK:].mT)
 
 
 def test_columns_and_rows_by_their_places() -> None:

@@ -127,9 +127,10 @@ class JaxArrays(Arrays):
     def join_rows(self, blocks: Sequence[Any]) -> Any:
         return self._library.concatenate(blocks, axis=-2)
 
-    def qr(self, x: Any) -> tuple[Any, Any]:
+    def orthonormal_columns(self, x: Any) -> Any:
         q, r = self._library.linalg.qr(x)
-        return q, self.diagonal(r)
+        diagonal = self._library.diagonal(r, axis1=-2, axis2=-1)
+        return q * self.where(diagonal < 0, -1.0, 1.0).astype(q.dtype)[..., None, :]
 
     def eigh(self, x: Any) -> tuple[Any, Any]:
         values, vectors = self._library.linalg.eigh(x)
@@ -140,9 +141,6 @@ class JaxArrays(Arrays):
 
     def upper_triangle(self, x: Any) -> Any:
         return self._library.triu(x)
-
-    def diagonal(self, x: Any) -> Any:
-        return self._library.diagonal(x, axis1=-2, axis2=-1)
 
     def broadcast(self, x: Any, shape: Sequence[int]) -> Any:
         return self._library.broadcast_to(x, shape)

@@ -223,9 +223,7 @@ def _hashed(x: Any) -> Any:
 
 def orthonormal_columns(x: Any) -> Any:
     """Q of x = QR with a positive diagonal of R: Gram and Schmidt's basis, which changes little where x does."""
-    kind = _kind(x)
-    q, diagonal = kind.qr(x)
-    return q * kind.cast(where(diagonal < 0, -1.0, 1.0), q.dtype)[..., None, :]
+    return _kind(x).orthonormal_columns(x)
 
 
 def eigenbasis(x: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.algebra import blocked
+
 
 def as_tensor_like(x: Tensor | float, *others: Tensor | float) -> Tensor:
     """x as a tensor of the device and dtype of the first tensor among the others."""
@@ -107,10 +109,10 @@ class Tensors:
         if _in_tiles(left):
             tiled: Tensor = _triton_products().symmetric(left, right)
             return tiled
-        if not _in_blocks(left):
+        if not blocked.in_blocks(left):
             return left @ right
         result = left.new_empty(left.shape[0], left.shape[0])
-        _add_symmetric(result, result, left, right, 0.0, 1.0)
+        blocked.add_symmetric(result, left, right, 0.0, 1.0)
         return result
 
     def add_symmetric_product(
@@ -119,10 +121,10 @@ class Tensors:
         if _in_tiles(left):
             tiled: Tensor = _triton_products().symmetric(left, right, x, x_factor, product_factor)
             return tiled
-        if not _in_blocks(left):
+        if not blocked.in_blocks(left):
             return self.add_product(x, left, right, x_factor, product_factor)
-        result = torch.empty_like(x)
-        _add_symmetric(result, x, left, right, x_factor, product_factor)
+        result = x.clone()
+        blocked.add_symmetric(result, left, right, x_factor, product_factor)
         return result
 
     def identity(self, x: Tensor) -> Tensor:
@@ -164,10 +166,12 @@ class Tensors:
     def join_rows(self, blocks: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(blocks), dim=-2)
 
-    def qr(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def orthonormal_columns(self, x: Tensor) -> Tensor:
+        if blocked.in_panels(x):
+            return blocked.orthonormal_columns(x)
         reflections, scales = torch.geqrf(x)  # torch.linalg.qr makes R besides
         q: Tensor = torch.linalg.householder_product(reflections, scales)
-        return q, reflections.diagonal(dim1=-2, dim2=-1)
+        return q * blocked.signs(reflections)[..., None, :]
 
     def eigh(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(x)
@@ -180,9 +184,6 @@ class Tensors:
     def upper_triangle(self, x: Tensor) -> Tensor:
         return x.triu()
 
-    def diagonal(self, x: Tensor) -> Tensor:
-        return x.diagonal(dim1=-2, dim2=-1)
-
     def broadcast(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         return x.expand(tuple(shape))
 
@@ -190,8 +191,6 @@ class Tensors:
         return torch.arange(start, start + count, dtype=torch.int64, device=like.device)
 
 
-# Rows of a block where a symmetric product is worked out in blocks: measured, fewer keep no core busy.
-BLOCK = 256
 # Rows from which a GPU leaves out what is mirrored: of 8×8 tiles 36 are worked out. Counted, not measured.
 MIRRORED = 1024
 
@@ -213,20 +212,6 @@ def _triton_products() -> Any:
     if importlib.util.find_spec("triton") is None:
         return None
     return importlib.import_module("stepwell.algebra.triton_products")
-
-
-def _in_blocks(left: Tensor) -> bool:
-    """Whether a symmetric product is worked out block by block. An accelerator is not filled by a part of it."""
-    return left.ndim == 2 and left.device.type == "cpu" and left.shape[0] > BLOCK
-
-
-def _add_symmetric(result: Tensor, x: Tensor, left: Tensor, right: Tensor, x_factor: float, factor: float) -> None:
-    """Write x_factor·x + factor·left·right, all symmetric: what stands right of a block on the diagonal is worked out,
-    and what stands below it is the mirror image."""
-    for start in range(0, left.shape[0], BLOCK):
-        block, rest, below = slice(start, start + BLOCK), slice(start, None), slice(start + BLOCK, None)
-        torch.addmm(x[block, rest], left[block], right[:, rest], beta=x_factor, alpha=factor, out=result[block, rest])
-        result[below, block] = result[block, below].mT
 
 
 def working_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

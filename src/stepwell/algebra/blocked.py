@@ -1,0 +1,98 @@
+"""Products and decompositions of large matrices on a CPU, worked out block by block.
+
+A CPU's libraries do the whole of a symmetric product, and a QR decomposition at half the speed of their products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Rows of a block: measured, fewer keep no core busy.
+BLOCK = 256
+# Columns whose reflections are found by LAPACK, before products carry them to all others: measured.
+PANEL = 64
+
+
+def in_blocks(x: Tensor) -> bool:
+    """Whether a symmetric product of x is faster in blocks. An accelerator is not filled by a part of it."""
+    return x.device.type == "cpu" and x.ndim == 2 and x.shape[0] > BLOCK
+
+
+def in_panels(x: Tensor) -> bool:
+    """Whether a QR decomposition of x, or of each matrix of a stack, is faster in panels."""
+    return x.device.type == "cpu" and x.shape[-2] >= x.shape[-1] > BLOCK
+
+
+def add_symmetric(x: Tensor, left: Tensor, right: Tensor, x_factor: float, factor: float) -> None:
+    """Write x_factor·x + factor·left·right, all symmetric, into x; x is not read where its factor is 0.
+
+    What stands above the diagonal is worked out, and what stands below it is the mirror image.
+    """
+    _add_upper(x, left, right, x_factor, factor)
+    for start in range(0, x.shape[0], BLOCK):
+        block, after = slice(start, start + BLOCK), slice(start + BLOCK, None)
+        x[after, block] = x[block, after].mT
+
+
+def _add_upper(x: Tensor, left: Tensor, right: Tensor, x_factor: float, factor: float) -> None:
+    """The blocks on the diagonal and above it: those right of its first half in one product, then each half alone."""
+    blocks = -(-x.shape[0] // BLOCK)
+    if blocks == 1:
+        x.addmm_(left, right, beta=x_factor, alpha=factor)
+        return
+    half = -(-blocks // 2) * BLOCK
+    first, second = slice(None, half), slice(half, None)
+    x[first, second].addmm_(left[first], right[:, second], beta=x_factor, alpha=factor)
+    _add_upper(x[first, first], left[first], right[:, first], x_factor, factor)
+    _add_upper(x[second, second], left[second], right[:, second], x_factor, factor)
+
+
+def orthonormal_columns(x: Tensor) -> Tensor:
+    """Q of x = QR with a positive diagonal of R, with as many columns as x.
+
+    By Householder's reflections I − τvvᵀ, found panel by panel. Those of a panel together are I − V·T·Vᵀ (Schreiber and
+    Van Loan 1989, doi:10.1137/0910005), and so it takes products to carry them to the columns on the right, and at last
+    to those of the identity.
+    """
+    rest, starts = x.clone(), range(0, x.shape[-1], PANEL)
+    reflections, diagonal = [], []
+    for start in starts:
+        panel, scales = torch.geqrf(rest[..., start:, start : start + PANEL])
+        diagonal.append(signs(panel))
+        vectors = panel.tril(-1)
+        vectors.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+        triangle = _triangle(vectors, scales)
+        _subtract(rest[..., start:, start + PANEL :], vectors, triangle.mT)
+        reflections.append((vectors, triangle))
+    q = torch.zeros_like(x)
+    q.diagonal(dim1=-2, dim2=-1).copy_(torch.cat(diagonal, dim=-1))
+    for start, (vectors, triangle) in zip(reversed(starts), reversed(reflections), strict=True):
+        _subtract(q[..., start:, start:], vectors, triangle)
+    return q
+
+
+def signs(reflected: Tensor) -> Tensor:
+    """The signs of R's diagonal, as `torch.geqrf` gives it: −1 or 1."""
+    diagonal = reflected.diagonal(dim1=-2, dim2=-1)
+    return torch.where(diagonal < 0, -1.0, 1.0).to(reflected.dtype)
+
+
+def _triangle(vectors: Tensor, scales: Tensor) -> Tensor:
+    """T of the reflections' product I − V·T·Vᵀ.
+
+    Its inverse has 1/τ on its diagonal and VᵀV above it (Puglisi 1992, doi:10.1137/0913042); T is written here without
+    dividing by a τ, which is 0 where nothing is to be reflected.
+    """
+    above = (vectors.mT @ vectors).triu(1) * scales[..., None, :]
+    identity = torch.eye(scales.shape[-1], dtype=scales.dtype, device=scales.device).expand_as(above)
+    inverse: Tensor = torch.linalg.solve_triangular(above, identity, upper=True, unitriangular=True)
+    return scales[..., :, None] * inverse
+
+
+def _subtract(x: Tensor, vectors: Tensor, triangle: Tensor) -> None:
+    """Write x − V·T·Vᵀ·x into x."""
+    if x.ndim == 2:
+        x.addmm_(vectors, triangle @ (vectors.mT @ x), alpha=-1.0)
+    else:
+        x.sub_(vectors @ (triangle @ (vectors.mT @ x)))
