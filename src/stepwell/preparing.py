@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from stepwell.algebra.matrices import normal_like
 from stepwell.codecs import WEIGHTS, Codec, Storage, empty_parts, parts_of, put, settle_storage
 from stepwell.engines.batch import State
 from stepwell.engines.dense import is_dense
@@ -32,6 +33,8 @@ def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: 
             made = empty_parts(slot.name, codec, held, parameter)
             if slot.start == "weights":
                 codec.store(_weights(parameter, state, codecs), made)
+            elif slot.start == "normal":
+                codec.store(normal_like(parameter.new_empty(held, dtype=made[0].dtype), seed=0), made)
             put(slot.name, codec, made, state)
     if is_dense(parameter):
         for number, codec in codecs.items():

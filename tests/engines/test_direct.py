@@ -11,14 +11,15 @@ from stepwell import Optimizer
 from stepwell.engines import direct
 from stepwell.engines.batch import Batch
 from stepwell.engines.matrices import Matrices
-from stepwell.rules import SOAP, Dion, Muon, Scion
+from stepwell.rules import SOAP, Dion, Muon, Scion, Shampoo
 
 
 def test_a_captured_step_is_warned_of_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     direct._say_captured.cache_clear()
     monkeypatch.setattr(direct, "capturing", lambda device: device.type == "meta")
+    slots = [slot.name for slot in Shampoo().slot_list()]
     on_gpu, on_cpu = (
-        Batch(Dion(), [weight], [{"step": 1, "momentum_buffer": weight, "right_factor": weight}], [Dion().values()])
+        Batch(Shampoo(), [weight], [{"step": 1, **dict.fromkeys(slots, weight)}], [Shampoo().values()])
         for weight in (torch.zeros(2, 2, device="meta"), torch.zeros(2, 2))
     )
     for batch in (on_gpu, on_cpu):
@@ -30,12 +31,12 @@ def test_a_captured_step_is_warned_of_once(monkeypatch: pytest.MonkeyPatch, capl
         for _ in range(2):
             Matrices().apply(on_gpu)
     (record,) = caplog.records
-    assert record.getMessage().startswith("Dion is captured in a CUDA graph, whose replays keep the learning rate")
+    assert record.getMessage().startswith("Shampoo is captured in a CUDA graph, whose replays keep the learning rate")
     direct._say_captured.cache_clear()
 
 
 def test_what_a_rule_asks_of_the_host_is_noted() -> None:
-    for rule, asked in ((Muon(), set()), (Scion(), set()), (Dion(), {"step"}), (SOAP(), {"step"})):
+    for rule, asked in ((Muon(), set()), (Scion(), set()), (Dion(), set()), (SOAP(), {"step"})):
         p = torch.nn.Parameter(torch.eye(4))
         p.grad = torch.ones(4, 4)
         optimizer = Optimizer([p], rule)

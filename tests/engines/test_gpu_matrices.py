@@ -12,7 +12,7 @@ from torch import Tensor
 from conformance.cases import assert_near, assert_same_bits
 from engines.test_gpu import give, on_gpu, pytestmark, reference, train, without_waiting  # noqa: F401 - marks too
 from stepwell import Optimizer
-from stepwell.rules import AdamW, Muon, NorMuon, Rule, Scion
+from stepwell.rules import AdamW, Dion, Muon, NorMuon, Rule, Scion
 
 
 def test_clipping_with_matrices_waits_for_nothing() -> None:
@@ -31,7 +31,9 @@ def test_clipping_with_matrices_waits_for_nothing() -> None:
     assert_near([p.detach() for p in parameters], [p.detach() for p in expected], 1e-5)
 
 
-@pytest.mark.parametrize("rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05)], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05), Dion(lr=0.05)], ids=lambda r: type(r).__name__
+)
 def test_matrices_in_a_graph(rule: Rule) -> None:
     """The learning rate in a tensor is read at each replay, and so is whether the step is left out."""
     lr = torch.tensor(0.05, device="cuda")
@@ -85,7 +87,7 @@ def test_a_step_with_matrices_is_left_out_without_waiting() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05)], ids=lambda rule: type(rule).__name__
+    "rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05), Dion(lr=0.05)], ids=lambda rule: type(rule).__name__
 )
 def test_matrices_in_stacks_without_waiting(rule: Rule) -> None:
     shapes = ((64, 96), (96, 64), (64, 96), (2, 32, 32), (64, 96))

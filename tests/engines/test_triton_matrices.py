@@ -15,10 +15,12 @@ from conformance.training import copies, give_gradients, parameter, train
 from engines.test_triton import all_of, pytestmark  # noqa: F401 - these are run as those are
 from engines.triton_graph import Graph
 from stepwell import Optimizer
-from stepwell.rules import AdaMuon, AdamW, Dion, Muon, NorMuon, Rule, Scion
+from stepwell.rules import SOAP, AdaMuon, AdamW, Dion, Muon, NorMuon, Rule, Scion
 
 of_matrices = pytest.mark.parametrize(
-    "rule", [Muon(lr=0.05), NorMuon(lr=0.05), AdaMuon(lr=0.05), Scion(lr=0.05)], ids=lambda rule: type(rule).__name__
+    "rule",
+    [Muon(lr=0.05), NorMuon(lr=0.05), AdaMuon(lr=0.05), Scion(lr=0.05), Dion(lr=0.05)],
+    ids=lambda rule: type(rule).__name__,
 )
 
 
@@ -73,7 +75,7 @@ def test_a_step_with_matrices_is_left_out(rule: Rule, dtype: torch.dtype, master
 
 
 @pytest.mark.parametrize(
-    ("rule", "master"), [(Dion(lr=0.05), None), (Muon(lr=0.05), "stochastic")], ids=("Dion", "random bits")
+    ("rule", "master"), [(SOAP(lr=0.05), None), (Muon(lr=0.05), "stochastic")], ids=("SOAP", "random bits")
 )
 def test_matrices_that_need_the_step_are_left_out_by_the_host(rule: Rule, master: Any) -> None:
     dtype = torch.bfloat16 if master else torch.float32

@@ -56,13 +56,15 @@ class Graph(TorchDispatchMode):
             self._asked.append(lambda: function(*arguments, **(kwargs or {})))
             return arguments[0]
         result = function(*arguments, **(kwargs or {}))
-        if function.is_view or not isinstance(result, Tensor) or "empty" in str(function):
+        made = result if isinstance(result, tuple) else (result,)
+        if function.is_view or not all(isinstance(each, Tensor) for each in made) or "empty" in str(function):
             return result
 
         def again() -> None:
             new = function(*arguments, **(kwargs or {}))
-            if new is not result:
-                result.copy_(new)
+            for old, each in zip(made, new if isinstance(new, tuple) else (new,), strict=True):
+                if each is not old:
+                    old.copy_(each)
 
         self._asked.append(again)
         return result

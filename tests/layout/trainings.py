@@ -39,6 +39,7 @@ RULES: dict[str, Rule] = {
     # Larger sides of these gradients have directions without gradient, in which the basis is anything.
     "SOAP": rules.SOAP(lr=0.01, max_precond_dim=5),
     "Shampoo": rules.Shampoo(lr=0.01),
+    "Dion": rules.Dion(lr=0.01, rank_fraction=0.5),
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.algebra.matrices import normal_like
 from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, codecs_for, names_beside, slot_codec
 from stepwell.layout.parts import Layout, held, layout_of, local, same_layout
 from stepwell.layout.slots import slot_layout
@@ -34,7 +35,7 @@ def settle_parts(
             continue
         cut, want = slot_layout(rule, slot, layout), codecs[slot.name]
         if state.get(slot.name) is None:
-            number = held(parameter, layout) if slot.start == "weights" else None
+            number = _start(slot, want, parameter, layout, cut)
             _put(slot.name, want, state, _made(want, slot, parameter, layout, cut, number), cut)
         elif not _is_in(slot.name, want, state, cut):
             have = _found(slot, state, cut)
@@ -48,6 +49,16 @@ def settle_parts(
                 _put(slot.name, want, state, _made(want, slot, parameter, layout, cut, number), cut)
     _settle_weights(codecs[WEIGHTS], parameter, state, layout)
     return codecs
+
+
+def _start(slot: Slot, codec: Codec, parameter: Tensor, layout: Layout, cut: Layout) -> Tensor | None:
+    """This rank's part of what stands in a slot before the first update; None for zeros."""
+    if slot.start == "weights":
+        return held(parameter, layout)
+    if slot.start == "normal":
+        (stored, *_) = codec.stored(slot.name, cut.shape)
+        return cut.part(normal_like(held(parameter, layout).new_empty(cut.shape, dtype=stored.dtype), seed=0))
+    return None
 
 
 def portable(rule: Rule, state: Mapping[str, Any], layout: Layout) -> dict[str, Any]:

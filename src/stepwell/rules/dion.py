@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from stepwell.algebra import sqrt, square, where
-from stepwell.algebra.matrices import column_total, either, normal_like, orthonormal_columns
+from stepwell.algebra.matrices import column_total, orthonormal_columns
 from stepwell.rules.hyper import Fraction, NonNegative, Range
 from stepwell.rules.matrix_rule import MatrixRule
 from stepwell.rules.rule import Shape, Slot
@@ -25,7 +25,7 @@ class Dion(MatrixRule):
         θₜ = (1 − η·λ)·θₜ₋₁ − η·√(rows/cols)·Pₜ·Qₜᵀ
 
     What the low rank leaves out of an update stays in the momentum: the error is fed back. Q starts with normal
-    numbers, the same at each call.
+    numbers, the same for every matrix.
 
     Args:
         lr: learning rate η per step, at least 0.
@@ -45,20 +45,19 @@ class Dion(MatrixRule):
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         shape = functools.partial(right_factor, rank_fraction=self.rank_fraction)
-        return ("momentum_buffer", Slot("right_factor", shape=shape, wide=True))
+        return ("momentum_buffer", Slot("right_factor", start="normal", shape=shape, wide=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         rows, cols = p.shape[-2:]
         momentum = s.momentum_buffer + g
-        known = either(s.step == 1, lambda: normal_like(s.right_factor, seed=0), lambda: s.right_factor)
-        left = orthonormal_columns(momentum @ known)
+        left = orthonormal_columns(momentum @ s.right_factor)
         right = momentum.mT @ left
         length = sqrt(column_total(square(right)))
         unit = right / (length + h.eps)
         direction = math.sqrt(rows / max(cols, 1)) * (left @ unit.mT)
         momentum = momentum - (1 - h.mu) * (left @ right.mT)
         # A column without length would stay so for ever: it waits for a gradient as it was.
-        return direction, {"momentum_buffer": momentum, "right_factor": where(length > 0, unit, known)}
+        return direction, {"momentum_buffer": momentum, "right_factor": where(length > 0, unit, s.right_factor)}
 
 
 def right_factor(shape: Shape, *, rank_fraction: float) -> Shape:

@@ -37,8 +37,9 @@ def tensor_wise(_: Shape) -> Shape:
 class Slot:
     """One tensor (or, where `scalar`, one number) of optimizer state for each parameter.
 
-    `start` says what stands in it before the first update: zeros, or a copy of the weights. `shape` gives the slot's
-    shape from the parameter's, which it has itself by default. A `scalar` slot is made of hyper-parameters and the
+    `start` says what stands in it before the first update: zeros, a copy of the weights, or normal numbers, the same
+    for each matrix and each parameter. `shape` gives the slot's shape from the parameter's, which it has itself by
+    default. A `scalar` slot is made of hyper-parameters and the
     step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`. A `shared` scalar
     is one number for all parameters of the rule: `settle` gives it, and a parameter that joins later finds it as it is.
 
@@ -54,7 +55,7 @@ class Slot:
     """
 
     name: str
-    start: Literal["zeros", "weights"] = "zeros"
+    start: Literal["zeros", "weights", "normal"] = "zeros"
     scalar: bool = False
     shared: bool = False
     shape: Callable[[Shape], Shape] | None = None

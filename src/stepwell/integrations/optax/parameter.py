@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from stepwell.algebra.matrices import normal_like
 from stepwell.integrations.views import View
 from stepwell.rules.rule import Rule, Slot, namespace
 
@@ -37,7 +38,8 @@ def _start(slot: Slot, view: View, weight: Any) -> Any:
     if slot.start == "weights":
         return jnp.array(weight)  # a copy, for the weights may be donated
     dtype = jnp.promote_types(weight.dtype, jnp.float32) if slot.wide else weight.dtype
-    return jnp.zeros(view.slot_shape(slot.name), dtype)
+    zeros = jnp.zeros(view.slot_shape(slot.name), dtype)
+    return normal_like(zeros, seed=0) if slot.start == "normal" else zeros
 
 
 class Parameter:
