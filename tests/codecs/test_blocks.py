@@ -37,7 +37,7 @@ def through(codec: Blocks, number: Tensor, random: Tensor | None = None) -> Tens
 
 def random_bits(elements: int, step: int = 1) -> Tensor:
     (key,) = noise.keys_at(noise.keys([0], [0]), [step])
-    return noise.bits(noise.hashes(int(key), elements, torch.device("cpu")), 1)
+    return noise.noise(int(key), elements, torch.device("cpu")).bits(1)
 
 
 def in_blocks(number: Tensor) -> list[Tensor]:

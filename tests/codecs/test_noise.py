@@ -17,7 +17,7 @@ ELEMENTS = 1 << 18
 
 def words(seed: int = 0, step: int = 1, place: int = 0, number: int = 0, elements: int = ELEMENTS) -> torch.Tensor:
     (key,) = noise.keys_at(noise.keys([seed], [place]), [step])
-    return noise.bits(noise.hashes(int(key), elements, CPU), number)
+    return noise.noise(int(key), elements, CPU).bits(number)
 
 
 def test_the_same_element_has_the_same_bits_however_many_there_are() -> None:
@@ -26,8 +26,8 @@ def test_the_same_element_has_the_same_bits_however_many_there_are() -> None:
 
 
 def test_one_hash_by_hand() -> None:
-    # Keys 5 and 7, element 3. First round: (3 ^ 5)·0xED5AD4BB = 6·3982152891 = 23892917346, modulo 2³² 2418080866;
-    # ^ (x >> 11). Then the other key, and so on; worked out with Python's whole numbers.
+    # Keys 5 and 7, elements 6 and 7, which are pair 3. First round: (3 ^ 5)·0xED5AD4BB = 6·3982152891 = 23892917346,
+    # modulo 2³² 2418080866; ^ (x >> 11). Then the other key, and so on; worked out with Python's whole numbers.
     x = ((3 ^ 5) * 0xED5AD4BB) % 2**32
     assert x == 2418080866
     x ^= x >> 11
@@ -35,13 +35,32 @@ def test_one_hash_by_hand() -> None:
     x ^= x >> 15
     x = (x * 0x31848BAB) % 2**32
     x ^= x >> 14
-    assert int(noise.hashes((7 << 32) | 5, 4, CPU)[3]) == x
+    for number, product in enumerate((x, x * 0x9E379E37, x * 0x9E379E37**2)):
+        halves = [(product & 0xFFFF) << 16, (product >> 16 & 0xFFFF) << 16]
+        assert noise.noise((7 << 32) | 5, 8, CPU).bits(number)[6:].tolist() == halves
+        assert noise.noise((7 << 32) | 5, 1, CPU, origin=7).bits(number).tolist() == halves[1:]
 
 
-def test_of_the_hash_the_first_number_gets_the_upper_half_and_the_second_the_lower() -> None:
-    hashed = torch.tensor([0x12345678])
-    assert noise.bits(hashed, 0).item() >> 16 == 0x1234
-    assert noise.bits(hashed, 1).item() >> 16 == 0x5678
+def every_half(number: int, *, upper: bool) -> torch.Tensor:
+    """The bits of a number where the hash has any 16 bits once in one of its halves, and 0x1234 in the other."""
+    halves = torch.arange(1 << 16)
+    hashes = (halves << 16) + 0x1234 if upper else halves + (0x1234 << 16)
+    return noise.Noise(hashes, 0, 2 << 16).bits(number)[int(upper) :: 2]
+
+
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("number", range(4))
+def test_each_number_has_any_16_bits_once(number: int, upper: bool) -> None:
+    assert torch.equal((every_half(number, upper=upper) >> 16).sort().values, torch.arange(1 << 16))
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 2), (0, 2)], ids=str)
+@pytest.mark.parametrize("upper", [False, True])
+def test_the_bits_of_two_numbers_fill_the_square_evenly(numbers: tuple[int, int], upper: bool) -> None:
+    # Of 2¹⁶ points a share b of both sides holds b²·2¹⁶, but for what a lattice leaves at its edges.
+    first, second = (every_half(number, upper=upper).double() / 2**32 for number in numbers)
+    for b, c in itertools.product((0.01, 0.1, 0.37, 0.5, 0.81), repeat=2):
+        assert abs(float(((first < b) & (second < c)).double().mean()) - b * c) < 5e-4
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
@@ -61,7 +80,7 @@ def test_steps_parameters_numbers_and_neighbours_are_uncorrelated() -> None:
     series = [words(step=step) for step in range(4)]
     series += [words(place=place) for place in range(1, 5)]
     series += [words(number=number) for number in range(1, 5)]
-    series += [torch.roll(words(), distance) for distance in (1, 8, 256, 768)]
+    series += [torch.roll(words(), distance) for distance in (1, 2, 8, 256, 768)]
     correlations = np.corrcoef(torch.stack(series).double().numpy())
     apart = correlations[np.triu_indices(len(series), 1)]
     assert np.abs(apart).max() < 5 / math.sqrt(ELEMENTS)

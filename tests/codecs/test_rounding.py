@@ -29,7 +29,7 @@ def through(codec: Codec, number: Tensor, random: Tensor | None = None) -> Tenso
 
 def random_bits(elements: int, step: int = 1) -> Tensor:
     (key,) = noise.keys_at(noise.keys([0], [0]), [step])
-    return noise.bits(noise.hashes(int(key), elements, torch.device("cpu")), 0)
+    return noise.noise(int(key), elements, torch.device("cpu")).bits(0)
 
 
 # What they hold

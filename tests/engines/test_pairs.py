@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from stepwell import Optimizer, rules
+from stepwell.engines.batch import Batch
 
 STORAGES: tuple[dict[str, Any], ...] = (
     {},
@@ -37,6 +39,16 @@ def test_pairs_have_the_bits_of_single_numbers(size: int, offset: int, storage: 
     expected, _ = stepped(size, 0, storage, "foreach")
     assert torch.equal(found, expected)
     assert bool((beside == 7.0).all())
+
+
+@pytest.mark.parametrize("origin", [1, 2, 2**32 - 301])
+@pytest.mark.parametrize("state", ["bfloat16", "float32", "8bit", "4bit"])
+def test_random_bits_of_a_part_that_begins_anywhere(state: str, origin: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours of one hash may lie on two ranks, and places are counted modulo 2³²."""
+    monkeypatch.setattr(Batch, "origins", property(lambda batch: np.full(len(batch.weights), origin)))
+    storage = {"master": "stochastic", "state_dtype": state}
+    (found, _), (expected, _) = (stepped(5001, 0, storage, engine) for engine in ("fused", "foreach"))
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4097])

@@ -76,8 +76,8 @@ class Codec(ABC):
         Args:
             number: of the parameter's shape, in float32 or float64.
             parts: the tensors to write to.
-            noise: 32 random bits for each element, in row-major order, of which a codec takes as many of the upper ones
-                as it cuts off; without them it rounds to the nearest.
+            noise: 32 bits for each element, in row-major order, the upper 16 random, of which a codec takes as many of
+                the upper ones as it cuts off; without them it rounds to the nearest.
         """
 
     def nearest(self) -> Codec:

@@ -3,16 +3,19 @@
 So they are the same for the same element whatever the engine, the threads or the pieces in which a tensor is worked
 through. An element is counted in row-major order, modulo 2³².
 
-The hash of an element is Wellons' `triple32` (nullprogram.com/blog/2018/07/31), of two keys in place of one: each is
-exclusive-ored in before a multiplication, so that different keys do not give the same sequence, shifted. It is worked
-out once an element. Each number that is stored for the element gets a product of it, of whose 32 bits a codec uses the
-upper ones: of the first number these are the hash's upper half, of the second its lower half. The kernels have the same
-hash in `stepwell.engines.fused.memory`.
+The hash is Wellons' `triple32` (nullprogram.com/blog/2018/07/31), of two keys in place of one: each is exclusive-ored
+in before a multiplication, so that different keys do not give the same sequence, shifted. It is worked out once for two
+neighbours. Each number that is stored for them has a product of it with an odd factor: the element of an even place the
+lower 16 bits, the next one the upper 16. So each of these comes as often as any other; and the factors are powers of
+one whose halves are 2¹⁶ times the golden ratio, so that what two numbers of an element have fills the square as evenly
+as a lattice can (Knuth, The Art of Computer Programming, vol. 2, sec. 3.3.4). The kernels have the same in
+`stepwell.engines.fused.memory`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ from torch import Tensor
 # (factor, shift) of each round.
 ROUNDS = ((0xED5AD4BB, 11), (0xAC4C1B51, 15), (0x31848BAB, 14))
 _MASK = (1 << 32) - 1
-_GOLDEN = 0x9E3779B1
+_GOLDEN = 0x9E379E37
 
 
 def keys(seeds: Sequence[int], places: Sequence[int]) -> NDArray[np.uint64]:
@@ -54,19 +57,37 @@ def _mixed(mixed: NDArray[np.uint64], words: Sequence[int]) -> NDArray[np.uint64
 
 
 def factor_of(number: int) -> int:
-    """What the hash is multiplied with for one of the numbers that are rounded by chance, counted from 0."""
-    return (1, 1 << 16)[number] if number < 2 else pow(_GOLDEN, number, 1 << 32)
+    """What a hash is multiplied with for one of the numbers that are rounded by chance, counted from 0."""
+    return pow(_GOLDEN, number, 1 << 32)
 
 
-def hashes(key: int, elements: int, device: torch.device, origin: int = 0) -> Tensor:
-    """The 32-bit hash of each of so many elements, `origin` being the place of the first, as int64."""
-    x = torch.arange(origin, origin + elements, dtype=torch.int64, device=device) & _MASK
+@dataclass(frozen=True)
+class Noise:
+    """What the random bits of a run of elements are made of.
+
+    Attributes:
+        hashes: the 32-bit hash of each pair that one of them belongs to, as int64.
+        origin: the place of the first of them.
+        elements: how many they are.
+    """
+
+    hashes: Tensor
+    origin: int
+    elements: int
+
+    def bits(self, number: int) -> Tensor:
+        """16 random bits for each element, as the upper ones of 32 in an int64, for one of the numbers that are stored
+        for it."""
+        product = self.hashes * factor_of(number)
+        halves = torch.stack((product & 0xFFFF, product >> 16 & 0xFFFF), dim=1).reshape(-1)
+        first = self.origin % 2
+        return halves[first : first + self.elements] << 16
+
+
+def noise(key: int, elements: int, device: torch.device, origin: int = 0) -> Noise:
+    """Hash so many elements, `origin` being the place of the first; `key` holds the two keys of the hash."""
+    x = (torch.arange(origin // 2, (origin + elements + 1) // 2, dtype=torch.int64, device=device) * 2 & _MASK) >> 1
     for (factor, shift), word in zip(ROUNDS, (key & _MASK, key >> 32, 0), strict=True):
         x = ((x ^ word) * factor) & _MASK
         x = x ^ (x >> shift)
-    return x
-
-
-def bits(hashed: Tensor, number: int) -> Tensor:
-    """32 random bits for each element, as int64, for one of the numbers that are stored for it."""
-    return (hashed * factor_of(number)) & _MASK
+    return Noise(x, origin, elements)

@@ -159,12 +159,14 @@ class Direct(ABC):
         numbers = {**changed, WEIGHTS: new_weights}
         # Random bits are for training: an average to evaluate on is rounded to the nearest.
         draws = function == "update" and any(batch.codecs[number].draws for number in numbers)
-        hashes = _hashes(part, batch) if draws else None
+        drawn_for = _noise(part, batch) if draws else None
         for number, value in numbers.items():
-            self._store(part, batch, number, value, hashes)
+            self._store(part, batch, number, value, drawn_for)
         batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.codecs})
 
-    def _store(self, part: list[int], batch: Batch, number: str, value: Any, hashes: list[Tensor] | None) -> None:
+    def _store(
+        self, part: list[int], batch: Batch, number: str, value: Any, drawn_for: list[noise.Noise] | None
+    ) -> None:
         column = batch.plain(number)
         if column is not None:
             self.store([column[index] for index in part], value)
@@ -172,7 +174,7 @@ class Direct(ABC):
         codec = batch.codecs[number]
         place = drawn(number, batch.codecs) if codec.draws else 0
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
-            bits = noise.bits(hashes[position], place) if hashes is not None and codec.draws else None
+            bits = drawn_for[position].bits(place) if drawn_for is not None and codec.draws else None
             codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
 
 
@@ -217,12 +219,12 @@ def _loaded(part: list[int], batch: Batch, number: str) -> list[Tensor]:
     return [codec.load(batch.parts(number, index), tuple(batch.weights[index].shape)) for index in part]
 
 
-def _hashes(part: list[int], batch: Batch) -> list[Tensor]:
-    """The random bits of each parameter's elements."""
+def _noise(part: list[int], batch: Batch) -> list[noise.Noise]:
+    """What the random bits of each parameter's elements are made of."""
     found = zip(part, batch.keys_now()[part], batch.origins[part], strict=True)
     weights = batch.weights
     return [
-        noise.hashes(int(key), weights[index].numel(), weights[index].device, int(origin))
+        noise.noise(int(key), weights[index].numel(), weights[index].device, int(origin))
         for index, key, origin in found
     ]
 

@@ -53,7 +53,7 @@ def draws(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
 
 
 def factor(number: str, codecs: Mapping[str, Codec]) -> str:
-    """What makes the random bits of this number out of an element's hash; 1 where it is rounded to the nearest."""
+    """What a hash is multiplied with for this number's random bits; 1 where it is rounded to the nearest."""
     return f"{factor_of(drawn(number, codecs)) if codecs[number].draws else 1:#x}"
 
 

@@ -21,9 +21,10 @@ from stepwell.codecs.blocks import BLOCK, SMALLEST, Blocks
 from stepwell.engines.fused.memory import (
     bits_of,
     float32_at,
+    hash_of,
     number_of_bits,
-    random_bits,
     uint8_at,
+    uint16_at,
     uint32_at,
     widest_vectors,
 )
@@ -73,11 +74,31 @@ def fetch(address: Any, size: Any) -> None:
 
 
 @_jit
-def halve_elements(hashes_at: Any, size: Any) -> None:
-    """In place of hashes, what rounds to the nearest."""
-    hashes = numba.carray(uint32_at(hashes_at), size)
+def draw(low: Any, high: Any, first: Any, hashes_at: Any, size: Any) -> None:
+    """Write the hashes of all pairs that a block's elements belong to; `first` is the place of the first of these."""
+    widest_vectors()
+    pairs = (np.int64(size) + np.int64(first & np.uint32(1)) + 1) // 2
+    hashes = numba.carray(uint32_at(hashes_at), pairs)
+    for i in range(pairs):
+        hashes[i] = hash_of(low, high, np.uint32(first + np.uint32(2 * i)))
+
+
+@_jit
+def multiply(hashes_at: Any, factor: Any, bits_at: Any, size: Any) -> None:
+    """Write what another number has for random bits where the first has the hashes of `draw`."""
+    widest_vectors()
+    pairs = np.int64(size) // 2 + 1
+    hashes, bits = numba.carray(uint32_at(hashes_at), pairs), numba.carray(uint32_at(bits_at), pairs)
+    for i in range(pairs):
+        bits[i] = np.uint32(hashes[i] * factor)
+
+
+@_jit
+def halve_elements(halves_at: Any, size: Any) -> None:
+    """In place of random bits, what rounds to the nearest."""
+    halves = numba.carray(uint16_at(halves_at), size)
     for i in range(size):
-        hashes[i] = np.uint32(0x80000000)
+        halves[i] = np.uint16(0x8000)
 
 
 # What a codec says of its codes, as numbers of 32 bits.
@@ -179,46 +200,46 @@ def _decoder(codec: Blocks) -> Any:
 
 
 def _encoder(codec: Blocks) -> Any:
-    """`encode(numbers, largest, codes, scale, hashes, factor, size)` for a block, or for the rest that is the last one;
-    numbers, codes, scale and hashes are addresses, the factor makes random bits of a hash.
-
-    It is written out where it is called, because of the factor: with most, which are powers of two, the machine then
-    need not multiply.
+    """`encode(numbers, largest, codes, scale, halves, size)` for a block, or for the rest that is the last one;
+    numbers, codes, scale and random bits, 16 each, are addresses.
     """
     code_of = _code_of(codec)
-    spread, cut_off, half = np.float32(codec.spread), codec.shift, np.int64(BLOCK // 2)
+    spread, half = np.float32(codec.spread), np.int64(BLOCK // 2)
+    # The upper 16 of the bits that are cut off.
+    up = np.uint32(codec.shift - 16)
 
     @_inlined
-    def bytes_each(numbers_at: Any, codes_at: Any, hashes_at: Any, spread: Any, factor: Any, size: Any) -> None:
+    def random(half: Any) -> Any:
+        return np.uint32(np.uint32(half) << up)
+
+    @_inlined
+    def bytes_each(numbers_at: Any, codes_at: Any, halves_at: Any, spread: Any, size: Any) -> None:
         numbers, codes = numba.carray(float32_at(numbers_at), size), numba.carray(uint8_at(codes_at), size)
-        hashes = numba.carray(uint32_at(hashes_at), size)
+        halves = numba.carray(uint16_at(halves_at), size)
         for i in range(size):
-            codes[i] = np.uint8(code_of(numbers[i], spread, random_bits(hashes[i], factor, cut_off)))
+            codes[i] = np.uint8(code_of(numbers[i], spread, random(halves[i])))
 
     @_inlined
-    def halves_of_bytes(numbers_at: Any, codes_at: Any, hashes_at: Any, spread: Any, factor: Any, size: Any) -> None:
+    def halves_of_bytes(numbers_at: Any, codes_at: Any, halves_at: Any, spread: Any, size: Any) -> None:
         fill = numba.carray(float32_at(numbers_at), _WIDTH)
         for i in range(size, _WIDTH):
             fill[i] = 0.0
-        numbers, hashes = numba.carray(float32_at(numbers_at), half), numba.carray(uint32_at(hashes_at), half)
-        above = 4 * half
-        others = numba.carray(float32_at(numbers_at + above), half)
-        other_hashes = numba.carray(uint32_at(hashes_at + above), half)
+        numbers, halves = numba.carray(float32_at(numbers_at), half), numba.carray(uint16_at(halves_at), half)
+        others = numba.carray(float32_at(numbers_at + 4 * half), half)
+        other_halves = numba.carray(uint16_at(halves_at + 2 * half), half)
         codes = numba.carray(uint8_at(codes_at), half)
         for i in range(half):
-            lower = np.uint32(code_of(numbers[i], spread, random_bits(hashes[i], factor, cut_off)))
-            upper = np.uint32(code_of(others[i], spread, random_bits(other_hashes[i], factor, cut_off)))
+            lower = np.uint32(code_of(numbers[i], spread, random(halves[i])))
+            upper = np.uint32(code_of(others[i], spread, random(other_halves[i])))
             codes[i] = np.uint8(np.uint32(lower | np.uint32(upper << np.uint32(4))))
 
     store_block = bytes_each if codec.bits == 8 else halves_of_bytes
 
     @_inlined
-    def encode(
-        numbers_at: Any, largest: Any, codes_at: Any, scale_at: Any, hashes_at: Any, factor: Any, size: Any
-    ) -> None:
+    def encode(numbers_at: Any, largest: Any, codes_at: Any, scale_at: Any, halves_at: Any, size: Any) -> None:
         scale = _scale_of(largest)
         numba.carray(float32_at(scale_at), 1)[0] = scale
-        store_block(numbers_at, codes_at, hashes_at, spread / scale, factor, size)
+        store_block(numbers_at, codes_at, halves_at, spread / scale, size)
 
     return encode
 

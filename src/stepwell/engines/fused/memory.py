@@ -193,8 +193,8 @@ _SHIFT_1, _SHIFT_2, _SHIFT_3 = (np.uint32(shift) for _, shift in ROUNDS)
 
 @numba.njit(inline="always")
 def hash_of(low: Any, high: Any, element: Any) -> Any:
-    """The 32-bit hash of an element under two keys; all three are uint32."""
-    x = np.uint32(np.uint32(element ^ low) * _FACTOR_1)
+    """The 32-bit hash of the pair that an element belongs to, under two keys; all three are uint32."""
+    x = np.uint32(np.uint32(np.uint32(element >> np.uint32(1)) ^ low) * _FACTOR_1)
     x = np.uint32(x ^ np.uint32(x >> _SHIFT_1))
     x = np.uint32(np.uint32(x ^ high) * _FACTOR_2)
     x = np.uint32(x ^ np.uint32(x >> _SHIFT_2))
@@ -203,9 +203,10 @@ def hash_of(low: Any, high: Any, element: Any) -> Any:
 
 
 @numba.njit(inline="always")
-def random_bits(hashed: Any, factor: Any, count: Any) -> Any:
-    """So many random bits for one of the numbers that are stored for an element."""
-    return np.uint32(np.uint32(hashed * np.uint32(factor)) >> np.uint32(32 - count))
+def random_bits(hashed: Any, factor: Any, element: Any) -> Any:
+    """16 random bits for one of the numbers that are stored for an element, of its pair's hash."""
+    product = np.uint32(hashed * np.uint32(factor))
+    return np.uint32(product >> np.uint32(np.uint32(element & np.uint32(1)) << np.uint32(4))) & np.uint32(0xFFFF)
 
 
 # 16-bit weights with what the rounding left over: `stepwell.codecs.rounding`.

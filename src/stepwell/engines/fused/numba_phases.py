@@ -49,27 +49,26 @@ def phase_source(
     held = {name: [array(part) for part in passed(name, phase, codecs)] for name in numbers_of(phase)}
     arguments = [part for parts in held.values() for part in parts]
     arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
-    random = draws(phase, codecs)
-    if random:
+    if random := draws(phase, codecs) and not blocks:
         arguments += ["low", "high", "first"]
-    if handed := hands_on(phase, codecs):
-        arguments.append("hashes")
+    arguments += [f"{array(name)}_bits" for name in drawn_before(phase, codecs)]
     for name in read_as_codes(phase, codecs):
         arguments += [f"{array(name)}_codes", f"{array(name)}_share"]
     sums = returned(phase)
     largest = [f"largest_{array(name)}" for name in in_blocks(stored_by(phase), codecs)]
 
     def element(place: str, item: str, kept: Callable[[str], str]) -> list[str]:
-        """One element: which it is, how it is taken out of an array, and where what is stored in one is kept."""
+        """One element: its place, how it is taken out of an array, and where what is stored in one is kept."""
         lines = [f"{array(name)}_ = {_read(codecs, name, phase, item)}" for name in phase.loads]
         lines += [f"{name}_ = {name}[i]" for name in by_column.values()]
         lines += writer.lines
-        if random:
-            lines.append(f"hashed = hash_of(low, high, np.uint32(first + np.uint32({place})))")
-        if handed:
-            lines.append("hashes[i] = hashed")
         for name, e in phase.stores:
-            words = {"x": writer.text(e), "random": f"random_bits(hashed, {factor(name, codecs)}, 16)"}
+            drawn = (
+                f"random_bits(hashed, {factor(name, codecs)}, {place})"
+                if random
+                else f"np.uint32({array(name)}_bits[i])"
+            )
+            words = {"x": writer.text(e), "random": drawn}
             written = PLAIN.write if name in blocks else WORDS[codecs[name].word].write
             for part, text in zip(held[name], written, strict=True):
                 lines.append(f"{kept(part)} = {text.format(**words)}")
@@ -81,11 +80,13 @@ def phase_source(
 
     if pairs:
         stored = [part for name, _ in phase.stores for part in held[name]]
-        body = element("2 * i", "lower_of({}[i])", lambda part: f"lower{stored.index(part)}")
-        body += element("2 * i + 1", "upper_of({}[i])", lambda part: f"upper{stored.index(part)}")
+        hashed = ["hashed = hash_of(low, high, np.uint32(first + np.uint32(2 * i)))"]
+        body = element("np.uint32(0)", "lower_of({}[i])", lambda part: f"lower{stored.index(part)}")
+        body += element("np.uint32(1)", "upper_of({}[i])", lambda part: f"upper{stored.index(part)}")
         body += [f"{part}[i] = pair_of(lower{number}, upper{number})" for number, part in enumerate(stored)]
     else:
-        body = element("i", "{}[i]", "{}[i]".format)
+        hashed = ["place = np.uint32(first + np.uint32(i))", "hashed = hash_of(low, high, place)"]
+        body = element("place", "{}[i]", "{}[i]".format)
     used = {a.index for e in (*phase.values, *results) for a in e.arguments}
     lines = [
         f"def phase{number}{IN_PAIRS * pairs}({', '.join([*arguments, *single.values()])}):",
@@ -94,7 +95,7 @@ def phase_source(
         *(f"    {name} = least()" for name in largest),
         "    widest_vectors()",
         "    for i in range(size):",
-        *indented(body, 2),
+        *indented([*(hashed if random else []), *body], 2),
     ]
     if sums or largest:
         lines.append(f"    return {', '.join([*(f'total{r.index}' for r in sums), *largest])},")
@@ -122,10 +123,11 @@ def returned(phase: Phase) -> list[Expression]:
     return [*phase.reductions_to(Level.TENSOR), *phase.reductions_to(Level.ROW)]
 
 
-def hands_on(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
-    """Whether a phase's loop leaves hashes for what is stored in blocks, which is rounded by chance after it. The loop
-    waits for roots and quotients, and works the hashes out meanwhile."""
-    return any(codecs[name].draws and codecs[name].block > 1 for name, _ in phase.stores)
+def drawn_before(phase: Phase, codecs: Mapping[str, Codec]) -> list[str]:
+    """The numbers whose random bits a phase's loop finds in arrays: where it goes over blocks, they are drawn for one
+    block at a time."""
+    by_block = bool(in_blocks(numbers_of(phase), codecs))
+    return [name for name in stored_by(phase) if by_block and codecs[name].block == 1 and codecs[name].draws]
 
 
 def stored_by(phase: Phase) -> list[str]:

@@ -22,7 +22,7 @@ from stepwell.engines.fused.arrays import (
 from stepwell.engines.fused.numba_finish import finish
 from stepwell.engines.fused.numba_phases import (
     IN_PAIRS,
-    hands_on,
+    drawn_before,
     passed,
     phase_source,
     read_as_codes,
@@ -93,7 +93,8 @@ def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     blocks = in_blocks(program.arrays, codecs)
     if blocks:
         lines += [f"{array(name)}_numbers = local_array()" for name in blocks]
-        lines.append("hashes = local_array()")
+        lines += ["hashes = local_array()", "halves = local_array()"]
+        lines += [f"{array(name)}_product = local_array()" for name in program.arrays if _has_product(name, codecs)]
     if any(number % 2 == 0 for number, _ in program.steps):
         width = max(1, len(program.sums))
         lines += [
@@ -160,9 +161,9 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         (f"q{e.index}", real, "column_sums_at", f"all_column_sums * {program.sum_position(e)} + column_sum")
         for e in to_column
     ]
-    random = ["low", "high", "np.uint32(origin + start + at)"] if draws(phase, codecs) else []
-    if hands_on(phase, codecs):
-        random.append("numba.carray(uint32_at(hashes), size)")
+    in_loop = draws(phase, codecs) and not in_blocks(numbers_of(phase), codecs)
+    random = ["low", "high", "np.uint32(origin + start + at)"] if in_loop else []
+    random += [f"numba.carray(uint16_at({_bits(name, codecs)}), size)" for name in drawn_before(phase, codecs)]
     for known in map(array, read_as_codes(phase, codecs)):
         random += [f"numba.carray(uint8_at({known}_codes), size)", f"{known}_share"]
     elements = [array(part) for name in numbers_of(phase) for part in passed(name, phase, codecs)]
@@ -180,7 +181,8 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     call = f"phase{number}({', '.join([*elements, *others, 'size', *shared])})"
     piece += [*decoded, f"totals = {call}" if sums or encoded else call, *added]
     if works_in_pairs(program, phase, codecs):
-        piece = [*_pairs(f"phase{number}", views, shared, added), "if size % 2:", *indented(piece)]
+        pairs = _pairs(f"phase{number}", views, shared, added, whole=in_loop)
+        piece = [*pairs, "if size:", *indented(piece)]
     if sums or decoded or encoded:
         most = BLOCK if decoded or encoded else _PIECE
         piece = [
@@ -207,19 +209,22 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     ]
 
 
-def _pairs(phase: str, views: Sequence[_View], shared: Sequence[str], added: Sequence[str]) -> list[str]:
-    """A piece, two numbers at a time, but for the last of an odd number, where `at` and `size` are then."""
+def _pairs(
+    phase: str, views: Sequence[_View], shared: Sequence[str], added: Sequence[str], *, whole: bool
+) -> list[str]:
+    """A piece, two numbers at a time, but for the rest that `at` and `size` then are: the last of an odd number, or all
+    where the two of a word would not be the `whole` pair that has one hash."""
     words = [f"word{position}" for position in range(len(views))]
     call = f"{phase}{IN_PAIRS}({', '.join([*words, 'pairs', *shared])})"
     return [
-        "pairs = size // 2",
+        "pairs = 0 if (origin + start + at) % 2 else size // 2" if whole else "pairs = size // 2",
         *(
             f"{word} = numba.carray(uint32_at({base} + {dtype.itemsize} * ({place} + at)), pairs)"
             for word, (_, dtype, base, place) in zip(words, views, strict=True)
         ),
         f"totals = {call}" if added else call,
         *added,
-        "at, size = at + 2 * pairs, size % 2",
+        "at, size = at + 2 * pairs, size - 2 * pairs",
     ]
 
 
@@ -227,8 +232,17 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
     """What comes before a phase, for a block, and what comes after it."""
     before: list[str] = []
     after: list[str] = []
-    stored = in_blocks(stored_by(phase), codecs)
-    for name in in_blocks(numbers_of(phase), codecs):
+    blocks, stored = (in_blocks(names, codecs) for names in (numbers_of(phase), stored_by(phase)))
+    if blocks and draws(phase, codecs):
+        before.append("draw(low, high, np.uint32(origin + start + at), hashes, size)")
+        before += [
+            f"multiply(hashes, np.uint32({factor(name, codecs)}), {array(name)}_product, size)"
+            for name in stored_by(phase)
+            if _has_product(name, codecs)
+        ]
+    if not all(codecs[name].draws for name in stored):
+        before.append("halve_elements(halves, size)")
+    for name in blocks:
         (codes, _), (scales, _) = arrays_of(name, program, codecs)
         known, codec = array(name), codecs[name]
         before += [
@@ -243,8 +257,19 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
                 before.append(f"decode_{kind(codec)}({known}_codes, {known}_share, {known}_numbers)")
         if name in stored:
             largest = f"totals[{len(returned(phase)) + stored.index(name)}]"
-            ends = f"{known}_codes, {known}_scale, hashes, np.uint32({factor(name, codecs)}), size"
+            ends = f"{known}_codes, {known}_scale, {_bits(name, codecs)}, size"
             after.append(f"encode_{kind(codec)}({known}_numbers, {largest}, {ends})")
-    if after and not hands_on(phase, codecs):
-        after.insert(0, "halve_elements(hashes, size)")
     return before, after
+
+
+def _has_product(name: str, codecs: Mapping[str, Codec]) -> bool:
+    """Whether a number's random bits are not those of the hashes themselves."""
+    return codecs[name].draws and int(factor(name, codecs), 16) != 1
+
+
+def _bits(name: str, codecs: Mapping[str, Codec]) -> str:
+    """The address of a number's random bits for a block: a block may begin with the second element of a pair."""
+    if not codecs[name].draws:
+        return "halves"
+    product = f"{array(name)}_product" if _has_product(name, codecs) else "hashes"
+    return f"{product} + 2 * ((origin + start + at) % 2)"

@@ -32,8 +32,8 @@ def keys_at(key, step):
 
 @triton.jit
 def hash_of(low, high, element):
-    """The 32-bit hash of each element under two keys."""
-    x = (element ^ low) * _FACTOR_1
+    """The 32-bit hash of the pair that each element belongs to, under two keys."""
+    x = ((element >> 1) ^ low) * _FACTOR_1
     x = x ^ (x >> _SHIFT_1)
     x = (x ^ high) * _FACTOR_2
     x = x ^ (x >> _SHIFT_2)
@@ -42,9 +42,9 @@ def hash_of(low, high, element):
 
 
 @triton.jit
-def random_bits(hashed, FACTOR: tl.constexpr, COUNT: tl.constexpr):
-    """So many random bits for one of the numbers that are stored for each element."""
-    return (hashed * FACTOR) >> (32 - COUNT)
+def random_bits(hashed, FACTOR: tl.constexpr, element):
+    """16 random bits for one of the numbers that are stored for each element, of its pair's hash."""
+    return ((hashed * FACTOR) >> ((element & 1) << 4)) & 0xFFFF
 
 
 # 16-bit weights with what the rounding left over: `stepwell.codecs.rounding`.

@@ -81,20 +81,22 @@ class Storing:
 
     def stores(self, value: Callable[[str], str]) -> list[str]:
         """Each number that is stored, at `i`."""
-        lines = ["hashed = hash_of(low, high, origin + i.to(tl.uint32))"] if self.draws else []
+        hashed = ["place = origin + i.to(tl.uint32)", "hashed = hash_of(low, high, place)"]
+        lines = hashed if self.draws else []
         for name, _ in self._phase.stores:
             codec, parts = self._codecs[name], self._parts(name)
+            drawn = f"random_bits(hashed, {factor(name, self._codecs)}, place)"
             if isinstance(codec, Blocks):
                 x = f"({value(name)}).to(tl.float32)"
                 cut = codec.shift
-                half = f"tl.full(i.shape, {1 << cut - 1}, tl.uint32)"
-                random = f"random_bits(hashed, {factor(name, self._codecs)}, {cut})" if codec.draws else half
+                nearest = f"tl.full(i.shape, {1 << cut - 1}, tl.uint32)"
+                random = f"{drawn} << {cut - 16}" if codec.draws else nearest
                 lines.append(
                     f"encode_{codec.bits}bit({x}, {', '.join(parts)}, i, inside, {random}, "
                     f"{_codes_of(codec)}, {int(codec.positive)}, {codec.spread!r})"
                 )
             else:
-                random = f"random_bits(hashed, {factor(name, self._codecs)}, 16)" if codec.draws else ""
+                random = drawn if codec.draws else ""
                 texts = written(codec, value(name), self._compute, random)
                 lines += [f"tl.store({part} + i, {text}, inside)" for part, text in zip(parts, texts, strict=True)]
         return lines

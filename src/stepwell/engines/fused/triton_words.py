@@ -45,7 +45,7 @@ WORD = 16
 _TAKEN = frozenset((*CHUNK, *TILE, *TENSOR)) | {
     "ALIGN", "COLUMNS", "ROWS", "across", "chunk", "chunks", "column_sums", "counts", "down", "first", "hashed", "here",
     "high", "hyper", "i", "inside", "kept", "kept_columns", "kept_rows", "lane", "low", "origin", "out", "part",
-    "power", "row_sums", "scalars", "sizes", "sums", "table", "tl", "triton", "verdict", "whole",
+    "place", "power", "row_sums", "scalars", "sizes", "sums", "table", "tl", "triton", "verdict", "whole",
 }  # fmt: skip
 _NUMBERED = re.compile(r"(c|h|q|s|t|x|acc|rest|sum|elements|finish|phase)\d*$")
 
