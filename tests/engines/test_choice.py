@@ -81,7 +81,7 @@ def test_a_gpu_that_triton_does_not_compile_for(monkeypatch: pytest.MonkeyPatch)
 
 WITHOUT_NUMBA = """
 import sys
-sys.modules["llvmlite"] = None
+sys.modules[sys.argv[1]] = None
 import torch
 import stepwell
 p = torch.nn.Parameter(torch.ones(3))
@@ -97,8 +97,10 @@ except ValueError as error:
 """
 
 
-def test_a_cpu_without_numba() -> None:
-    ran = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("package", ["llvmlite", "numba"])
+def test_a_cpu_without_numba(package: str) -> None:
+    command = [sys.executable, "-c", WITHOUT_NUMBA, package]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
     weights, refused = ran.stdout.splitlines()
     assert weights == "[0.0, 0.0, 0.0]"
     assert "on cpu: it cannot be loaded (" in refused

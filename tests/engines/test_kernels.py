@@ -101,3 +101,25 @@ def test_there_is_no_kernel_to_show_where_none_runs() -> None:
     optimizer = stepwell.Muon([torch.nn.Parameter(torch.ones(3, 3))])
     with pytest.raises(ValueError, match="no parameter of this optimizer runs in the fused engine"):
         optimizer.kernel_source()
+
+
+NUMBA_THAT_FAILS = """
+import sys, torch, stepwell
+sys.path.insert(0, sys.argv[1])
+p = torch.nn.Parameter(torch.ones(5)); p.grad = torch.ones(5)
+try:
+    stepwell.Lion([p], lr=0.25).step()
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_numba_that_cannot_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text('raise ImportError("Numba needs NumPy 2.3 or less")')
+    environment = {**os.environ, "STEPWELL_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", NUMBA_THAT_FAILS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (
+        "a kernel has to be compiled, and Numba cannot be imported (Numba needs NumPy 2.3 or less); install one that "
+        "fits this Python and this NumPy, or take engine='foreach'"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
@@ -95,7 +96,8 @@ def _load(device: str) -> tuple[FusedEngine | None, str]:
         if device == "cpu":
             from stepwell.engines.fused.engine import Fused
 
-            return Fused(), ""
+            compiles = importlib.util.find_spec("numba") is not None  # which is imported when there is what to compile
+            return (Fused(), "") if compiles else (None, "it cannot be loaded (Numba is not installed)")
         if device == "cuda":
             from stepwell.engines.fused.triton_engine import Triton, problem
 

@@ -71,7 +71,13 @@ def _machine_code(name: str, source: str) -> tuple[Any, int]:
 
 def _compile(path: Path) -> bytes:
     """The name of the kernel's symbol, a newline, and its machine code. This is what needs Numba."""
-    import numba
+    try:
+        import numba
+    except ImportError as error:
+        raise RuntimeError(
+            f"a kernel has to be compiled, and Numba cannot be imported ({error}); install one that fits this Python "
+            "and this NumPy, or take engine='foreach'"
+        ) from error
 
     specification = importlib.util.spec_from_file_location(f"stepwell_kernel_{path.stem}", path)
     assert specification is not None
