@@ -56,26 +56,25 @@ def orthonormal_columns(x: Tensor) -> Tensor:
     to those of the identity.
     """
     rest, starts = x.clone(), range(0, x.shape[-1], PANEL)
-    reflections, diagonal = [], []
+    reflections, diagonals = [], []
     for start in starts:
         panel, scales = torch.geqrf(rest[..., start:, start : start + PANEL])
-        diagonal.append(signs(panel))
+        diagonals.append(panel.diagonal(dim1=-2, dim2=-1))
         vectors = panel.tril(-1)
         vectors.diagonal(dim1=-2, dim2=-1).fill_(1.0)
         triangle = _triangle(vectors, scales)
         _subtract(rest[..., start:, start + PANEL :], vectors, triangle.mT)
         reflections.append((vectors, triangle))
     q = torch.zeros_like(x)
-    q.diagonal(dim1=-2, dim2=-1).copy_(torch.cat(diagonal, dim=-1))
+    q.diagonal(dim1=-2, dim2=-1).copy_(signs(torch.cat(diagonals, dim=-1)))
     for start, (vectors, triangle) in zip(reversed(starts), reversed(reflections), strict=True):
         _subtract(q[..., start:, start:], vectors, triangle)
     return q
 
 
-def signs(reflected: Tensor) -> Tensor:
-    """The signs of R's diagonal, as `torch.geqrf` gives it: −1 or 1."""
-    diagonal = reflected.diagonal(dim1=-2, dim2=-1)
-    return torch.where(diagonal < 0, -1.0, 1.0).to(reflected.dtype)
+def signs(diagonal: Tensor) -> Tensor:
+    """−1 where a number is negative, else 1."""
+    return torch.where(diagonal < 0, -1.0, 1.0).to(diagonal.dtype)
 
 
 def _triangle(vectors: Tensor, scales: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ class Tensors:
             return blocked.orthonormal_columns(x)
         reflections, scales = torch.geqrf(x)  # torch.linalg.qr makes R besides
         q: Tensor = torch.linalg.householder_product(reflections, scales)
-        return q * blocked.signs(reflections)[..., None, :]
+        return q * blocked.signs(reflections.diagonal(dim1=-2, dim2=-1))[..., None, :]
 
     def eigh(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(x)
