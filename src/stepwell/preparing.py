@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from stepwell.algebra.matrices import normal_like
 from stepwell.codecs import WEIGHTS, Codec, Storage, empty_parts, parts_of, put, settle_storage
 from stepwell.engines.batch import State
 from stepwell.engines.dense import is_dense
@@ -34,7 +33,8 @@ def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: 
             if slot.start == "weights":
                 codec.store(_weights(parameter, state, codecs), made)
             elif slot.start == "normal":
-                codec.store(normal_like(parameter.new_empty(held, dtype=made[0].dtype), seed=0), made)
+                wide = torch.promote_types(parameter.dtype, torch.float32)
+                codec.store(slot.normal_numbers(parameter.new_empty(held, dtype=wide)), made)
             put(slot.name, codec, made, state)
     if is_dense(parameter):
         for number, codec in codecs.items():

@@ -47,6 +47,7 @@ def test_orthonormal_columns_in_panels(shape: tuple[int, ...]) -> None:
     expected, r = torch.linalg.qr(x)
     torch.testing.assert_close(q, expected * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :], rtol=0, atol=1e-12)
     assert torch.equal(x, before)
+    assert torch.equal(matrices.orthonormal_columns(x), q)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 100, 299])

@@ -223,3 +223,20 @@ def test_what_has_been_rounded_is_not_rounded_again() -> None:
         again = stored(codec, codec.load(first, (2000,)), random_bits(2000, step=2))
         same = first[0] == again[0]
         assert float(same.double().mean()) > 0.99  # the largest has a little room, so once in a while a code moves
+
+
+@pytest.mark.parametrize("codec", CODECS[2:], ids=lambda codec: codec.word)
+@pytest.mark.parametrize("share", [1.4e-5, 1e-4, 3e-4, 0.4])
+def test_bits_below_the_random_ones_are_not_lost(codec: Blocks, share: float) -> None:
+    # Of 22 bits that are cut off 16 are random. All of these but 0 stand beside a number at this share of the way
+    # from one code to the next: it is rounded up as often as it should, to the nearest 2⁻¹⁶. The room above the largest
+    # and the bits of float32 take 4e-6.
+    levels = through(codec, torch.linspace(0.0, 1.0, BLOCK)).unique()
+    above = int(torch.searchsorted(levels, 0.3))
+    lower, upper = levels[above - 1].item(), levels[above].item()
+    number = torch.ones(257, BLOCK)
+    number[:, 1:] = lower + share * (upper - lower)
+    every = torch.zeros(257, BLOCK, dtype=torch.int64)
+    every[:, 1:] = torch.arange(1, 1 << 16).view(257, BLOCK - 1) << 16
+    found = through(codec, number.flatten(), every.flatten()).view(257, BLOCK)[:, 1:].double()
+    assert abs((float(found.mean()) - lower) / (upper - lower) - share) < 2.0**-17 + 4e-6

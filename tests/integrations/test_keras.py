@@ -18,6 +18,7 @@ from conformance.training import parameter
 from stepwell import Optimizer, rules, schedules
 from stepwell.integrations.needing import needed
 from stepwell.report.gallery import EXAMPLES
+from stepwell.rules.rule import Slot
 
 pytestmark = [
     pytest.mark.peers,
@@ -344,10 +345,21 @@ def test_fit_save_and_go_on(tmp_path: Path) -> None:
     assert_near([to_torch(v) for v in again.variables], [to_torch(v) for v in model.variables], 1e-6)
 
 
+class FromNormal(rules.Rule):
+    """A slot that begins with normal numbers."""
+
+    slots = (Slot("along", start="normal"),)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ((rules.Muon(),), ValueError, "Muon acts on whole matrices, .* stepwell.integrations.optax runs it on JAX"),
+        (
+            (FromNormal(),),
+            ValueError,
+            "FromNormal has a slot that starts with normal numbers, 'along', which no function",
+        ),
         ((rules.sam(rules.SGD(), 0.05),), ValueError, "needs the gradients at a second point"),
         (("AdamW",), TypeError, r"rule must be a stepwell.Rule such as stepwell.rules.AdamW\(\), got 'AdamW'"),
         ((rules.AdamW(), schedules.Cosine()), ValueError, "horizon"),

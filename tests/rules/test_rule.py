@@ -12,6 +12,7 @@ import torch
 import stepwell
 from rules.walking import Walk
 from stepwell import Optimizer, Rule, Slot
+from stepwell.algebra.matrices import normal_like
 from stepwell.rules import SGD, Adam, AdamW, Lion, ScheduleFreeAdamW
 from stepwell.rules.hyper import Range
 from stepwell.rules.registry import rule_class, rule_names
@@ -126,6 +127,36 @@ def test_slots_are_named_or_described() -> None:
 
     assert TwoSlots().slot_list() == (Slot("exp_avg"), Slot("z", start="weights"), Slot("count", scalar=True))
     assert descent()().slot_list() == ()
+
+
+class Random(Rule):
+    """Goes along a slot that starts with normal numbers."""
+
+    slots = (Slot("along", start="normal"),)
+
+    def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        return s.along, {}
+
+
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+@pytest.mark.parametrize(
+    ("state_dtype", "error"), [(None, 1e-6), ("bfloat16", 2**-7), ("8bit", 2**-4), ("4bit", 0.5)], ids=str
+)
+def test_a_slot_may_start_with_normal_numbers(engine: Any, state_dtype: Any, error: float) -> None:
+    parameter = torch.zeros(64, 96, requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    Optimizer([parameter], Random(lr=1.0), engine=engine, state_dtype=state_dtype).step()
+    expected = -normal_like(torch.zeros(64, 96), seed=0)
+    torch.testing.assert_close(parameter.detach(), expected, rtol=error, atol=error / 4)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0, 3), (2, 3, 4)], ids=str)
+def test_normal_numbers_have_any_shape(shape: tuple[int, ...]) -> None:
+    parameter = torch.zeros(shape, requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    Optimizer([parameter], Random(lr=1.0), engine="reference").step()
+    matrix = torch.zeros(shape if len(shape) > 1 else (1, parameter.numel()))
+    torch.testing.assert_close(parameter.detach(), -normal_like(matrix, seed=0).reshape(shape))
 
 
 # What makes a rule.

@@ -97,6 +97,11 @@ class Blocks(Codec):
         return 23 - self.fraction
 
     @property
+    def below(self) -> int:
+        """Half of the last of 16 random bits, which are the upper ones of those that are cut off."""
+        return 1 << (self.shift - 17)
+
+    @property
     def first(self) -> int:
         """The bits of ε as a float32: a multiple of all that a code can add to them."""
         return (128 - (self.codes >> self.fraction)) << 23
@@ -122,7 +127,8 @@ class Blocks(Codec):
         spread = torch.tensor(self.spread, dtype=torch.float32, device=x.device)
         r = (x.clamp(min=0.0) if self.positive else x.abs()) * (spread / largest).unsqueeze(1)
         half = 1 << (self.shift - 1)
-        added = half if noise is None else _in_blocks((noise >> (32 - self.shift)).to(torch.int32))
+        # Of the bits that are cut off 16 are random, and half of the last of these stands for those below.
+        added = half if noise is None else _in_blocks((noise >> (32 - self.shift)).to(torch.int32)) + self.below
         codes = ((r + self.epsilon).view(torch.int32) + added) >> self.shift
         codes = codes & (self.codes - 1)
         if self.positive:

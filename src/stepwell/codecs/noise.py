@@ -1,4 +1,4 @@
-"""Random bits for stochastic rounding, counted and not drawn: a hash of seed, step, parameter and element.
+"""Random bits for stochastic rounding, counted and not drawn: a hash of seed, step, parameter and place.
 
 So they are the same for the same element whatever the engine, the threads or the pieces in which a tensor is worked
 through. An element is counted in row-major order, modulo 2³².

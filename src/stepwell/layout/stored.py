@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.algebra.matrices import normal_like
 from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, codecs_for, names_beside, slot_codec
 from stepwell.layout.parts import Layout, held, layout_of, local, same_layout
 from stepwell.layout.slots import slot_layout
@@ -35,7 +34,7 @@ def settle_parts(
             continue
         cut, want = slot_layout(rule, slot, layout), codecs[slot.name]
         if state.get(slot.name) is None:
-            number = _start(slot, want, parameter, layout, cut)
+            number = _start(slot, parameter, layout, cut)
             _put(slot.name, want, state, _made(want, slot, parameter, layout, cut, number), cut)
         elif not _is_in(slot.name, want, state, cut):
             have = _found(slot, state, cut)
@@ -51,13 +50,13 @@ def settle_parts(
     return codecs
 
 
-def _start(slot: Slot, codec: Codec, parameter: Tensor, layout: Layout, cut: Layout) -> Tensor | None:
+def _start(slot: Slot, parameter: Tensor, layout: Layout, cut: Layout) -> Tensor | None:
     """This rank's part of what stands in a slot before the first update; None for zeros."""
     if slot.start == "weights":
         return held(parameter, layout)
     if slot.start == "normal":
-        (stored, *_) = codec.stored(slot.name, cut.shape)
-        return cut.part(normal_like(held(parameter, layout).new_empty(cut.shape, dtype=stored.dtype), seed=0))
+        wide = torch.promote_types(parameter.dtype, torch.float32)
+        return cut.part(slot.normal_numbers(held(parameter, layout).new_empty(cut.shape, dtype=wide)))
     return None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
+from stepwell.algebra.matrices import normal_like
 from stepwell.naming import nearest
 from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, validated
 from stepwell.rules.registry import enter
@@ -39,9 +40,9 @@ class Slot:
 
     `start` says what stands in it before the first update: zeros, a copy of the weights, or normal numbers, the same
     for each matrix and each parameter. `shape` gives the slot's shape from the parameter's, which it has itself by
-    default. A `scalar` slot is made of hyper-parameters and the
-    step alone and is kept as a Python number; a number that is made of the gradient is `tensor_wise`. A `shared` scalar
-    is one number for all parameters of the rule: `settle` gives it, and a parameter that joins later finds it as it is.
+    default. A `scalar` slot is made of hyper-parameters and the step alone and is kept as a Python number; a number
+    that is made of the gradient is `tensor_wise`. A `shared` scalar is one number for all parameters of the rule:
+    `settle` gives it, and a parameter that joins later finds it as it is.
 
     How its numbers may be stored: a `positive` slot holds none below 0, so that 8 and 4 bits need not keep a sign, and
     keep a second moment from becoming 0. A `fine` slot is kept in as many bits as the weights, never in 8 or 4: it
@@ -68,6 +69,12 @@ class Slot:
     def __post_init__(self) -> None:
         if self.start == "weights":
             object.__setattr__(self, "fine", True)
+
+    @staticmethod
+    def normal_numbers(like: Any) -> Any:
+        """What stands first in a slot that starts with normal numbers, in the shape and dtype of `like`."""
+        matrix = like.reshape(1, -1) if like.ndim < 2 else like
+        return normal_like(matrix, seed=0).reshape(like.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,26 +125,27 @@ def _number_of(codec: Blocks) -> Any:
 
 
 def _code_of(codec: Blocks) -> Any:
-    """From a number, a factor (the spread of z over the block's largest number) and random bits to the code."""
-    first, shift = np.uint32(codec.first), np.uint32(codec.shift)
+    """From a number, a factor (the spread of z over the block's largest number), random bits and what they are added to
+    (the bits of ε, without what stands for bits below them) to the code."""
+    shift = np.uint32(codec.shift)
     epsilon, codes, sign = np.float32(codec.epsilon), np.uint32(codec.codes - 1), np.uint32(codec.codes)
     to_the_top, rest, zero = np.uint32(32 - codec.bits), np.uint32(0x7FFFFFFF), np.float32(0.0)
     one = np.uint32(1)
 
     @numba.njit(inline="always")
-    def cut(r: Any, random: Any) -> Any:
+    def cut(r: Any, random: Any, first: Any) -> Any:
         z = np.uint32(bits_of(r + epsilon) - first)
         return np.uint32(np.uint32(z + random) >> shift)
 
     @numba.njit(inline="always")
-    def unsigned(x: Any, factor: Any, random: Any) -> Any:
+    def unsigned(x: Any, factor: Any, random: Any, first: Any) -> Any:
         x = x if x > zero else zero
-        return max(min(cut(x * factor, random), codes), min(bits_of(x), one))
+        return max(min(cut(x * factor, random, first), codes), min(bits_of(x), one))
 
     @numba.njit(inline="always")
-    def signed(x: Any, factor: Any, random: Any) -> Any:
+    def signed(x: Any, factor: Any, random: Any, first: Any) -> Any:
         bits = bits_of(x)
-        code = cut(number_of_bits(np.uint32(bits & rest)) * factor, random)
+        code = cut(number_of_bits(np.uint32(bits & rest)) * factor, random, first)
         return np.uint32(np.uint32(code & codes) | np.uint32(np.uint32(bits >> to_the_top) & sign))
 
     return unsigned if codec.positive else signed
@@ -200,27 +201,28 @@ def _decoder(codec: Blocks) -> Any:
 
 
 def _encoder(codec: Blocks) -> Any:
-    """`encode(numbers, largest, codes, scale, halves, size)` for a block, or for the rest that is the last one;
-    numbers, codes, scale and random bits, 16 each, are addresses.
+    """`encode(numbers, largest, codes, scale, halves, by_chance, size)` for a block, or for the rest that is the last
+    one; numbers, codes, scale and random bits, 16 each, are addresses.
     """
     code_of = _code_of(codec)
     spread, half = np.float32(codec.spread), np.int64(BLOCK // 2)
     # The upper 16 of the bits that are cut off.
     up = np.uint32(codec.shift - 16)
+    exactly, below = np.uint32(codec.first), np.uint32(codec.first - codec.below)
 
     @_inlined
     def random(half: Any) -> Any:
         return np.uint32(np.uint32(half) << up)
 
     @_inlined
-    def bytes_each(numbers_at: Any, codes_at: Any, halves_at: Any, spread: Any, size: Any) -> None:
+    def bytes_each(numbers_at: Any, codes_at: Any, halves_at: Any, spread: Any, first: Any, size: Any) -> None:
         numbers, codes = numba.carray(float32_at(numbers_at), size), numba.carray(uint8_at(codes_at), size)
         halves = numba.carray(uint16_at(halves_at), size)
         for i in range(size):
-            codes[i] = np.uint8(code_of(numbers[i], spread, random(halves[i])))
+            codes[i] = np.uint8(code_of(numbers[i], spread, random(halves[i]), first))
 
     @_inlined
-    def halves_of_bytes(numbers_at: Any, codes_at: Any, halves_at: Any, spread: Any, size: Any) -> None:
+    def halves_of_bytes(numbers_at: Any, codes_at: Any, halves_at: Any, spread: Any, first: Any, size: Any) -> None:
         fill = numba.carray(float32_at(numbers_at), _WIDTH)
         for i in range(size, _WIDTH):
             fill[i] = 0.0
@@ -229,17 +231,19 @@ def _encoder(codec: Blocks) -> Any:
         other_halves = numba.carray(uint16_at(halves_at + 2 * half), half)
         codes = numba.carray(uint8_at(codes_at), half)
         for i in range(half):
-            lower = np.uint32(code_of(numbers[i], spread, random(halves[i])))
-            upper = np.uint32(code_of(others[i], spread, random(other_halves[i])))
+            lower = np.uint32(code_of(numbers[i], spread, random(halves[i]), first))
+            upper = np.uint32(code_of(others[i], spread, random(other_halves[i]), first))
             codes[i] = np.uint8(np.uint32(lower | np.uint32(upper << np.uint32(4))))
 
     store_block = bytes_each if codec.bits == 8 else halves_of_bytes
 
     @_inlined
-    def encode(numbers_at: Any, largest: Any, codes_at: Any, scale_at: Any, halves_at: Any, size: Any) -> None:
+    def encode(
+        numbers_at: Any, largest: Any, codes_at: Any, scale_at: Any, halves_at: Any, by_chance: Any, size: Any
+    ) -> None:
         scale = _scale_of(largest)
         numba.carray(float32_at(scale_at), 1)[0] = scale
-        store_block(numbers_at, codes_at, halves_at, spread / scale, size)
+        store_block(numbers_at, codes_at, halves_at, spread / scale, below if by_chance else exactly, size)
 
     return encode
 

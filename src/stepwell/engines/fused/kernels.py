@@ -1,7 +1,7 @@
 """Kernels: written from a program, compiled once a machine, kept in the user's cache folder.
 
 Numba compiles the source to LLVM's language; the machine code made from that is kept beside the source. A later
-process loads the machine code alone, in some milliseconds, without Numba.
+process loads the machine code alone, in some milliseconds, without importing Numba.
 """
 
 from __future__ import annotations

@@ -257,7 +257,7 @@ def _blocks(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> tupl
                 before.append(f"decode_{kind(codec)}({known}_codes, {known}_share, {known}_numbers)")
         if name in stored:
             largest = f"totals[{len(returned(phase)) + stored.index(name)}]"
-            ends = f"{known}_codes, {known}_scale, {_bits(name, codecs)}, size"
+            ends = f"{known}_codes, {known}_scale, {_bits(name, codecs)}, {codec.draws}, size"
             after.append(f"encode_{kind(codec)}({known}_numbers, {largest}, {ends})")
     return before, after
 

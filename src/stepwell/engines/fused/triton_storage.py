@@ -90,7 +90,7 @@ class Storing:
                 x = f"({value(name)}).to(tl.float32)"
                 cut = codec.shift
                 nearest = f"tl.full(i.shape, {1 << cut - 1}, tl.uint32)"
-                random = f"{drawn} << {cut - 16}" if codec.draws else nearest
+                random = f"({drawn} << {cut - 16}) + {codec.below}" if codec.draws else nearest
                 lines.append(
                     f"encode_{codec.bits}bit({x}, {', '.join(parts)}, i, inside, {random}, "
                     f"{_codes_of(codec)}, {int(codec.positive)}, {codec.spread!r})"

@@ -290,6 +290,12 @@ def check_expressible(rule: Rule) -> None:
             f"{type(rule).__name__} acts on whole matrices, for which Keras has no functions that all back ends share; "
             "stepwell.integrations.optax runs it on JAX, stepwell.Optimizer on torch"
         )
+    for slot in rule.slot_list():
+        if slot.start == "normal":
+            raise ValueError(
+                f"{type(rule).__name__} has a slot that starts with normal numbers, {slot.name!r}, which no function "
+                "of Keras gives; stepwell.integrations.optax runs it on JAX, stepwell.Optimizer on torch"
+            )
 
 
 def _in_dtype(value: Any, dtype: str, truth: bool) -> Any:

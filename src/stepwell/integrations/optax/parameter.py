@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from stepwell.algebra.matrices import normal_like
 from stepwell.integrations.views import View
 from stepwell.rules.rule import Rule, Slot, namespace
 
@@ -39,7 +38,7 @@ def _start(slot: Slot, view: View, weight: Any) -> Any:
         return jnp.array(weight)  # a copy, for the weights may be donated
     dtype = jnp.promote_types(weight.dtype, jnp.float32) if slot.wide else weight.dtype
     zeros = jnp.zeros(view.slot_shape(slot.name), dtype)
-    return normal_like(zeros, seed=0) if slot.start == "normal" else zeros
+    return slot.normal_numbers(zeros) if slot.start == "normal" else zeros
 
 
 class Parameter:
