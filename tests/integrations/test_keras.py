@@ -346,8 +346,6 @@ def test_fit_save_and_go_on(tmp_path: Path) -> None:
 
 
 class FromNormal(rules.Rule):
-    """A slot that begins with normal numbers."""
-
     slots = (Slot("along", start="normal"),)
 
 
