@@ -24,9 +24,12 @@ from stepwell.engines.fused.threads import run_in_threads
 from stepwell.engines.observing import UNITS
 from stepwell.rules.rule import Rule, Shape
 
-# A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
-# columns of each are summed there are fewer, so that the sums stay small beside the tensors.
-CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65_536, 262_144
+# A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Its halves
+# are worked on in turn, and do not begin at the same place of two pages, where they would compete for the cache. Where
+# the columns of each are summed there are fewer chunks, so that the sums stay small beside the tensors; where nothing
+# is summed, the chunks of a large model are twice as large.
+CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65 * 1024, 262_144
+LARGE_MODEL = 1 << 26
 # What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
 GRAIN = 32_768
 
@@ -66,10 +69,12 @@ class Layout:
 
 
 @functools.lru_cache(maxsize=64)
-def layout_of(shapes: tuple[torch.Size, ...], *, in_rows: bool, in_columns: bool) -> Layout:
-    """The layout of tensors of these shapes, for a program that asks for rows, and for columns."""
+def layout_of(shapes: tuple[torch.Size, ...], *, in_rows: bool, in_columns: bool, adds_up: bool) -> Layout:
+    """The layout of tensors of these shapes, for a program that asks for rows, and for columns, and that adds up."""
     if not in_rows:
-        return Layout([(1, shape.numel()) for shape in shapes], CHUNK_ELEMENTS, in_rows=False)
+        grids = [(1, shape.numel()) for shape in shapes]
+        is_large = not adds_up and sum(elements for _, elements in grids) >= LARGE_MODEL
+        return Layout(grids, CHUNK_ELEMENTS << is_large, in_rows=False)
     grids = [(shape[:-1].numel(), shape[-1] if shape else 1) for shape in shapes]
     return Layout(grids, CHUNK_OF_COLUMNS if in_columns else CHUNK_ELEMENTS, in_rows=True)
 
@@ -141,7 +146,12 @@ _COUNTER, _STEP, _ITEMS, _ROWS_OF_SCALARS, _SCALARS_AT = (
 
 
 def _layout(program: Program, shapes: Iterable[Shape]) -> Layout:
-    return layout_of(tuple(map(torch.Size, shapes)), in_rows=program.has_rows, in_columns=program.has_columns)
+    return layout_of(
+        tuple(map(torch.Size, shapes)),
+        in_rows=program.has_rows,
+        in_columns=program.has_columns,
+        adds_up=bool(program.sums),
+    )
 
 
 def _address_of(array: NDArray[Any]) -> int:

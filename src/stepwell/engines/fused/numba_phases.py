@@ -19,6 +19,8 @@ from stepwell.engines.fused.source import Writer
 # are taken in another order.
 _JIT = '@numba.njit(error_model="numpy", nogil=True)\n'
 IN_PAIRS = "_in_pairs"
+# How many numbers are worked out at one place of a piece before it is the other place's turn: measured.
+_RUN = 64
 
 
 def phase_source(
@@ -80,13 +82,14 @@ def phase_source(
 
     if pairs:
         stored = [part for name, _ in phase.stores for part in held[name]]
-        hashed = ["hashed = hash_of(low, high, np.uint32(first + np.uint32(2 * i)))"]
+        hashed = ["hashed = hash_of(low, high, np.uint32(first + np.uint32(np.uint32(i) << np.uint32(1))))"]
         body = element("np.uint32(0)", "lower_of({}[i])", lambda part: f"lower{stored.index(part)}")
         body += element("np.uint32(1)", "upper_of({}[i])", lambda part: f"upper{stored.index(part)}")
         body += [f"{part}[i] = pair_of(lower{number}, upper{number})" for number, part in enumerate(stored)]
     else:
         hashed = ["place = np.uint32(first + np.uint32(i))", "hashed = hash_of(low, high, place)"]
         body = element("place", "{}[i]", "{}[i]".format)
+    body = [*(hashed if random else []), *body]
     used = {a.index for e in (*phase.values, *results) for a in e.arguments}
     lines = [
         f"def phase{number}{IN_PAIRS * pairs}({', '.join([*arguments, *single.values()])}):",
@@ -94,12 +97,34 @@ def phase_source(
         *(f"    total{r.index} = np.{compute}(0.0)" for r in sums),
         *(f"    {name} = least()" for name in largest),
         "    widest_vectors()",
-        "    for i in range(size):",
-        *indented([*(hashed if random else []), *body], 2),
+        *indented(_once(body) if sums or largest or program.has_rows else _at_two_places(body, _RUN >> pairs)),
     ]
     if sums or largest:
         lines.append(f"    return {', '.join([*(f'total{r.index}' for r in sums), *largest])},")
     return _JIT + "\n".join(lines)
+
+
+def _once(body: list[str]) -> list[str]:
+    """The loop over a piece, from its first number to its last."""
+    return ["for i in range(size):", *indented(body)]
+
+
+def _at_two_places(body: list[str], run: int) -> list[str]:
+    """The loop over a piece, a run of its first half and a run of its second half in turn, and what is left over.
+
+    A core that reads each array at two places, on different pages, has more of what it waits for under way at a time.
+    The index is unsigned: else every access asks whether it counts from the end, and no vector register is filled.
+    """
+    return [
+        f"half = size // {2 * run} * {run}",
+        f"for at in range(0, half, {run}):",
+        "    for side in range(2):",
+        "        start = side * half + at",
+        f"        for i in range(np.uint64(start), np.uint64(start + {run})):",
+        *indented(body, 3),
+        "for i in range(2 * half, size):",
+        *indented(body),
+    ]
 
 
 def works_in_pairs(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> bool:
