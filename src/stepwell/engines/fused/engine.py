@@ -121,6 +121,7 @@ class Launch:
         self.frame = np.array([numbers.get(name, 0) for name in FRAME], dtype=np.int64)
         self._address = _address_of(self.frame)
         self._steps = [number for number, _ in program.steps]
+        self._sums_of_rows = [program.position(e) for e in program.row_sums]
 
     def rows_of(self, kept: NDArray[Any]) -> list[Tensor]:
         """What is kept of each tensor's rows, out of what is kept of all."""
@@ -132,6 +133,7 @@ class Launch:
             known = isinstance(column, np.ndarray)
             self.table[row] = column if known else np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
         self.frame[_ROWS_OF_SCALARS], self.frame[_SCALARS_AT] = len(scalars), _address_of(scalars)
+        self.kept_rows[self._sums_of_rows] = 0.0
         threads = min(torch.get_num_threads(), self._most_threads)
         for step in self._steps:
             items = self.items[step % 2]

@@ -19,19 +19,21 @@ from stepwell.engines.fused.source import Writer
 # are taken in another order.
 _JIT = '@numba.njit(error_model="numpy", nogil=True)\n'
 IN_PAIRS = "_in_pairs"
-# How many numbers are worked out at one place of a piece before it is the other place's turn: measured.
+# How many numbers are worked out at one place of a chunk before it is the other place's turn: measured.
 _RUN = 64
 
 
 def phase_source(
     program: Program, number: int, phase: Phase, codecs: Mapping[str, Codec], compute: str, *, pairs: bool = False
 ) -> str:
-    """One phase over a piece of a tensor: the rule's maths, element by element.
+    """One phase over a chunk of a tensor, or a piece of one: the rule's maths, element by element.
 
     In `pairs` an array's items are words of 32 bits, each of which holds two numbers of 16.
     """
     scalars = {node.index: f"c{index}" for index, node in enumerate(program.scalars)}
+    in_rows = works_in_rows(program, phase, codecs)
     single = {node.index: f"t{node.index}" for node in phase.leaves if node.level is not Level.COLUMN}
+    each_row = {node.index: f"t{node.index}" for node in phase.leaves if in_rows and node.level is Level.ROW}
     by_column = {node.index: f"k{node.index}" for node in phase.leaves if node.level is Level.COLUMN}
     to_column = phase.reductions_to(Level.COLUMN)
 
@@ -50,7 +52,7 @@ def phase_source(
     blocks = in_blocks(numbers_of(phase), codecs)
     held = {name: [array(part) for part in passed(name, phase, codecs)] for name in numbers_of(phase)}
     arguments = [part for parts in held.values() for part in parts]
-    arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), "size", "c"]
+    arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), *sizes_of(program, phase, codecs), "c"]
     if random := draws(phase, codecs) and not blocks:
         arguments += ["low", "high", "first"]
     arguments += [f"{array(name)}_bits" for name in drawn_before(phase, codecs)]
@@ -91,40 +93,99 @@ def phase_source(
         body = element("place", "{}[i]", "{}[i]".format)
     body = [*(hashed if random else []), *body]
     used = {a.index for e in (*phase.values, *results) for a in e.arguments}
+    arguments += [name for index, name in single.items() if index not in each_row]
+    zeros = [f"total{r.index} = np.{compute}(0.0)" for r in sums]
+    if works_at_two_places(program, phase, codecs):
+        # What a run adds up in the numbers computed with, which fill a vector, is added up in float64.
+        to_row = {r.index for r in sums if in_rows and r.level is Level.ROW}
+        found = [f"sum{r.index}" for r in sums if r.index not in to_row]
+        before = [*(f"{name} = r{index}[row]" for index, name in each_row.items()), *zeros]
+        after = [f"{f'r{r.index}[row]' if r.index in to_row else f'sum{r.index}'} += total{r.index}" for r in sums]
+        loop = [f"{name} = 0.0" for name in found]
+        loop += _at_two_places(before, body, after, _RUN >> pairs, in_rows=in_rows)
+    else:
+        found = [*(f"total{r.index}" for r in sums), *largest]
+        loop = [*zeros, *(f"{name} = least()" for name in largest), "for i in range(size):", *indented(body)]
     lines = [
-        f"def phase{number}{IN_PAIRS * pairs}({', '.join([*arguments, *single.values()])}):",
+        f"def phase{number}{IN_PAIRS * pairs}({', '.join(arguments)}):",
         *(f"    c{i} = np.{compute}(c[{i}])  # {e!r}" for i, e in enumerate(program.scalars) if e.index in used),
-        *(f"    total{r.index} = np.{compute}(0.0)" for r in sums),
-        *(f"    {name} = least()" for name in largest),
         "    widest_vectors()",
-        *indented(_once(body) if sums or largest or program.has_rows else _at_two_places(body, _RUN >> pairs)),
+        *indented(loop),
+        *([f"    return {', '.join(found)},"] if found else []),
     ]
-    if sums or largest:
-        lines.append(f"    return {', '.join([*(f'total{r.index}' for r in sums), *largest])},")
     return _JIT + "\n".join(lines)
 
 
-def _once(body: list[str]) -> list[str]:
-    """The loop over a piece, from its first number to its last."""
-    return ["for i in range(size):", *indented(body)]
-
-
-def _at_two_places(body: list[str], run: int) -> list[str]:
-    """The loop over a piece, a run of its first half and a run of its second half in turn, and what is left over.
+def _at_two_places(before: list[str], body: list[str], after: list[str], run: int, *, in_rows: bool) -> list[str]:
+    """The loop over a chunk, a run of its first half and a run of its second half in turn, and what is left over.
 
     A core that reads each array at two places, on different pages, has more of what it waits for under way at a time.
-    The index is unsigned: else every access asks whether it counts from the end, and no vector register is filled.
+    Where rows count, a run lies within one; if they are no multiple of it, each is gone through from end to end. The
+    index is unsigned: else every access asks whether it counts from the end, and no vector register is filled.
     """
-    return [
-        f"half = size // {2 * run} * {run}",
+    runs = [
         f"for at in range(0, half, {run}):",
         "    for side in range(2):",
         "        start = side * half + at",
+        *(["        row = start // width"] if in_rows else []),
+        *indented(before, 2),
         f"        for i in range(np.uint64(start), np.uint64(start + {run})):",
         *indented(body, 3),
+        *indented(after, 2),
+    ]
+    if in_rows:
+        return [
+            f"half = 0 if width % {run} else lines * width // {2 * run} * {run}",
+            *runs,
+            "for row in range(2 * half // width, lines):",
+            *indented(before),
+            "    for i in range(np.uint64(max(2 * half, row * width)), np.uint64((row + 1) * width)):",
+            *indented(body, 2),
+            *indented(after),
+        ]
+    return [
+        f"half = size // {2 * run} * {run}",
+        *runs,
+        *before,
         "for i in range(2 * half, size):",
         *indented(body),
+        *after,
     ]
+
+
+def works_at_two_places(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+    """Whether a phase goes over a whole chunk, at two places in turn.
+
+    Not where numbers lie in blocks or are looked up by their column. Where a phase only reads, or adds up what it works
+    out in pairs, it gained nothing.
+    """
+    return (
+        bool(phase.stores)
+        and not in_blocks(numbers_of(phase), codecs)
+        and not _by_column(phase)
+        and not (returned(phase) and works_in_pairs(program, phase, codecs))
+    )
+
+
+def works_in_rows(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+    """Whether what such a phase goes over are the rows of a chunk."""
+    return program.has_rows and works_at_two_places(program, phase, codecs)
+
+
+def rows_of(phase: Phase) -> list[Expression]:
+    """What a phase reads, or adds up, for each row."""
+    return [e for e in (*phase.leaves, *phase.reductions) if e.level is Level.ROW]
+
+
+def sizes_of(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> list[str]:
+    """The arguments of a phase that say over how much it goes, after what it reads or adds up for each row of that."""
+    if works_in_rows(program, phase, codecs):
+        return [*(f"r{e.index}" for e in rows_of(phase)), "lines", "width"]
+    return ["size"]
+
+
+def _by_column(phase: Phase) -> bool:
+    return any(e.level is Level.COLUMN for e in (*phase.leaves, *phase.reductions))
 
 
 def works_in_pairs(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> bool:
@@ -138,8 +199,7 @@ def works_in_pairs(program: Program, phase: Phase, codecs: Mapping[str, Codec]) 
         sys.byteorder == "little"
         and all(codecs[name].word in CARRYING for name in numbers_of(phase))
         and all(part.dtype in (torch.bfloat16, torch.int16) for part in known)
-        and not any(e.level is Level.COLUMN for e in phase.leaves)
-        and not phase.reductions_to(Level.COLUMN)
+        and not _by_column(phase)
     )
 
 

@@ -61,7 +61,7 @@ _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
     "number_of_bits", "pair_of", "quiet", "random_bits", "to_bfloat16", "to_bfloat16_by_chance", "to_float16", "types",
     "uint16_at", "uint32_at", "uint8_at", "upper_half", "upper_of", "widest_vectors",
 }  # fmt: skip
-_NUMBERED = re.compile(r"(c|t|x|k|q|sum|row_sum|total|phase|lower|upper|word)\d*$")
+_NUMBERED = re.compile(r"(c|t|x|k|q|r|sum|row_sum|total|phase|lower|upper|word)\d*$")
 # What is made of the names of slots, and of codecs.
 _MADE = re.compile(r"largest_|.*_(bits|codes|numbers|product|scale|share|slot|in_pairs|(un)?signed)?$")
 

@@ -27,8 +27,12 @@ from stepwell.engines.fused.numba_phases import (
     phase_source,
     read_as_codes,
     returned,
+    rows_of,
+    sizes_of,
     stored_by,
+    works_at_two_places,
     works_in_pairs,
+    works_in_rows,
 )
 from stepwell.engines.fused.numba_words import CHUNK, FRAME, POINTERS, TENSOR, array, indented, kind
 from stepwell.engines.fused.program import Phase, Program
@@ -168,9 +172,13 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         random += [f"numba.carray(uint8_at({known}_codes), size)", f"{known}_share"]
     elements = [array(part) for name in numbers_of(phase) for part in passed(name, phase, codecs)]
     others = [name for name, *_ in views if name not in elements]
-    shared = ["scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single)]
-    # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
-    sums = [("sum" if e.level is Level.TENSOR else "row_sum") + str(e.index) for e in returned(phase)]
+    in_rows = works_in_rows(program, phase, codecs)
+    sizes, rows = sizes_of(program, phase, codecs), rows_of(phase) if in_rows else []
+    once = {e.index for e in rows}
+    shared = ["scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single if e.index not in once)]
+    sums = [
+        ("sum" if e.level is Level.TENSOR else "row_sum") + str(e.index) for e in returned(phase) if e.index not in once
+    ]
     added = [f"{name} += np.float64(totals[{position}])" for position, name in enumerate(sums)]
     # Made of addresses: slices bring Numba's runtime along, which is not there when a kernel is loaded from its file.
     piece = [
@@ -178,11 +186,20 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         for name, dtype, base, place in views
     ]
     decoded, encoded = _blocks(program, phase, codecs)
-    call = f"phase{number}({', '.join([*elements, *others, 'size', *shared])})"
+    call = f"phase{number}({', '.join([*elements, *others, *sizes, *shared])})"
     piece += [*decoded, f"totals = {call}" if sums or encoded else call, *added]
     if works_in_pairs(program, phase, codecs):
-        pairs = _pairs(f"phase{number}", views, shared, added, whole=in_loop)
+        pairs = _pairs(f"phase{number}", views, sizes, shared, added, whole=in_loop)
         piece = [*pairs, "if size:", *indented(piece)]
+    of_tensor = [f"sums[item, {program.sum_position(e)}] = sum{e.index}" for e in to_tensor]
+    if works_at_two_places(program, phase, codecs):
+        of_rows = []
+        for e in rows:
+            place = f"{real.itemsize} * (all_rows * {program.position(e)} + row)"
+            of_rows.append(f"r{e.index} = numba.carray({POINTERS[real]}(kept_rows_at + {place}), lines)")
+        return [*lines, *of_rows, "at, size = 0, lines * width", *piece, *of_tensor]
+
+    # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
     if sums or decoded or encoded:
         most = BLOCK if decoded or encoded else _PIECE
         piece = [
@@ -201,29 +218,34 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     ]
     if program.has_rows:
         line.append("row += 1")
-    return [
-        *lines,
-        "for _ in range(lines):",
-        *indented(line),
-        *(f"sums[item, {program.sum_position(e)}] = sum{e.index}" for e in to_tensor),
-    ]
+    return [*lines, "for _ in range(lines):", *indented(line), *of_tensor]
 
 
 def _pairs(
-    phase: str, views: Sequence[_View], shared: Sequence[str], added: Sequence[str], *, whole: bool
+    phase: str,
+    views: Sequence[_View],
+    sizes: Sequence[str],
+    shared: Sequence[str],
+    added: Sequence[str],
+    *,
+    whole: bool,
 ) -> list[str]:
     """A piece, two numbers at a time, but for the rest that `at` and `size` then are: the last of an odd number, or all
-    where the two of a word would not be the `whole` pair that has one hash."""
+    where a word would hold the end of a row and the begin of the next, or two that are not the `whole` pair that has
+    one hash."""
     words = [f"word{position}" for position in range(len(views))]
-    call = f"{phase}{IN_PAIRS}({', '.join([*words, 'pairs', *shared])})"
+    in_words = {"size": "pairs", "width": "width // 2"}
+    call = f"{phase}{IN_PAIRS}({', '.join([*words, *(in_words.get(size, size) for size in sizes), *shared])})"
+    parted = ["width % 2"] * ("width" in sizes) + ["(origin + start + at) % 2"] * whole
     return [
-        "pairs = 0 if (origin + start + at) % 2 else size // 2" if whole else "pairs = size // 2",
+        f"pairs = 0 if {' or '.join(parted)} else size // 2" if parted else "pairs = size // 2",
         *(
             f"{word} = numba.carray(uint32_at({base} + {dtype.itemsize} * ({place} + at)), pairs)"
             for word, (_, dtype, base, place) in zip(words, views, strict=True)
         ),
-        f"totals = {call}" if added else call,
-        *added,
+        "if pairs:",
+        f"    totals = {call}" if added else f"    {call}",
+        *indented(list(added)),
         "at, size = at + 2 * pairs, size - 2 * pairs",
     ]
 
