@@ -31,6 +31,25 @@ torch.testing.assert_close(p.detach(), 1 - 0.25 * p.grad.sign())
 print("numba" in sys.modules)
 """
 
+# Of functions that no processor has an instruction for: e¹·cos 0 + ln 1 = e.
+STEP_OF_A_FUNCTION = """
+import math, sys, torch, stepwell
+from dataclasses import dataclass
+from stepwell.algebra import cos, exp, log
+
+@dataclass(frozen=True, kw_only=True)
+class Curved(stepwell.Rule):
+    lr: float = 0.5
+
+    def direction(self, p, g, s, h):
+        return exp(g) * cos(g - 1.0) + log(g), {}
+
+p = torch.nn.Parameter(torch.zeros(300)); p.grad = torch.ones(300)
+stepwell.Optimizer([p], Curved(), engine="fused").step()
+torch.testing.assert_close(p.detach(), torch.full((300,), -0.5 * math.e))
+print("numba" in sys.modules)
+"""
+
 
 def step_in_a_new_process(cache: Path, program: str = STEP) -> str:
     environment = {**os.environ, "STEPWELL_CACHE_DIR": str(cache)}
@@ -51,6 +70,11 @@ def test_a_kernel_of_rows_and_columns_is_found_again(tmp_path: Path) -> None:
     (source,) = (tmp_path / "kernels").glob("Adafactor_update_*.py")
     assert "column_sums" in source.read_text(encoding="utf-8")
     assert step_in_a_new_process(tmp_path, STEP_OF_A_MATRIX) == "False"
+
+
+def test_a_kernel_that_calls_functions_is_found_again(tmp_path: Path) -> None:
+    assert step_in_a_new_process(tmp_path, STEP_OF_A_FUNCTION) == "True"
+    assert step_in_a_new_process(tmp_path, STEP_OF_A_FUNCTION) == "False"
 
 
 def test_damaged_machine_code_is_made_anew(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +25,10 @@ from stepwell.engines.fused.cache import cache_folder, kernel_folder, write_whol
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.source import HostScalars, host_function
 
-# What a kernel's source imports.
+# What makes machine code of a source: this file, and what the source imports.
 _HERE, _CODECS = Path(__file__).parent, Path(codec.__file__).parent
-_IMPORTED = (_HERE / "memory.py", _HERE / "block_memory.py", _CODECS / "blocks.py", _CODECS / "noise.py")
+_MAKING = (Path(__file__), _HERE / "memory.py", _HERE / "block_memory.py", _CODECS / "blocks.py", _CODECS / "noise.py")
+_OF_THE_RUNTIME = re.compile(r"^declare (\w+ @(?:numba|NRT)_\w+\([^)]*\)).*$", re.MULTILINE)
 # What calls a kernel: void run(int64 *frame). ctypes lets other Python threads go on meanwhile.
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -52,9 +54,9 @@ class Kernel:
 
 def _machine_code(name: str, source: str) -> tuple[Any, int]:
     """The execution engine that holds the code, and the address of `run` in it."""
-    memory = "".join(path.read_text(encoding="utf-8") for path in _IMPORTED)
+    making = "".join(path.read_text(encoding="utf-8") for path in _MAKING)
     machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
-    digest = hashlib.sha256("\0".join((source, memory, machine, llvmlite.__version__)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join((source, making, machine, llvmlite.__version__)).encode()).hexdigest()[:16]
     path = kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}.py"
     kept = path.with_suffix(".bin")
     code = _read(kept)
@@ -87,8 +89,18 @@ def _compile(path: Path) -> bytes:
     specification.loader.exec_module(module)
     signature = numba.types.void(numba.types.CPointer(numba.types.int64))
     function = numba.cfunc(signature, error_model="numpy")(module.run)
-    code: bytes = _target_machine().emit_object(llvm.parse_assembly(function.inspect_llvm()))
+    code: bytes = _target_machine().emit_object(llvm.parse_assembly(_self_contained(function.inspect_llvm())))
     return str(function.native_name).encode() + b"\n" + code
+
+
+def _self_contained(assembly: str) -> str:
+    """The same, with bodies for the functions of Numba's runtime, which a process that loads the code does not have.
+
+    They would tell Python of an exception, and a kernel raises none. But where one symbol is not found, none is: not
+    the mathematical functions either, and a kernel that calls one of those would jump to address 0.
+    """
+    body = r"define weak \1 {\n  call void @llvm.trap()\n  unreachable\n}"
+    return _OF_THE_RUNTIME.sub(body, assembly) + "\ndeclare void @llvm.trap()\n"
 
 
 def _target_machine() -> Any:
