@@ -1,5 +1,6 @@
 """Kernels are written to the user's cache folder, compiled once, and loaded without Numba afterwards."""
 
+import hashlib
 import logging
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import stepwell
-from stepwell.engines.fused import cache
+from stepwell.engines.fused import cache, kernels
 
 STEP = """
 import sys, torch, stepwell
@@ -75,6 +76,39 @@ def test_a_kernel_of_rows_and_columns_is_found_again(tmp_path: Path) -> None:
 def test_a_kernel_that_calls_functions_is_found_again(tmp_path: Path) -> None:
     assert step_in_a_new_process(tmp_path, STEP_OF_A_FUNCTION) == "True"
     assert step_in_a_new_process(tmp_path, STEP_OF_A_FUNCTION) == "False"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "declare void @numba_gil_ensure(ptr) local_unnamed_addr",
+        "declare noalias ptr @NRT_Allocate(i64) local_unnamed_addr #1",
+        "declare i8* @numba_unpickle(i8*, i32, i8* nocapture)",
+        "declare { i32, ptr } @PyErr_Something(ptr captures(none))",
+    ],
+)
+def test_no_kernel_needs_the_runtime(line: str) -> None:
+    """Where one function is missing LLVM looks for no other: see `kernels._lacking`."""
+    without = kernels._without_runtime(f"@PyExc_E = external global i8\n{line}\ndeclare float @expf(float)\n")
+    assert without.splitlines() == [
+        "@PyExc_E = weak global i8 zeroinitializer",
+        f"define weak {line.removeprefix('declare ')} {{",
+        "  call void @llvm.trap()",
+        "  unreachable",
+        "}",
+        "declare float @expf(float)",
+        "",
+        "declare void @llvm.trap()",
+    ]
+
+
+def test_code_that_calls_what_is_not_there_is_made_anew(tmp_path: Path) -> None:
+    step_in_a_new_process(tmp_path)
+    (kept,) = (tmp_path / "kernels").glob("*.bin")
+    names, _, binary = kept.read_bytes()[32:].partition(b"\n")
+    code = names + b" __svml_expf16\n" + binary
+    kept.write_bytes(hashlib.sha256(code).digest() + code)
+    assert step_in_a_new_process(tmp_path) == "True"
 
 
 def test_damaged_machine_code_is_made_anew(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import stepwell
 from stepwell import Slot
 from stepwell.algebra import column_mean, lerp, maximum, mean, row_mean, sqrt, square, total, where
 from stepwell.algebra.tracing import Level
+from stepwell.engines.fused import engine
 from stepwell.engines.fused.traces import trace
 from stepwell.rules import column_wise, row_wise, tensor_wise
 from stepwell.rules.registry import _RULES
@@ -84,11 +85,14 @@ class OneARow(stepwell.Rule):
 
 
 # Several chunks; several tiles will do where a kernel is interpreted.
-LARGE = (40, 300) if os.environ.get("TRITON_INTERPRET") == "1" else (300, 1100)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+LARGE = (40, 300) if INTERPRETED else (300, 1100)
+# Rows that are multiples of a run, an odd number of them: the halves of a chunk part a row.
+RUNS: tuple[tuple[int, int], ...] = ((5, 64),) if INTERPRETED else ((301, 640), (1041, 64))
 SHAPES = {
     Factored: ((5, 7), LARGE, (1, 3), (3, 1), (4,), (), (2, 3, 4)),
     OneAMatrix: ((5, 7), LARGE, (4,), (), (2, 3, 4), (0, 3)),
-    OneARow: ((5, 7), LARGE, (1, 3), (3, 1), (4,), (2, 3, 4)),
+    OneARow: ((5, 7), LARGE, (1, 3), (3, 1), (4,), (2, 3, 4), *RUNS),
 }
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
@@ -115,8 +119,8 @@ def trained(kind: type[stepwell.Rule], engine: str, dtype: torch.dtype, threads:
 @pytest.mark.parametrize("kind", SHAPES)
 def test_it_agrees_with_the_reference(kind: type[stepwell.Rule], dtype: torch.dtype) -> None:
     expected = trained(kind, "reference", dtype)
-    for engine in ("foreach", "auto"):
-        for found, wanted in zip(trained(kind, engine, dtype), expected, strict=True):
+    for name in ("foreach", "auto"):
+        for found, wanted in zip(trained(kind, name, dtype), expected, strict=True):
             tolerance = TOLERANCE[dtype]
             torch.testing.assert_close(found.double(), wanted.double(), rtol=tolerance, atol=tolerance)
 
@@ -125,6 +129,29 @@ def test_it_agrees_with_the_reference(kind: type[stepwell.Rule], dtype: torch.dt
 def test_the_bits_do_not_depend_on_the_threads(kind: type[stepwell.Rule]) -> None:
     for one, two in zip(trained(kind, "auto", torch.float32, 1), trained(kind, "auto", torch.float32, 2), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("width", [1 << 20, (1 << 20) + 1])
+def test_a_long_row_is_added_up_without_loss(width: int) -> None:
+    p = torch.nn.Parameter(torch.zeros(2, width))
+    p.grad = torch.full_like(p, 0.1)
+    optimizer = stepwell.Optimizer([p], OneARow(lr=0.1), engine="fused")
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[p]["size"].flatten(), torch.full((2,), 0.1 * 0.01), rtol=1e-6, atol=0)
+
+
+def test_the_bits_do_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for large in (1 << 26, 1):
+        monkeypatch.setattr(engine, "LARGE_MODEL", large)
+        engine.layout_of.cache_clear()
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 300_001))
+        p.grad = torch.linspace(2, -1, 300_001)
+        optimizer = stepwell.AdamW([p], lr=0.1, engine="fused")
+        optimizer.step()
+        found.append((p.detach(), optimizer.state[p]["exp_avg_sq"]))
+    engine.layout_of.cache_clear()
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_one_factored_step_is_what_the_formula_says() -> None:

@@ -29,7 +29,7 @@ from stepwell.rules.rule import Rule, Shape
 # the columns of each are summed there are fewer chunks, so that the sums stay small beside the tensors; where nothing
 # is summed, the chunks of a large model are twice as large.
 CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65 * 1024, 262_144
-LARGE_MODEL = 1 << 26
+LARGE_CHUNK, LARGE_MODEL = 131 * 1024, 1 << 26
 # What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
 GRAIN = 32_768
 
@@ -74,7 +74,7 @@ def layout_of(shapes: tuple[torch.Size, ...], *, in_rows: bool, in_columns: bool
     if not in_rows:
         grids = [(1, shape.numel()) for shape in shapes]
         is_large = not adds_up and sum(elements for _, elements in grids) >= LARGE_MODEL
-        return Layout(grids, CHUNK_ELEMENTS << is_large, in_rows=False)
+        return Layout(grids, LARGE_CHUNK if is_large else CHUNK_ELEMENTS, in_rows=False)
     grids = [(shape[:-1].numel(), shape[-1] if shape else 1) for shape in shapes]
     return Layout(grids, CHUNK_OF_COLUMNS if in_columns else CHUNK_ELEMENTS, in_rows=True)
 
@@ -95,7 +95,7 @@ class Launch:
         self.origins = np.zeros(tensors, dtype=np.int64)
         self.classes = np.zeros(tensors, dtype=np.int64)
         self.kept = np.zeros((tensors, kept[Level.TENSOR]))
-        self.kept_rows = np.zeros((kept[Level.ROW], layout.rows), dtype=compute)
+        self.kept_rows = np.zeros((kept[Level.ROW], layout.rows))
         self._rows: list[int] = layout.sizes[:, TENSOR.index("rows")].tolist()
         self._memory = {
             "table_at": self.table,

@@ -28,7 +28,10 @@ from stepwell.engines.fused.source import HostScalars, host_function
 # What makes machine code of a source: this file, and what the source imports.
 _HERE, _CODECS = Path(__file__).parent, Path(codec.__file__).parent
 _MAKING = (Path(__file__), _HERE / "memory.py", _HERE / "block_memory.py", _CODECS / "blocks.py", _CODECS / "noise.py")
-_OF_THE_RUNTIME = re.compile(r"^declare (\w+ @(?:numba|NRT)_\w+\([^)]*\)).*$", re.MULTILINE)
+# What Numba declares beside a kernel, to tell Python of an exception and to free what it has made.
+_RUNTIME = r'@"?(?:NRT_|numba_|Py)\w+"?'
+_FUNCTION = re.compile(rf"^declare (.*{_RUNTIME}\(.*)$", re.MULTILINE)
+_VARIABLE = re.compile(rf"^({_RUNTIME} = )external (.*global [^,\n]+)", re.MULTILINE)
 # What calls a kernel: void run(int64 *frame). ctypes lets other Python threads go on meanwhile.
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -60,19 +63,35 @@ def _machine_code(name: str, source: str) -> tuple[Any, int]:
     path = kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}.py"
     kept = path.with_suffix(".bin")
     code = _read(kept)
-    if code is None:
+    if code is None or _lacking(code):
         write_whole(path, source.encode())
         code = _compile(path)
         write_whole(kept, hashlib.sha256(code).digest() + code)
-    symbol, _, binary = code.partition(b"\n")
+    if lacking := _lacking(code):
+        raise RuntimeError(
+            f"the kernel of {name} calls {', '.join(lacking)}, which this process does not have; take engine='foreach'"
+        )
+    names, _, binary = code.partition(b"\n")
+    symbol = names.decode().split()[0]
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
     engine.finalize_object()
-    return engine, engine.get_function_address(symbol.decode())
+    return engine, engine.get_function_address(symbol)
+
+
+def _lacking(code: bytes) -> list[str]:
+    """The functions that the code calls and this process lacks: of vectors, where Numba has brought them along.
+
+    If LLVM did not find one, it would look for no other, and the kernel jump to address 0.
+    """
+    llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())  # from now on LLVM knows this process
+    _, *called = code.partition(b"\n")[0].decode().split()
+    return [name for name in called if llvm.address_of_symbol(name) is None]
 
 
 def _compile(path: Path) -> bytes:
-    """The name of the kernel's symbol, a newline, and its machine code. This is what needs Numba."""
+    """The name of the kernel's symbol, those of what it calls, a newline, and its machine code. This is what needs
+    Numba."""
     try:
         import numba
     except ImportError as error:
@@ -89,18 +108,19 @@ def _compile(path: Path) -> bytes:
     specification.loader.exec_module(module)
     signature = numba.types.void(numba.types.CPointer(numba.types.int64))
     function = numba.cfunc(signature, error_model="numpy")(module.run)
-    code: bytes = _target_machine().emit_object(llvm.parse_assembly(_self_contained(function.inspect_llvm())))
-    return str(function.native_name).encode() + b"\n" + code
+    module = llvm.parse_assembly(_without_runtime(function.inspect_llvm()))
+    outside = [each.name for each in (*module.functions, *module.global_variables) if each.is_declaration]
+    called = [name for name in outside if not name.startswith("llvm.")]
+    code: bytes = _target_machine().emit_object(module)
+    return " ".join([str(function.native_name), *called]).encode() + b"\n" + code
 
 
-def _self_contained(assembly: str) -> str:
-    """The same, with bodies for the functions of Numba's runtime, which a process that loads the code does not have.
-
-    They would tell Python of an exception, and a kernel raises none. But where one symbol is not found, none is: not
-    the mathematical functions either, and a kernel that calls one of those would jump to address 0.
-    """
+def _without_runtime(assembly: str) -> str:
+    """The same without the runtime of Numba and Python, of which a kernel needs nothing: what is declared of it has a
+    body here, so that a process without Numba can load the code."""
     body = r"define weak \1 {\n  call void @llvm.trap()\n  unreachable\n}"
-    return _OF_THE_RUNTIME.sub(body, assembly) + "\ndeclare void @llvm.trap()\n"
+    trap = "" if "@llvm.trap" in assembly else "\ndeclare void @llvm.trap()\n"
+    return _VARIABLE.sub(r"\1weak \2 zeroinitializer", _FUNCTION.sub(body, assembly)) + trap
 
 
 def _target_machine() -> Any:

@@ -21,6 +21,8 @@ _JIT = '@numba.njit(error_model="numpy", nogil=True)\n'
 IN_PAIRS = "_in_pairs"
 # How many numbers are worked out at one place of a chunk before it is the other place's turn: measured.
 _RUN = 64
+# How many are added up before their sum is added to that of all, which is one of float64.
+PIECE = 1024
 
 
 def phase_source(
@@ -79,7 +81,12 @@ def phase_source(
             if name in blocks:
                 lines.append(f"largest_{array(name)} = larger(largest_{array(name)}, {words['x']})")
         lines += [f"q{r.index}[i] += {writer.text(r.arguments[0])}" for r in to_column]
-        lines += [f"total{r.index} = add_up(total{r.index}, {writer.text(r.arguments[0])})" for r in sums]
+        for r in sums:
+            (x,), total = r.arguments, f"total{r.index}"
+            if x.operation == "mul" and all(a.level is Level.ELEMENT for a in x.arguments):
+                lines.append(f"{total} = add_up_product({', '.join([total, *map(writer.text, x.arguments)])})")
+            else:
+                lines.append(f"{total} = add_up({total}, {writer.text(x)})")
         return lines
 
     if pairs:
@@ -99,7 +106,7 @@ def phase_source(
         # What a run adds up in the numbers computed with, which fill a vector, is added up in float64.
         to_row = {r.index for r in sums if in_rows and r.level is Level.ROW}
         found = [f"sum{r.index}" for r in sums if r.index not in to_row]
-        before = [*(f"{name} = r{index}[row]" for index, name in each_row.items()), *zeros]
+        before = [*(f"{name} = np.{compute}(r{index}[row])" for index, name in each_row.items()), *zeros]
         after = [f"{f'r{r.index}[row]' if r.index in to_row else f'sum{r.index}'} += total{r.index}" for r in sums]
         loop = [f"{name} = 0.0" for name in found]
         loop += _at_two_places(before, body, after, _RUN >> pairs, in_rows=in_rows)
@@ -138,16 +145,17 @@ def _at_two_places(before: list[str], body: list[str], after: list[str], run: in
             f"half = 0 if width % {run} else lines * width // {2 * run} * {run}",
             *runs,
             "for row in range(2 * half // width, lines):",
-            *indented(before),
-            "    for i in range(np.uint64(max(2 * half, row * width)), np.uint64((row + 1) * width)):",
-            *indented(body, 2),
-            *indented(after),
+            f"    for at in range(max(2 * half, row * width), (row + 1) * width, {PIECE}):",
+            *indented(before, 2),
+            f"        for i in range(np.uint64(at), np.uint64(min(at + {PIECE}, (row + 1) * width))):",
+            *indented(body, 3),
+            *indented(after, 2),
         ]
     return [
         f"half = size // {2 * run} * {run}",
         *runs,
         *before,
-        "for i in range(2 * half, size):",
+        "for i in range(np.uint64(2 * half), np.uint64(size)):",
         *indented(body),
         *after,
     ]
@@ -168,8 +176,8 @@ def works_at_two_places(program: Program, phase: Phase, codecs: Mapping[str, Cod
 
 
 def works_in_rows(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> bool:
-    """Whether what such a phase goes over are the rows of a chunk."""
-    return program.has_rows and works_at_two_places(program, phase, codecs)
+    """Whether such a phase asks in which row of its chunk it is."""
+    return bool(rows_of(phase)) and works_at_two_places(program, phase, codecs)
 
 
 def rows_of(phase: Phase) -> list[Expression]:

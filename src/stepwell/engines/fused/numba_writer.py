@@ -22,6 +22,7 @@ from stepwell.engines.fused.arrays import (
 from stepwell.engines.fused.numba_finish import finish
 from stepwell.engines.fused.numba_phases import (
     IN_PAIRS,
+    PIECE,
     drawn_before,
     passed,
     phase_source,
@@ -39,9 +40,6 @@ from stepwell.engines.fused.program import Phase, Program
 
 # An array in a chunk: its name, its dtype, the address of a tensor's, and where in it the chunk begins.
 _View = tuple[str, torch.dtype, str, str]
-# What a kernel works on at a time where it adds up.
-_PIECE = 1024
-
 _HEADER = '''"""{name}, for {stored}.
 
 Written by stepwell from the trace of the rule. `run` works one step out, by as many threads as call it. It gets the
@@ -109,7 +107,7 @@ def _driver(program: Program, codecs: Mapping[str, Codec], compute: str) -> str:
     if program.has_rows:
         width = max(1, len(program.column_sums))
         lines += [
-            f"kept_rows = numba.carray({real}(kept_rows_at), ({kept[Level.ROW]}, all_rows))",
+            f"kept_rows = numba.carray(float64_at(kept_rows_at), ({kept[Level.ROW]}, all_rows))",
             f"kept_columns = numba.carray({real}(kept_columns_at), ({kept[Level.COLUMN]}, all_columns))",
             f"column_sums = numba.carray({real}(column_sums_at), ({width}, all_column_sums))",
         ]
@@ -195,13 +193,13 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     if works_at_two_places(program, phase, codecs):
         of_rows = []
         for e in rows:
-            place = f"{real.itemsize} * (all_rows * {program.position(e)} + row)"
-            of_rows.append(f"r{e.index} = numba.carray({POINTERS[real]}(kept_rows_at + {place}), lines)")
+            place = f"kept_rows_at + 8 * (all_rows * {program.position(e)} + row)"
+            of_rows.append(f"r{e.index} = numba.carray(float64_at({place}), lines)")
         return [*lines, *of_rows, "at, size = 0, lines * width", *piece, *of_tensor]
 
     # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
     if sums or decoded or encoded:
-        most = BLOCK if decoded or encoded else _PIECE
+        most = BLOCK if decoded or encoded else PIECE
         piece = [
             f"for at in range(0, width, {most}):",
             f"    size = min({most}, width - at)",
@@ -210,7 +208,7 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
     else:
         piece = ["at, size = 0, width", *piece]
     line = [
-        *(f"t{e.index} = kept_rows[{program.position(e)}, row]" for e in leaves[Level.ROW]),
+        *(f"t{e.index} = np.{compute}(kept_rows[{program.position(e)}, row])" for e in leaves[Level.ROW]),
         *(f"row_sum{e.index} = 0.0" for e in to_row),
         *piece,
         *(f"kept_rows[{program.position(e)}, row] = row_sum{e.index}" for e in to_row),
