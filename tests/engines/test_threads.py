@@ -1,5 +1,6 @@
 """Kernels run in torch's own threads where they can be had, and in a pool elsewhere."""
 
+import subprocess
 import sys
 import threading
 
@@ -57,6 +58,29 @@ def test_as_many_threads_as_the_work_is_worth(
         p.grad = torch.ones_like(p)
     stepwell.Lion(ps, engine="fused").step()
     assert used == [expected]
+
+
+FORKED = """
+import os, signal, torch, stepwell
+torch.set_num_threads(2)
+p = torch.nn.Parameter(torch.ones(300, 300)); p.grad = torch.ones(300, 300)
+optimizer = stepwell.Lion([p], lr=0.25, engine="fused")
+optimizer.step()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # torch's own operations would wait for threads for ever
+    optimizer.step()
+    optimizer.step()
+    os._exit(0 if p[0, :3].tolist() == [0.25] * 3 and p[-1, -1] == 0.25 else 1)
+print(os.waitpid(child, 0)[1], p[0, 0].item())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads of OpenMP")
+def test_a_process_that_is_forked_after_a_step_steps_in_one_thread() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "0.75"]
+    assert done.stderr.count("it steps in one thread") == 1
 
 
 def test_two_optimizers_in_two_threads() -> None:
