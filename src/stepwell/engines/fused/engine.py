@@ -124,8 +124,10 @@ class Launch:
         self._sums_of_rows = [program.position(e) for e in program.row_sums]
 
     def rows_of(self, kept: NDArray[Any]) -> list[Tensor]:
-        """What is kept of each tensor's rows, out of what is kept of all."""
-        return list(map(torch.from_numpy, np.split(kept, np.cumsum(self._rows)[:-1])))
+        """What is kept of each tensor's rows, out of what is kept of all, in the dtype computed in, as every engine has
+        it: ranks add theirs up."""
+        rows = kept.astype(self.kernel.compute)
+        return list(map(torch.from_numpy, np.split(rows, np.cumsum(self._rows)[:-1])))
 
     def run(self, arrays: Sequence[Column], scalars: NDArray[np.float64]) -> None:
         """Run all steps on these arrays."""
