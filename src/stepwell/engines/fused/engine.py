@@ -135,7 +135,8 @@ class Launch:
             known = isinstance(column, np.ndarray)
             self.table[row] = column if known else np.fromiter(map(Tensor.data_ptr, column), np.int64, len(column))
         self.frame[_ROWS_OF_SCALARS], self.frame[_SCALARS_AT] = len(scalars), _address_of(scalars)
-        self.kept_rows[self._sums_of_rows] = 0.0
+        if self._sums_of_rows:
+            self.kept_rows[self._sums_of_rows] = 0.0
         threads = min(torch.get_num_threads(), self._most_threads)
         for step in self._steps:
             items = self.items[step % 2]

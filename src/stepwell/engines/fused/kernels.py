@@ -84,8 +84,9 @@ def _lacking(code: bytes) -> list[str]:
 
     If LLVM did not find one, it would look for no other, and the kernel jump to address 0.
     """
-    llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())  # from now on LLVM knows this process
     _, *called = code.partition(b"\n")[0].decode().split()
+    if called:
+        llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())  # from now on LLVM knows this process
     return [name for name in called if llvm.address_of_symbol(name) is None]
 
 
