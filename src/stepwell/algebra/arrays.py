@@ -91,6 +91,9 @@ class JaxArrays(Arrays):
     def add_symmetric_product(self, x: Any, left: Any, right: Any, x_factor: Any, product_factor: Any) -> Any:
         return self.add_product(x, left, right, x_factor, product_factor)
 
+    def lerp_gram(self, average: Any, x: Any, weight: Any) -> Any:
+        return self.add_symmetric_product(average, x, x.mT, 1 - weight, weight)
+
     def identity(self, x: Any) -> Any:
         return self._library.broadcast_to(self._library.eye(x.shape[-1], dtype=x.dtype), x.shape)
 

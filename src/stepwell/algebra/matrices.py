@@ -133,7 +133,7 @@ def gram(x: Any) -> Any:
 
 def lerp_gram(average: Any, x: Any, weight: Any) -> Any:
     """(1 − weight)·average + weight·x·xᵀ, of a symmetric average."""
-    return _kind(x).add_symmetric_product(average, x, x.mT, 1 - weight, weight)
+    return _kind(x).lerp_gram(average, x, weight)
 
 
 def row_total(x: Any) -> Any:

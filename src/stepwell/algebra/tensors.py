@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra import blocked
+from stepwell.algebra.postponed import SymmetricSum
 
 
 def as_tensor_like(x: Tensor | float, *others: Tensor | float) -> Tensor:
@@ -126,6 +127,11 @@ class Tensors:
         result = x.clone()
         blocked.add_symmetric(result, left, right, x_factor, product_factor)
         return result
+
+    def lerp_gram(self, average: Tensor, x: Tensor, weight: float) -> Tensor:
+        if blocked.in_blocks(x):
+            return SymmetricSum(average, x, x.mT, 1 - weight, weight)
+        return self.add_symmetric_product(average, x, x.mT, 1 - weight, weight)
 
     def identity(self, x: Tensor) -> Tensor:
         return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand(x.shape)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.algebra.postponed import SymmetricSum
 from stepwell.codecs import WEIGHTS, drawn, noise
 from stepwell.engines.batch import Batch
 from stepwell.engines.devices import capturing
 from stepwell.engines.observing import add_up_units, squares_of, units_added_up
 from stepwell.rules.rule import Names, Rule, Shape, namespace
 
-_LOG = logging.getLogger("stepwell")
 # Methods of a rule that take a gradient: a step, and a step of a `OneMatrixRule` in three.
 _OF_A_STEP = ("update", "mix", "turn", "move")
 
@@ -82,8 +80,26 @@ class Direct(ABC):
             if batch.counted_on_device or captured or on_gpu:
                 return batch.live_classes()
         if captured:
-            _say_captured(type(batch.rule).__name__)
+            raise RuntimeError(self._why_not_captured(batch, function))
         return batch.classes()
+
+    def _why_not_captured(self, batch: Batch, function: str) -> str:
+        """Replays would keep the learning rate and the step of the capture."""
+        if self.takes_factor and function == "update" and batch.asked is None:
+            return (
+                "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with the "
+                "same gradients, before the capture"
+            )
+        rule, outside = type(batch.rule).__name__, "take its step outside the graph"
+        if not self.takes_factor:
+            why = f"the {self.name} engine takes the step and the rates from the host; the fused engine need not"
+        elif function != "update":
+            why = f"shared out over ranks, it takes the step and the rates from the host; {outside}"
+        elif _drawn_from(batch):
+            why = f"what is rounded by chance depends on the step, which the host counts for it; {outside}"
+        else:
+            why = f"it depends on the step, which the host counts for it; {outside}"
+        return f"{rule} cannot be captured in a CUDA graph: {why}"
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
@@ -153,10 +169,8 @@ class Direct(ABC):
         rule.check_slots(new)
         if batch.observed and function == "update":
             self._observe(part, batch, (new_weights - p, p, g))
-        if any(new_weights is number for number in vars(s).values()):
-            new_weights = 1.0 * new_weights  # a copy, because the slot may get what was in the weights
         changed = {slot: value for slot, value in new.items() if slot in batch.codecs and value is not getattr(s, slot)}
-        numbers = {**changed, WEIGHTS: new_weights}
+        numbers = _in_turn({**changed, WEIGHTS: new_weights}, list(vars(s).values()))
         # Random bits are for training: an average to evaluate on is rounded to the nearest.
         draws = function == "update" and any(batch.codecs[number].draws for number in numbers)
         drawn_for = _noise(part, batch) if draws else None
@@ -176,6 +190,17 @@ class Direct(ABC):
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
             bits = drawn_for[position].bits(place) if drawn_for is not None and codec.draws else None
             codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
+
+
+def _in_turn(numbers: Mapping[str, Any], slots: list[Any]) -> dict[str, Any]:
+    """New values in an order in which each can be stored, although those before it have been: what makes them up is
+    what stood there before."""
+    # A slot may get what is in the weights, and these, or another slot, what was in it: that is copied before.
+    apart = {name: 1.0 * x if any(x is slot for slot in slots) else x for name, x in numbers.items()}
+    sums = {name: x for name, x in apart.items() if isinstance(x, SymmetricSum)}
+    for each in sums.values():
+        each.settle([other for other in sums.values() if other is not each])
+    return {**sums, **apart}
 
 
 def _drawn_from(batch: Batch) -> set[str]:
@@ -200,17 +225,6 @@ def _copies(part: list[int], batch: Batch) -> list[tuple[Tensor, Tensor]]:
     """All that is stored for these parameters, and copies of it."""
     columns = [batch.weights, *batch.columns.values()]
     return [(column[index], column[index].clone()) for column in columns for index in part]
-
-
-@functools.cache
-def _say_captured(rule: str) -> None:
-    """Once for each rule: a schedule that a graph does not hear is never silent."""
-    _LOG.warning(
-        "%s is captured in a CUDA graph, whose replays keep the learning rate and the step of this moment, which are "
-        "the host's; capture what the fused engine runs, and step %s outside the graph",
-        rule,
-        rule,
-    )
 
 
 def _loaded(part: list[int], batch: Batch, number: str) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.algebra.postponed import SymmetricSum
 from stepwell.engines.direct import Direct
 from stepwell.rules.rule import Rule
 
@@ -46,7 +47,9 @@ class Matrices(Direct):
         return [value] if count == 1 else list(value.unbind())
 
     def store(self, targets: list[Tensor], value: Tensor) -> None:
-        if len(targets) == 1:
+        if isinstance(value, SymmetricSum):
+            value.write_to(targets[0])
+        elif len(targets) == 1:
             targets[0].copy_(value.reshape(targets[0].shape))
         else:
             torch._foreach_copy_(targets, list(value.reshape(len(targets), *targets[0].shape).unbind()))
