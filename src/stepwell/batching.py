@@ -19,6 +19,7 @@ from torch import Tensor
 from stepwell.codecs import Codec, Plain, Storage
 from stepwell.engines.batch import Batch, Engine, Group, State, addresses_of
 from stepwell.engines.choice import engine_for
+from stepwell.engines.devices import capturing
 from stepwell.layout import (
     Layout,
     add_over_ranks,
@@ -203,7 +204,8 @@ class Buckets:
         name_of: Callable[[Tensor], str],
         among: AbstractSet[int] | None = None,
     ) -> list[Bucket]:
-        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one.
+        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one, and
+        for a step that is being captured in a CUDA graph and cannot be, before any state is made or any step counted.
 
         `among` are the ids of those that are meant, by default all.
         """
@@ -213,12 +215,15 @@ class Buckets:
             has_one = iter(present)
             members = [[p for p in group["params"] if next(has_one)] for group in groups]
             given = [(p, g) for parameters in members for p in parameters if (g := p.grad) is not None]
-            check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
+            check_dense([p for p, _ in given], [g for _, g in given], name_of)
+            if any(capturing(device) for device in {p.device for p, _ in given}):
+                raise RuntimeError(
+                    "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with "
+                    "the same gradients, before the capture"
+                )
             self.latest = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
-        for bucket in self.latest:
-            bucket.take_gradients(gradients, name_of)
-        return self.latest
+        return self._given(gradients, name_of)
 
     def standing(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
@@ -232,7 +237,13 @@ class Buckets:
         gradients = _gradients_of(groups)
         if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
             return None
+        return self._given(gradients, name_of)
+
+    def _given(self, gradients: list[Any], name_of: Callable[[Tensor], str]) -> list[Bucket]:
+        """The buckets, with these gradients in them."""
         for bucket in self.latest:
+            if capturing(bucket.batch.weights[0].device):
+                bucket.engine.check_captured(bucket.batch)
             bucket.take_gradients(gradients, name_of)
         return self.latest
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepwell.algebra import matrices
+from stepwell.algebra import blocked, matrices
 from stepwell.algebra.blocked import BLOCK, PANEL, in_blocks, in_panels, orthonormal_columns
 
 
@@ -29,15 +29,22 @@ def test_symmetric_products_in_blocks(rows: int) -> None:
         assert torch.equal(gram[BLOCK:, :BLOCK], gram[:BLOCK, BLOCK:].mT)
 
 
+@pytest.fixture(params=["panels", "panels of panels"])
+def panels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways, whatever the size."""
+    monkeypatch.setattr(blocked, "LARGE", 1 if request.param == "panels of panels" else 1 << 30)
+
+
 SHAPES = [
     (BLOCK + 1, BLOCK + 1),
-    (5 * PANEL, 5 * PANEL),
-    (6 * PANEL + 5, 4 * PANEL + 3),
+    (5 * PANEL[0], 5 * PANEL[0]),
+    (6 * PANEL[0] + 5, 4 * PANEL[0] + 3),
     (2, 300, 270),
     (2, 2, 280, 257),
 ]
 
 
+@pytest.mark.usefixtures("panels")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_orthonormal_columns_in_panels(shape: tuple[int, ...]) -> None:
     x = random(*shape, dtype=torch.float64)
@@ -50,6 +57,7 @@ def test_orthonormal_columns_in_panels(shape: tuple[int, ...]) -> None:
     assert torch.equal(matrices.orthonormal_columns(x), q)
 
 
+@pytest.mark.usefixtures("panels")
 @pytest.mark.parametrize("rank", [0, 1, 100, 299])
 def test_columns_that_depend_on_others(rank: int) -> None:
     # A factor whose gradients have been few, or zero: Q is orthonormal whatever the columns are.
@@ -61,6 +69,7 @@ def test_columns_that_depend_on_others(rank: int) -> None:
     assert below.abs().max() <= 1e-6 * x.double().norm()
 
 
+@pytest.mark.usefixtures("panels")
 def test_columns_of_many_sizes() -> None:
     # As eigenvalues are: Q is that of the columns scaled to one length.
     x = random(320, 320, dtype=torch.float64)
@@ -69,6 +78,7 @@ def test_columns_of_many_sizes() -> None:
     torch.testing.assert_close(q.double(), exact * r.diagonal().sign(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.usefixtures("panels")
 def test_what_is_no_number_is_not_hidden() -> None:
     x = random(300, 300)
     x[5, 130] = torch.nan

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stepwell.algebra import lerp, matrices, where
 from stepwell.algebra.blocked import BLOCK
-from stepwell.algebra.postponed import SymmetricSum
+from stepwell.algebra.postponed import SymmetricSum, in_turn
 
 ROWS = BLOCK + 9
 
@@ -87,20 +87,36 @@ def test_it_goes_to_another_place_as_a_copy() -> None:
     torch.testing.assert_close(transposed, expected(before, factor), rtol=1e-5, atol=1e-5)
 
 
-def test_what_it_multiplies_may_be_where_it_is_written() -> None:
-    average, _ = average_and_factor()
-    wanted = expected(average, average)
-    matrices.lerp_gram(average, average, 0.25).write_to(average)
-    torch.testing.assert_close(average, wanted, rtol=1e-4, atol=1e-3)
+def test_it_goes_to_a_place_of_another_shape() -> None:
+    # As the weights of a convolution, which the rule sees as a matrix.
+    average, factor = average_and_factor()
+    wanted = expected(average, factor)
+    shape = (ROWS, 5, ROWS // 5)
+    matrices.lerp_gram(average, factor, 0.25).write_to(average.view(shape))
+    torch.testing.assert_close(average, wanted, rtol=1e-5, atol=1e-5)
+    other = torch.empty(shape)
+    matrices.lerp_gram(wanted.clone(), factor, 0.25).write_to(other)
+    torch.testing.assert_close(other.reshape(ROWS, ROWS), expected(wanted, factor), rtol=1e-5, atol=1e-5)
 
 
-def test_sums_of_each_other() -> None:
-    first, second = average_and_factor()[0], average_and_factor()[0]
-    wanted = expected(first, second), expected(second, first)
-    sums = matrices.lerp_gram(first, second, 0.25), matrices.lerp_gram(second, first, 0.25)
-    sums[0].settle([sums[1]])
-    sums[1].settle([sums[0]])
-    sums[0].write_to(first)
-    sums[1].write_to(second)
-    torch.testing.assert_close(first, wanted[0], rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(second, wanted[1], rtol=1e-4, atol=1e-3)
+def test_what_would_not_gain_is_worked_out_at_once() -> None:
+    average, factor = average_and_factor()
+    assert type(matrices.lerp_gram(average, torch.randn(ROWS, ROWS + 1), 0.25)) is Tensor
+    assert type(matrices.lerp_gram(average.expand(2, -1, -1), torch.randn(2, ROWS, 3), 0.25)) is Tensor
+    with pytest.raises(RuntimeError):
+        matrices.lerp_gram(average[1:, 1:], factor, 0.25)
+    with pytest.raises(RuntimeError):
+        matrices.lerp_gram(average.double(), factor, 0.25)
+
+
+def test_a_sum_waits_where_nothing_else_is_made_of_what_it_is_written_over() -> None:
+    b, factor = average_and_factor()
+    a, total = torch.zeros(ROWS, ROWS), matrices.lerp_gram(b, factor, 0.25)
+    old = {"a": a, "b": b}
+    found = in_turn({"a": 1.0 * b, "b": total}, old)
+    assert (list(found), found["b"]) == (["b", "a"], total)
+    for new in ({"a": b, "b": total}, {"a": total, "b": total}, {"a": total, "b": 1.0 * b}):
+        total = matrices.lerp_gram(b, factor, 0.25)
+        found = in_turn({name: total if type(x) is SymmetricSum else x for name, x in new.items()}, old)
+        assert list(found) == ["a", "b"]
+        assert all(type(x) is Tensor for x in found.values())

@@ -30,6 +30,7 @@ class Graph(TorchDispatchMode):
         self._asked: list[Any] = []
 
     def __enter__(self) -> Self:
+        from stepwell import batching
         from stepwell.engines import direct
         from stepwell.engines.fused import triton_engine, triton_kernels, triton_launch, triton_tables, triton_verdict
 
@@ -42,7 +43,7 @@ class Graph(TorchDispatchMode):
 
         patch.setattr(triton_kernels.Kernel, "launch", keep)
         patch.setattr(triton_verdict, "judge", _Kept(triton_verdict.judge, self._asked))
-        for module in (direct, triton_engine, triton_launch, triton_tables):
+        for module in (batching, direct, triton_engine, triton_launch, triton_tables):
             patch.setattr(module, "capturing", lambda _: True)
         super().__enter__()
         return self

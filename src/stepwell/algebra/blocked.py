@@ -10,8 +10,11 @@ from torch import Tensor
 
 # Rows of a block: measured, fewer keep no core busy.
 BLOCK = 256
-# Columns whose reflections are found by LAPACK, before products carry them to all others: measured.
-PANEL = 64
+# Columns whose reflections are found, before products carry them to all others; and of these, columns whose reflections
+# LAPACK finds: measured, for matrices of fewer columns than LARGE and for others.
+PANEL = 64, 64
+LARGE_PANEL = 128, 32
+LARGE = 1536
 
 
 def in_blocks(x: Tensor) -> bool:
@@ -55,16 +58,14 @@ def orthonormal_columns(x: Tensor) -> Tensor:
     Van Loan 1989, doi:10.1137/0910005), and so it takes products to carry them to the columns on the right, and at last
     to those of the identity.
     """
-    rest, starts = x.clone(), range(0, x.shape[-1], PANEL)
+    width, least = PANEL if x.shape[-1] < LARGE else LARGE_PANEL
+    rest, starts = x.clone(), range(0, x.shape[-1], width)
     reflections, diagonals = [], []
     for start in starts:
-        panel, scales = torch.geqrf(rest[..., start:, start : start + PANEL])
-        diagonals.append(panel.diagonal(dim1=-2, dim2=-1))
-        vectors = panel.tril(-1)
-        vectors.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-        triangle = _triangle(vectors, scales)
-        _subtract(rest[..., start:, start + PANEL :], vectors, triangle.mT)
+        vectors, triangle, diagonal = _reflections(rest[..., start:, start : start + width], least)
+        _subtract(rest[..., start:, start + width :], vectors, triangle.mT)
         reflections.append((vectors, triangle))
+        diagonals.append(diagonal)
     q = torch.zeros_like(x)
     q.diagonal(dim1=-2, dim2=-1).copy_(signs(torch.cat(diagonals, dim=-1)))
     for start, (vectors, triangle) in zip(reversed(starts), reversed(reflections), strict=True):
@@ -75,6 +76,28 @@ def orthonormal_columns(x: Tensor) -> Tensor:
 def signs(diagonal: Tensor) -> Tensor:
     """−1 where a number is negative, else 1."""
     return torch.where(diagonal < 0, -1.0, 1.0).to(diagonal.dtype)
+
+
+def _reflections(x: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor]:
+    """V and T of reflections I − V·T·Vᵀ, of which the transposed brings x to R, and R's diagonal; x is written over.
+
+    Those of the left half are carried to the right half, down to so many columns.
+    """
+    if x.shape[-1] <= least:
+        panel, scales = torch.geqrf(x)
+        vectors = panel.tril(-1)
+        vectors.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+        return vectors, _triangle(vectors, scales), panel.diagonal(dim1=-2, dim2=-1)
+    half = x.shape[-1] // 2
+    left, left_triangle, left_diagonal = _reflections(x[..., :half], least)
+    _subtract(x[..., half:], left, left_triangle.mT)
+    right, right_triangle, right_diagonal = _reflections(x[..., half:, half:], least)
+    vectors, triangle = x.new_zeros(x.shape), x.new_zeros(*x.shape[:-2], x.shape[-1], x.shape[-1])
+    vectors[..., :half], vectors[..., half:, half:] = left, right
+    triangle[..., :half, :half], triangle[..., half:, half:] = left_triangle, right_triangle
+    # (I − V₁T₁V₁ᵀ)(I − V₂T₂V₂ᵀ)
+    triangle[..., :half, half:] = -left_triangle @ (left[..., half:, :].mT @ right) @ right_triangle
+    return vectors, triangle, torch.cat([left_diagonal, right_diagonal], dim=-1)
 
 
 def _triangle(vectors: Tensor, scales: Tensor) -> Tensor:

@@ -44,21 +44,21 @@ class SymmetricSum(Tensor):
             blocked.add_symmetric(self._whole, *self._product, *self._factors)
         return self._whole
 
+    @property
+    def read(self) -> tuple[Tensor, ...]:
+        """What it will be worked out of, if it has not been."""
+        return (self._x, *self._product) if self._whole is None else (self._whole,)
+
+    def adds_to(self, x: Any) -> bool:
+        """Whether it can be worked out in x's own place."""
+        return self._whole is None and self._x is x and not any(_memory(x) & _memory(each) for each in self._product)
+
     def write_to(self, place: Tensor) -> None:
         """Write the sum there: in place, where x stands there and it has not been worked out yet."""
-        if self._whole is None and _is_same(self._x, place) and not self._multiplies(place):
-            blocked.add_symmetric(place, *self._product, *self._factors)
+        if self._whole is None and _is_same(self._x, place):
+            blocked.add_symmetric(self._x, *self._product, *self._factors)
         else:
-            place.copy_(self.whole)
-
-    def settle(self, others: Sequence[SymmetricSum]) -> None:
-        """Work it out now, if one of the others is going to be written over what it multiplies."""
-        if any(self._multiplies(other._x) for other in others):
-            _ = self.whole
-
-    def _multiplies(self, x: Tensor) -> bool:
-        """Whether what it multiplies may share memory with x."""
-        return any(_share_memory(factor, x) for factor in self._product)
+            place.copy_(self.whole.reshape(place.shape))
 
     @classmethod
     def __torch_function__(
@@ -77,17 +77,42 @@ class SymmetricSum(Tensor):
         return function(*args, **kwargs)
 
 
+def in_turn(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """New values in an order in which they can be written over the old ones, of which all of them are made.
+
+    A sum waits to be written only where nothing else is made of what it is written over.
+    """
+    read = {
+        name: frozenset().union(*map(_memory, value.read)) if isinstance(value, SymmetricSum) else _memory(value)
+        for name, value in new.items()
+    }
+    waiting = {
+        name: value
+        for name, value in new.items()
+        if isinstance(value, SymmetricSum)
+        and value.adds_to(old[name])
+        and not any(_memory(old[name]) & read[other] for other in new if other != name)
+    }
+    others: dict[str, Any] = {}
+    written: frozenset[int] = frozenset()
+    for name, value in new.items():
+        if name not in waiting:
+            value = value.whole if isinstance(value, SymmetricSum) else value
+            others[name] = 1.0 * value if _memory(value) & written else value  # a copy of what another number was
+            written |= _memory(old[name])
+    return {**waiting, **others}
+
+
+def _memory(number: Any) -> frozenset[int]:
+    """What says where a number is stored: two that have it in common may share memory."""
+    return frozenset([number.untyped_storage()._cdata if isinstance(number, Tensor) else id(number)])
+
+
 def _is_same(x: Tensor, y: Tensor) -> bool:
-    """Whether these are the same numbers in memory."""
-    return (
-        x.dtype == y.dtype
-        and x.shape == y.shape
-        and x.stride() == y.stride()
-        and x.storage_offset() == y.storage_offset()
-        and _share_memory(x, y)
+    """Whether these are the same numbers in memory, in the same order."""
+    return bool(
+        _memory(x) == _memory(y)
+        and (x.dtype, x.numel(), x.storage_offset()) == (y.dtype, y.numel(), y.storage_offset())
+        and x.is_contiguous()
+        and y.is_contiguous()
     )
-
-
-def _share_memory(x: Tensor, y: Tensor) -> bool:
-    """Whether both lie in one piece of memory, there or elsewhere in it."""
-    return bool(x.untyped_storage()._cdata == y.untyped_storage()._cdata)

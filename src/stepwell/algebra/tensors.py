@@ -129,7 +129,9 @@ class Tensors:
         return result
 
     def lerp_gram(self, average: Tensor, x: Tensor, weight: float) -> Tensor:
-        if blocked.in_blocks(x):
+        # Where x is larger, to keep it until the sum is asked for would take more than a copy of the average.
+        square = (x.shape[-2], x.shape[-2])
+        if blocked.in_blocks(x) and x.shape[-1] <= x.shape[-2] and (average.shape, average.dtype) == (square, x.dtype):
             return SymmetricSum(average, x, x.mT, 1 - weight, weight)
         return self.add_symmetric_product(average, x, x.mT, 1 - weight, weight)
 

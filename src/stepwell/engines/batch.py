@@ -251,6 +251,12 @@ def addresses_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
     return np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
 
 
+def not_captured(rule: Rule, why: str) -> RuntimeError:
+    """The error of a step that would go into a CUDA graph."""
+    name = type(rule).__name__
+    return RuntimeError(f"{name} cannot be captured in a CUDA graph: {why}; take its step outside the graph")
+
+
 def names_of(dtypes: Sequence[torch.dtype]) -> str:
     """The dtypes in words: "float64, float32"."""
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
@@ -273,6 +279,9 @@ class Engine(Protocol):
 
     def leaves_out(self, batch: Batch) -> bool:
         """Whether it can leave a step of the batch out by such a verdict."""
+
+    def check_captured(self, batch: Batch) -> None:
+        """Raise RuntimeError where a CUDA graph cannot capture a step of the batch. It has taken one before."""
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place.

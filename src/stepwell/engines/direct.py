@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.algebra.postponed import SymmetricSum
+from stepwell.algebra.postponed import in_turn
 from stepwell.codecs import WEIGHTS, drawn, noise
-from stepwell.engines.batch import Batch
+from stepwell.engines.batch import Batch, not_captured
 from stepwell.engines.devices import capturing
 from stepwell.engines.observing import add_up_units, squares_of, units_added_up
 from stepwell.rules.rule import Names, Rule, Shape, namespace
@@ -72,34 +72,25 @@ class Direct(ABC):
         """The parameters that share every number. Where the rule asks for none that the host counts, and on a GPU, what
         is held on the device stays there."""
         device = batch.weights[0].device
-        captured = function in _OF_A_STEP and capturing(device)
         if function == "update" and self.leaves_out(batch):
-            on_gpu = device.type != "cpu"
+            on_gpu, captured = device.type != "cpu", capturing(device)
             if not (batch.counted_on_device or captured) and (batch.may_skip or (on_gpu and batch.reads_device)):
                 batch.count_on_device()
             if batch.counted_on_device or captured or on_gpu:
                 return batch.live_classes()
-        if captured:
-            raise RuntimeError(self._why_not_captured(batch, function))
         return batch.classes()
 
-    def _why_not_captured(self, batch: Batch, function: str) -> str:
-        """Replays would keep the learning rate and the step of the capture."""
-        if self.takes_factor and function == "update" and batch.asked is None:
-            return (
-                "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with the "
-                "same gradients, before the capture"
-            )
-        rule, outside = type(batch.rule).__name__, "take its step outside the graph"
+    def check_captured(self, batch: Batch) -> None:
+        """See `Engine.check_captured`: replays would keep the learning rate and the step of the capture."""
         if not self.takes_factor:
-            why = f"the {self.name} engine takes the step and the rates from the host; the fused engine need not"
-        elif function != "update":
-            why = f"shared out over ranks, it takes the step and the rates from the host; {outside}"
+            why = f"the {self.name} engine takes the step and the rates from the host"
         elif _drawn_from(batch):
-            why = f"what is rounded by chance depends on the step, which the host counts for it; {outside}"
+            why = "what is rounded by chance depends on the step, which the host counts for it"
+        elif batch.asked:
+            why = "it depends on the step, which the host counts for it"
         else:
-            why = f"it depends on the step, which the host counts for it; {outside}"
-        return f"{rule} cannot be captured in a CUDA graph: {why}"
+            return
+        raise not_captured(batch.rule, why)
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
@@ -170,7 +161,7 @@ class Direct(ABC):
         if batch.observed and function == "update":
             self._observe(part, batch, (new_weights - p, p, g))
         changed = {slot: value for slot, value in new.items() if slot in batch.codecs and value is not getattr(s, slot)}
-        numbers = _in_turn({**changed, WEIGHTS: new_weights}, list(vars(s).values()))
+        numbers = in_turn({**changed, WEIGHTS: new_weights}, {**vars(s), WEIGHTS: p})
         # Random bits are for training: an average to evaluate on is rounded to the nearest.
         draws = function == "update" and any(batch.codecs[number].draws for number in numbers)
         drawn_for = _noise(part, batch) if draws else None
@@ -190,17 +181,6 @@ class Direct(ABC):
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
             bits = drawn_for[position].bits(place) if drawn_for is not None and codec.draws else None
             codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
-
-
-def _in_turn(numbers: Mapping[str, Any], slots: list[Any]) -> dict[str, Any]:
-    """New values in an order in which each can be stored, although those before it have been: what makes them up is
-    what stood there before."""
-    # A slot may get what is in the weights, and these, or another slot, what was in it: that is copied before.
-    apart = {name: 1.0 * x if any(x is slot for slot in slots) else x for name, x in numbers.items()}
-    sums = {name: x for name, x in apart.items() if isinstance(x, SymmetricSum)}
-    for each in sums.values():
-        each.settle([other for other in sums.values() if other is not each])
-    return {**sums, **apart}
 
 
 def _drawn_from(batch: Batch) -> set[str]:

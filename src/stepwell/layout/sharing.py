@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stepwell.codecs import WEIGHTS
-from stepwell.engines.batch import Batch, Engine
+from stepwell.engines.batch import Batch, Engine, not_captured
 from stepwell.engines.observing import add_up_units, squares_of, units_added_up
 from stepwell.layout.exchange import Coming, Exchange, Sent
 from stepwell.layout.parts import Layout
@@ -52,6 +52,10 @@ class Sharing:
         """Whether it can leave a step of the batch out by a verdict: all ranks ask the host."""
         del batch
         return False
+
+    def check_captured(self, batch: Batch) -> None:
+        """See `Engine.check_captured`."""
+        raise not_captured(batch.rule, "shared out over ranks, it takes the step and the rates from the host")
 
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""

@@ -185,6 +185,9 @@ class Fused(Programs):
         del batch
         return False
 
+    def check_captured(self, batch: Batch) -> None:
+        """Nothing of a CPU goes into a CUDA graph."""
+
     def apply(self, batch: Batch, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place."""
         self._run(batch, function)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.codecs import Codec, Plain
-from stepwell.engines.batch import REAL_DTYPES, Batch
+from stepwell.engines.batch import REAL_DTYPES, Batch, not_captured
 from stepwell.engines.dense import is_dense
 from stepwell.engines.devices import capturing, on
 from stepwell.engines.fused.arrays import computed_in
@@ -78,11 +78,13 @@ class Triton(Programs):
         self._run(batch, function, batch.verdict if function == "update" else None)
         self.add_up_the_rest(batch, function)
 
+    def check_captured(self, batch: Batch) -> None:
+        """See `Engine.check_captured`."""
+        if type(batch.rule).measure is not Rule.measure:
+            raise not_captured(batch.rule, "the host adds up over all parameters")
+
     def measure(self, batch: Batch) -> dict[str, float]:
         """The totals of what `rule.measure` gives, over all elements of the batch. Nothing is changed."""
-        if capturing(batch.weights[0].device):
-            name = type(batch.rule).__name__
-            raise RuntimeError(f"{name} cannot be captured in a CUDA graph: the host adds up over all parameters")
         launch = self._run(batch, "measure", None)
         program = launch.kernel.program
         totals = launch.memory["kept"].sum(0).tolist()

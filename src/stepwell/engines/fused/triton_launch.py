@@ -152,11 +152,7 @@ class Counted:
     def _must_count(self, batch: Batch) -> bool:
         """Whether the device has to count this step."""
         if capturing(self._device):
-            if self._last is None:
-                raise RuntimeError(
-                    "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with "
-                    "the same gradients, before the capture"
-                )
+            assert self._last is not None  # `Buckets` sees to it: a first step cannot be captured
             return True
         return self._last is not None and (batch.may_skip or batch.reads_device)
 
