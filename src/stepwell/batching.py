@@ -63,6 +63,7 @@ class Bucket:
         self.engine = engine
         self.batch = batch
         self.parameters = parameters
+        self.has_run = False  # an update, to its end
         self._pick = itemgetter(*positions) if len(positions) > 1 else lambda all_of_them: (all_of_them[positions[0]],)
         self._stored = {name: self._column(name) for name in batch.columns}
         self._complex = parameters[0].is_complex()
@@ -98,6 +99,7 @@ class Bucket:
         """Work out `rule.function` for every parameter of the batch, in place, on this rank and, where parameters lie
         on many, with the others."""
         self.engine.apply(self.batch, function)
+        self.has_run = self.has_run or function == "update"
         if self.batch.layouts and layout_of(self.parameters[0]) is None:
             make_whole(self.parameters, self.batch.layouts)
 
@@ -197,6 +199,24 @@ class Buckets:
                 raise RuntimeError(_disagreement(mesh, present[wrong[0]], name_of(parameters[wrong[0]]), len(wrong)))
         return answer
 
+    def check_captured(
+        self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], among: AbstractSet[int] | None = None
+    ) -> None:
+        """Raise RuntimeError where a step goes into a CUDA graph that cannot capture it: before the host waits for the
+        device, state is made, or the step is counted. `among` as `collect` takes it."""
+        devices = {bucket.batch.weights[0].device for bucket in self.latest}
+        if not any(map(capturing, devices or {p.device for group in groups for p in group["params"]})):
+            return
+        gradients = _gradients_of(groups, among)
+        held = self._hold(groups, state, gradients, [gradient is not None for gradient in gradients])
+        if not (held and all(bucket.has_run for bucket in self.latest)):
+            raise RuntimeError(
+                "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with the "
+                "same gradients, before the capture"
+            )
+        for bucket in self.latest:
+            bucket.engine.check_captured(bucket.batch)
+
     def collect(
         self,
         groups: list[dict[str, Any]],
@@ -204,8 +224,7 @@ class Buckets:
         name_of: Callable[[Tensor], str],
         among: AbstractSet[int] | None = None,
     ) -> list[Bucket]:
-        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one, and
-        for a step that is being captured in a CUDA graph and cannot be, before any state is made or any step counted.
+        """The buckets of the parameters that have a gradient, and in them the gradients. Raises for a sparse one.
 
         `among` are the ids of those that are meant, by default all.
         """
@@ -215,12 +234,7 @@ class Buckets:
             has_one = iter(present)
             members = [[p for p in group["params"] if next(has_one)] for group in groups]
             given = [(p, g) for parameters in members for p in parameters if (g := p.grad) is not None]
-            check_dense([p for p, _ in given], [g for _, g in given], name_of)
-            if any(capturing(device) for device in {p.device for p, _ in given}):
-                raise RuntimeError(
-                    "a CUDA graph can capture a step like one that was taken before: call optimizer.step() once, with "
-                    "the same gradients, before the capture"
-                )
+            check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
             self.latest = self._make(groups, members, state)
             self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
         return self._given(gradients, name_of)
@@ -242,8 +256,6 @@ class Buckets:
     def _given(self, gradients: list[Any], name_of: Callable[[Tensor], str]) -> list[Bucket]:
         """The buckets, with these gradients in them."""
         for bucket in self.latest:
-            if capturing(bucket.batch.weights[0].device):
-                bucket.engine.check_captured(bucket.batch)
             bucket.take_gradients(gradients, name_of)
         return self.latest
 

@@ -178,6 +178,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _take_step(self) -> None:
         """Step with the gradients that are there, or leave the step out."""
+        self._buckets.check_captured(self.param_groups, self.state)
         found = self._buckets.agree(self.param_groups, self._name_of, getattr(self, "found_inf", None))
         factor = 1.0
         buckets = self._verdicts.judged(
@@ -219,6 +220,7 @@ class Optimizer(torch.optim.Optimizer):
         """Step some parameters, whose gradients are there and are multiplied with `factor`, and no others."""
         chosen = set(map(id, parameters))
         buckets.observe(self._buckets.observed)
+        buckets.check_captured(self.param_groups, self.state, among=chosen)
         for bucket in buckets.collect(self.param_groups, self.state, self._name_of, among=chosen):
             bucket.batch.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor

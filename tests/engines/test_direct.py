@@ -11,6 +11,7 @@ import torch
 
 from stepwell import Optimizer, batching
 from stepwell.algebra.matrices import lerp_gram
+from stepwell.algebra.postponed import SymmetricSum
 from stepwell.codecs import WEIGHTS, Codec, Plain
 from stepwell.codecs.rounding import Stochastic
 from stepwell.engines.batch import Batch, Engine
@@ -19,7 +20,7 @@ from stepwell.engines.foreach import Foreach
 from stepwell.engines.matrices import Matrices
 from stepwell.engines.reference import Reference
 from stepwell.layout.sharing import Sharing
-from stepwell.rules import SOAP, AdamW, Dion, Muon, Rule, Scion, Shampoo
+from stepwell.rules import SOAP, AdamW, Dion, Muon, Rule, Scion
 from stepwell.rules.matrix_rule import MatrixRule
 from stepwell.rules.rule import Slot, namespace
 
@@ -41,7 +42,7 @@ def refusal(engine: Engine, rule: Rule, asked: set[str], **codecs: Codec) -> str
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (refusal(Matrices(), Shampoo(), {"step"}), "it depends on the step, which the host counts for it"),
+        (refusal(Matrices(), SOAP(), {"step"}), "it depends on the step, which the host counts for it"),
         (
             refusal(Matrices(), Muon(), {"step"}, p=Stochastic()),
             "what is rounded by chance depends on the step, which the host counts for it",
@@ -56,7 +57,7 @@ def refusal(engine: Engine, rule: Rule, asked: set[str], **codecs: Codec) -> str
 )
 def test_what_the_host_decides_is_not_captured(said: str, why: str) -> None:
     rule, _, rest = said.partition(" ")
-    assert rule in ("Shampoo", "Muon", "AdamW")
+    assert rule in ("SOAP", "Muon", "AdamW")
     assert rest == f"cannot be captured in a CUDA graph: {why}; take its step outside the graph"
 
 
@@ -81,6 +82,35 @@ def test_a_refused_capture_counts_nothing_and_makes_nothing(monkeypatch: pytest.
     assert optimizer.state[p]["step"] == 1
     optimizer.step()
     assert optimizer.state[p]["step"] == 2
+
+
+def test_beside_a_rule_that_can_be_captured_a_refusal_counts_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, vector = torch.nn.Parameter(torch.eye(4)), torch.nn.Parameter(torch.ones(4))
+    optimizer = Optimizer([{"params": [matrix], "rule": SOAP()}, {"params": [vector]}], AdamW(), clip_norm=1.0)
+    for p in (matrix, vector):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    monkeypatch.setattr(batching, "capturing", lambda _: True)
+    with pytest.raises(RuntimeError, match=r"^SOAP cannot be captured in a CUDA graph"):
+        optimizer.step()
+    assert [optimizer.state[p]["step"] for p in (matrix, vector)] == [1, 1]
+
+
+def test_a_step_that_failed_is_none_to_capture_a_step_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = torch.nn.Parameter(torch.eye(4))
+    p.grad = torch.ones(4, 4)
+    optimizer = Optimizer([p], Muon())
+    with monkeypatch.context() as broken:
+        broken.setattr(Muon, "turned", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step()
+    with monkeypatch.context() as captured:
+        captured.setattr(batching, "capturing", lambda _: True)
+        with pytest.raises(RuntimeError, match=r"^a CUDA graph can capture .* call optimizer.step\(\) once"):
+            optimizer.step()
+    optimizer.step()
+    monkeypatch.setattr(batching, "capturing", lambda _: True)
+    optimizer.step()
 
 
 def test_what_a_rule_asks_of_the_host_is_noted() -> None:
@@ -145,6 +175,22 @@ CROSSINGS: dict[str, Crossing] = {
         {"first": n.p, "second": n.average(n.second, n.p, 0.25)},
     ),
 }
+
+
+def test_a_step_of_soap_asks_for_no_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    whole = SymmetricSum.whole.fget
+    monkeypatch.setattr(SymmetricSum, "whole", property(lambda self: asked.append(self.shape[0]) or whole(self)))
+    p = torch.nn.Parameter(torch.randn(300, 280))
+    optimizer = Optimizer([p], SOAP(precondition_frequency=3))
+    by_step = []
+    for _ in range(5):
+        asked.clear()
+        p.grad = torch.randn(300, 280)
+        optimizer.step()
+        by_step.append(set(asked))
+    # The bases are made at the first step, and turned at the fourth. Of the columns' average the gradient is larger.
+    assert by_step == [{300}, set(), set(), {300}, set()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ class SymmetricSum(Tensor):
         return self._whole is None and self._x is x and not any(_memory(x) & _memory(each) for each in self._product)
 
     def write_to(self, place: Tensor) -> None:
-        """Write the sum there: in place, where x stands there and it has not been worked out yet."""
+        """Write the sum there, which `in_turn` has said it may wait for: in place, where x stands there."""
         if self._whole is None and _is_same(self._x, place):
             blocked.add_symmetric(self._x, *self._product, *self._factors)
         else:

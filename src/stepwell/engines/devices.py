@@ -12,7 +12,10 @@ from torch import Tensor
 
 def capturing(device: torch.device) -> bool:
     """Whether what is asked of the device now goes into a CUDA graph instead of being done."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    with on(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
