@@ -210,11 +210,8 @@ def turned_in_turn(
     def after(side: int, exp_avg: Any, exp_avg_sq: Any) -> Any:
         def alone() -> tuple[Any, ...]:
             # To one side the others are as if they had no basis.
-            its_bases, its_factors = (
-                [each if other == side else each[..., :0, :0] for other, each in enumerate(of_all)]
-                for of_all in (bases, factors)
-            )
-            m, v, turns = next_bases(its_factors, its_bases, exp_avg, exp_avg_sq)
+            its_bases = [basis if other == side else basis[..., :0, :0] for other, basis in enumerate(bases)]
+            m, v, turns = next_bases(factors, its_bases, exp_avg, exp_avg_sq)
             return m, v, turns[side]
 
         return either(due[side], alone, lambda: (exp_avg, exp_avg_sq, bases[side]))
