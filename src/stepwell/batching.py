@@ -204,7 +204,7 @@ class Buckets:
     ) -> None:
         """Raise RuntimeError where a step goes into a CUDA graph that cannot capture it: before the host waits for the
         device, state is made, or the step is counted. `among` as `collect` takes it."""
-        devices = {bucket.batch.weights[0].device for bucket in self.latest}
+        devices = {bucket.parameters[0].device for bucket in self.latest}  # where they are now
         if not any(map(capturing, devices or {p.device for group in groups for p in group["params"]})):
             return
         gradients = _gradients_of(groups, among)
