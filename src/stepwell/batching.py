@@ -46,6 +46,7 @@ _is_contiguous = Tensor.is_contiguous
 _size_of = Tensor.numel
 _strides_of = Tensor.stride
 _bytes_of = attrgetter("nbytes")
+_layout_of = attrgetter("layout")
 
 
 class Bucket:
@@ -126,8 +127,10 @@ class Bucket:
         self.batch.gradients = list(gradients)
 
 
-def check_dense(parameters: Iterable[Tensor], gradients: Iterable[Tensor], name_of: Callable[[Tensor], str]) -> None:
+def check_dense(parameters: Iterable[Tensor], gradients: Sequence[Tensor], name_of: Callable[[Tensor], str]) -> None:
     """Raise ValueError for the first parameter whose gradient is sparse."""
+    if {torch.strided}.issuperset(map(_layout_of, gradients)):
+        return
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient.layout is not torch.strided:
             layout = str(gradient.layout).removeprefix("torch.")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stepwell.algebra import square, where
 from stepwell.batching import real
 from stepwell.engines.choice import fused
-from stepwell.layout import Layout, held, layout_of, sum_over_ranks
+from stepwell.layout import held, layout_of, sum_over_ranks
+
+_dtype_and_device = attrgetter("dtype", "device")
 
 
 def gradient_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[int, float]:
@@ -22,28 +26,26 @@ def gradient_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[i
     `with_kernel` lets the fused engine do it where it can; otherwise `torch._foreach_norm` does. Where a parameter lies
     on many ranks, each reads its part, and all get the norm of the whole.
     """
-    cut: list[tuple[Tensor, Layout]] = []
-    found: dict[int, float] = {}
-    alike: defaultdict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            layout = layout_of(parameter)
-            if layout is not None:
-                cut.append((parameter, layout))
-            gradient = real(held(parameter.grad, layout))
-            engine = fused(gradient.device.type) if with_kernel else None
-            served = engine if engine is not None and engine.serves(gradient) else None
-            alike[gradient.dtype, gradient.device, served].append((parameter, gradient))
-    for (_, _, engine), pairs in alike.items():
-        gradients = [gradient for _, gradient in pairs]
-        if engine is not None:
-            norms = [math.sqrt(total) for total in engine.totals("sum of squares", square, gradients).tolist()]
-        else:
-            norms = [float(norm) for norm in torch._foreach_norm([_wide(gradient) for gradient in gradients])]
-        for (parameter, gradient), norm in zip(pairs, norms, strict=True):
-            # Squares of large but finite numbers are infinite: those few are looked at again.
-            again = not math.isfinite(norm) and bool(torch.isfinite(gradient).all())
-            found[id(parameter)] = _scaled_norm(gradient.double()) if again else norm
+    given = [(p, gradient, layout_of(p)) for p in parameters if (gradient := p.grad) is not None]
+    gradients = [real(held(gradient, layout)) for _, gradient, layout in given]
+    alike: defaultdict[Any, list[int]] = defaultdict(list)
+    for index, dtype_and_device in enumerate(map(_dtype_and_device, gradients)):
+        alike[dtype_and_device].append(index)
+    norms = np.zeros(len(given))
+    for (_, device), places in alike.items():
+        engine = fused(device.type) if with_kernel else None
+        served = [] if engine is None else [index for index in places if engine.serves(gradients[index])]
+        if engine is not None and served:
+            norms[served] = np.sqrt(engine.totals("sum of squares", square, [gradients[index] for index in served]))
+        if len(served) < len(places):
+            others = sorted({*places} - {*served})
+            norms[others] = list(map(float, torch._foreach_norm([_wide(gradients[index]) for index in others])))
+    for index in np.flatnonzero(~np.isfinite(norms)).tolist():
+        # Squares of large but finite numbers are infinite: those few are looked at again.
+        if torch.isfinite(gradients[index]).all():
+            norms[index] = _scaled_norm(gradients[index].double())
+    found = {id(p): norm for (p, _, _), norm in zip(given, norms.tolist(), strict=True)}
+    cut = [(p, layout) for p, _, layout in given if layout is not None]
     squares = [torch.tensor(found[id(p)] ** 2, dtype=torch.float64, device=layout.device) for p, layout in cut]
     sums = sum_over_ranks(squares, [layout.groups for _, layout in cut])
     found.update({id(p): math.sqrt(total) for (p, _), total in zip(cut, map(float, sums), strict=True)})

@@ -261,7 +261,7 @@ class Optimizer(torch.optim.Optimizer):
         norms = gradient_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
         norm = self.gradient_norm = math.hypot(*norms.values()) * factor
         if self.on_nonfinite != "ignore":
-            bad = [p for p in parameters if not math.isfinite(norms[id(p)])]
+            bad = [] if math.isfinite(norm) else [p for p in parameters if not math.isfinite(norms[id(p)])]
             if bad and self.on_nonfinite == "skip":
                 return None
             if bad:

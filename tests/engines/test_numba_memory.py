@@ -33,7 +33,7 @@ def test_the_widest_registers_are_asked_for_where_they_are_fast(widest: int, mon
 
 def test_memory_is_asked_for_line_by_line() -> None:
     def fetching(address: Any) -> None:
-        block_memory.fetch(address, 1024)
+        memory.fetch(address, 1024)
 
     assert "call void @llvm.prefetch" in compiled(fetching)
 
@@ -41,7 +41,7 @@ def test_memory_is_asked_for_line_by_line() -> None:
 def test_no_address_is_wrong_to_ask_for() -> None:
     @numba.njit
     def fetching(address: Any) -> None:
-        block_memory.fetch(address, 4096)
+        memory.fetch(address, 4096)
 
     fetching(8)
 
@@ -49,7 +49,7 @@ def test_no_address_is_wrong_to_ask_for() -> None:
 def test_no_slot_is_called_as_what_a_kernel_uses() -> None:
     functions = [name for module in (memory, block_memory) for name in vars(module) if not name.startswith("_")]
     made = ["m_codes", "m_share", "m_scale", "m_numbers", "m_", "largest_m", "lower0", "word1", "pairs", "min"]
-    made += ["half", "side", "start", "row", "lines", "width", "r", "r12", "sum3"]
+    made += ["at", "size", "start", "row", "lines", "width", "r", "r12", "sum3"]
     assert {name: array(name) for name in (*functions, *made)} == {n: f"{n}_slot" for n in (*functions, *made)}
     assert [array(name) for name in ("p", "g", "m", "exp_avg", "momentum_buffer", "z")] == [
         "p", "g", "m", "exp_avg", "momentum_buffer", "z",
@@ -59,7 +59,7 @@ def test_no_slot_is_called_as_what_a_kernel_uses() -> None:
 class Clashing(Rule, abstract=True):
     """Slots with names that a kernel uses for itself."""
 
-    slots = ("m", "m_share", "largest_m", "least", "pair_of", "m_", "half", "side", "r1")
+    slots = ("m", "m_share", "largest_m", "least", "pair_of", "m_", "at", "size", "r1")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         return p - h.lr * g, {name: value + g for name, value in vars(s).items() if name != "step"}

@@ -29,7 +29,6 @@ from stepwell.engines.fused.memory import (
     widest_vectors,
 )
 
-_LINE = 64  # bytes of a line of the cache
 _WIDTH, _SMALLEST_BITS = np.int64(BLOCK), np.float32(SMALLEST).view(np.int32)
 
 _jit = numba.njit(error_model="numpy", nogil=True)
@@ -47,30 +46,6 @@ def local_array(typing_context: Any) -> Any:
         return builder.ptrtoint(place, ir.IntType(64))
 
     return types.int64(), generate
-
-
-@intrinsic
-def _fetch_line(typing_context: Any, address: Any) -> Any:
-    """Ask for the line of the cache that holds this address; nobody waits for it, and no address is wrong."""
-    del typing_context
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        del context, signature
-        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        to_read, nearest, data = number(0), number(3), number(1)
-        builder.call(prefetch, [builder.inttoptr(arguments[0], pointer), to_read, nearest, data])
-        return ir.Constant(ir.IntType(64), 0)
-
-    return types.int64(address), generate
-
-
-@_jit
-def fetch(address: Any, size: Any) -> None:
-    """Ask for so many bytes of memory, which will be needed soon."""
-    for at in range(0, size, _LINE):
-        _fetch_line(address + at)
 
 
 @_jit

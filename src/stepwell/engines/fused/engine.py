@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,11 @@ from stepwell.engines.fused.threads import run_in_threads
 from stepwell.engines.observing import UNITS
 from stepwell.rules.rule import Rule, Shape
 
-# A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Its halves
-# are worked on in turn, and do not begin at the same place of two pages, where they would compete for the cache. Where
-# the columns of each are summed there are fewer chunks, so that the sums stay small beside the tensors; where nothing
-# is summed, the chunks of a large model are twice as large.
-CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65 * 1024, 262_144
-LARGE_CHUNK, LARGE_MODEL = 131 * 1024, 1 << 26
+# A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the
+# columns of each are summed there are fewer, so that the sums stay small beside the tensors; where no row counts, those
+# of a large model are twice as large.
+CHUNK_ELEMENTS, CHUNK_OF_COLUMNS = 65_536, 262_144
+LARGE_CHUNK, LARGE_MODEL = 131_072, 1 << 26
 # What pays for one more thread (torch's own measure): below it, waiting for the others takes longer than the work.
 GRAIN = 32_768
 
@@ -69,13 +69,13 @@ class Layout:
 
 
 @functools.lru_cache(maxsize=64)
-def layout_of(shapes: tuple[torch.Size, ...], *, in_rows: bool, in_columns: bool, adds_up: bool) -> Layout:
-    """The layout of tensors of these shapes, for a program that asks for rows, and for columns, and that adds up."""
+def layout_of(shapes: tuple[Shape, ...], *, in_rows: bool, in_columns: bool) -> Layout:
+    """The layout of tensors of these shapes, for a program that asks for rows, and for columns."""
     if not in_rows:
-        grids = [(1, shape.numel()) for shape in shapes]
-        is_large = not adds_up and sum(elements for _, elements in grids) >= LARGE_MODEL
+        grids = [(1, math.prod(shape)) for shape in shapes]
+        is_large = sum(elements for _, elements in grids) >= LARGE_MODEL
         return Layout(grids, LARGE_CHUNK if is_large else CHUNK_ELEMENTS, in_rows=False)
-    grids = [(shape[:-1].numel(), shape[-1] if shape else 1) for shape in shapes]
+    grids = [(math.prod(shape[:-1]), shape[-1] if shape else 1) for shape in shapes]
     return Layout(grids, CHUNK_OF_COLUMNS if in_columns else CHUNK_ELEMENTS, in_rows=True)
 
 
@@ -151,12 +151,7 @@ _COUNTER, _STEP, _ITEMS, _ROWS_OF_SCALARS, _SCALARS_AT = (
 
 
 def _layout(program: Program, shapes: Iterable[Shape]) -> Layout:
-    return layout_of(
-        tuple(map(torch.Size, shapes)),
-        in_rows=program.has_rows,
-        in_columns=program.has_columns,
-        adds_up=bool(program.sums),
-    )
+    return layout_of(tuple(shapes), in_rows=program.has_rows, in_columns=program.has_columns)
 
 
 def _address_of(array: NDArray[Any]) -> int:
@@ -178,7 +173,7 @@ class Fused(Programs):
     @staticmethod
     def serves(tensor: Tensor) -> bool:
         """Whether a tensor like this can be worked on: its numbers lie in the CPU's memory without gaps."""
-        return tensor.device.type == "cpu" and tensor.dtype in REAL_DTYPES and is_dense(tensor)
+        return tensor.is_cpu and tensor.dtype in REAL_DTYPES and is_dense(tensor)
 
     def leaves_out(self, batch: Batch) -> bool:
         """Whether it can leave a step of the batch out by a verdict: a CPU is its own host."""

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from stepwell.codecs.noise import ROUNDS
@@ -42,6 +43,8 @@ uint32_at = _pointer(types.uint32)
 uint8_at = _pointer(types.uint8)
 int64_at = _pointer(types.int64)
 
+_LINE = 64  # bytes of a line of the cache
+
 
 @intrinsic
 def next_chunk(typing_context: Any, counter: Any) -> Any:
@@ -53,6 +56,42 @@ def next_chunk(typing_context: Any, counter: Any) -> Any:
         return builder.atomic_rmw("add", arguments[0], ir.IntType(64)(1), "monotonic")
 
     return types.int64(counter), generate
+
+
+@intrinsic
+def place_of(typing_context: Any, array: Any, index: Any) -> Any:
+    """The address of an item of an array, which may lie beyond its end."""
+    del typing_context, index
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        held = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.ptrtoint(builder.gep(held.data, [arguments[1]]), ir.IntType(64))
+
+    return types.int64(array, types.int64), generate
+
+
+@intrinsic
+def _fetch_line(typing_context: Any, address: Any) -> Any:
+    """Ask for the line of the cache that holds this address; nobody waits for it, and no address is wrong."""
+    del typing_context
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        to_read, nearest, data = number(0), number(3), number(1)
+        builder.call(prefetch, [builder.inttoptr(arguments[0], pointer), to_read, nearest, data])
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.int64(address), generate
+
+
+@numba.njit(error_model="numpy", nogil=True, inline="always")
+def fetch(address: Any, size: Any) -> None:
+    """Ask for so many bytes of memory, which will be needed soon."""
+    for at in range(0, size, _LINE):
+        _fetch_line(address + at)
 
 
 # Processors before Ice Lake and Zen 4 lower their clock for registers of 512 bits.

@@ -19,10 +19,9 @@ from stepwell.engines.fused.source import Writer
 # are taken in another order.
 _JIT = '@numba.njit(error_model="numpy", nogil=True)\n'
 IN_PAIRS = "_in_pairs"
-# How many numbers are worked out at one place of a chunk before it is the other place's turn: measured.
-_RUN = 64
-# How many are added up before their sum is added to that of all, which is one of float64.
-PIECE = 1024
+# How many numbers are worked out in one loop, and how far ahead of them memory is asked for: measured. Loops that only
+# read, or add up what they work out in pairs, are longer: LLVM unrolls short ones before it fills vector registers.
+_RUN, _LONG_RUN, _AHEAD = 64, 128, 768
 
 
 def phase_source(
@@ -33,7 +32,7 @@ def phase_source(
     In `pairs` an array's items are words of 32 bits, each of which holds two numbers of 16.
     """
     scalars = {node.index: f"c{index}" for index, node in enumerate(program.scalars)}
-    in_rows = works_in_rows(program, phase, codecs)
+    in_rows = works_in_rows(phase, codecs)
     single = {node.index: f"t{node.index}" for node in phase.leaves if node.level is not Level.COLUMN}
     each_row = {node.index: f"t{node.index}" for node in phase.leaves if in_rows and node.level is Level.ROW}
     by_column = {node.index: f"k{node.index}" for node in phase.leaves if node.level is Level.COLUMN}
@@ -54,7 +53,7 @@ def phase_source(
     blocks = in_blocks(numbers_of(phase), codecs)
     held = {name: [array(part) for part in passed(name, phase, codecs)] for name in numbers_of(phase)}
     arguments = [part for parts in held.values() for part in parts]
-    arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), *sizes_of(program, phase, codecs), "c"]
+    arguments += [*by_column.values(), *(f"q{r.index}" for r in to_column), *sizes_of(phase, codecs), "c"]
     if random := draws(phase, codecs) and not blocks:
         arguments += ["low", "high", "first"]
     arguments += [f"{array(name)}_bits" for name in drawn_before(phase, codecs)]
@@ -102,14 +101,18 @@ def phase_source(
     used = {a.index for e in (*phase.values, *results) for a in e.arguments}
     arguments += [name for index, name in single.items() if index not in each_row]
     zeros = [f"total{r.index} = np.{compute}(0.0)" for r in sums]
-    if works_at_two_places(program, phase, codecs):
+    if not blocks:
         # What a run adds up in the numbers computed with, which fill a vector, is added up in float64.
         to_row = {r.index for r in sums if in_rows and r.level is Level.ROW}
         found = [f"sum{r.index}" for r in sums if r.index not in to_row]
         before = [*(f"{name} = np.{compute}(r{index}[row])" for index, name in each_row.items()), *zeros]
         after = [f"{f'r{r.index}[row]' if r.index in to_row else f'sum{r.index}'} += total{r.index}" for r in sums]
+        items = [part.dtype.itemsize << pairs for name in held for _, part in arrays_of(name, program, codecs)]
+        sizes = dict(zip((part for parts in held.values() for part in parts), items, strict=True))
+        run = _RUN if phase.stores and not (pairs and sums) else _LONG_RUN
         loop = [f"{name} = 0.0" for name in found]
-        loop += _at_two_places(before, body, after, _RUN >> pairs, in_rows=in_rows)
+        end = None if _by_column(phase) else "lines * width" if in_rows else "size"
+        loop += _in_runs(before, body, after, sizes, run >> pairs, _AHEAD >> pairs, end, in_rows=in_rows)
     else:
         found = [*(f"total{r.index}" for r in sums), *largest]
         loop = [*zeros, *(f"{name} = least()" for name in largest), "for i in range(size):", *indented(body)]
@@ -123,61 +126,49 @@ def phase_source(
     return _JIT + "\n".join(lines)
 
 
-def _at_two_places(before: list[str], body: list[str], after: list[str], run: int, *, in_rows: bool) -> list[str]:
-    """The loop over a chunk, a run of its first half and a run of its second half in turn, and what is left over.
+def _in_runs(
+    before: list[str],
+    body: list[str],
+    after: list[str],
+    sizes: Mapping[str, int],
+    run: int,
+    ahead: int,
+    end: str | None,
+    *,
+    in_rows: bool,
+) -> list[str]:
+    """The loop over all items, run by run, and over what is left; where rows count, row by row.
 
-    A core that reads each array at two places, on different pages, has more of what it waits for under way at a time.
-    Where rows count, a run lies within one; if they are no multiple of it, each is gone through from end to end. The
-    index is unsigned: else every access asks whether it counts from the end, and no vector register is filled.
+    Of memory that is read in order a core asks by itself for what comes next, but has less under way than it could: so
+    each run asks for what a later one will read, if it lies before the `end`. `sizes` are those of an item of each
+    array, in bytes. The index is unsigned: else every access asks whether it counts from the end, and no vector
+    register is filled.
     """
-    runs = [
-        f"for at in range(0, half, {run}):",
-        "    for side in range(2):",
-        "        start = side * half + at",
-        *(["        row = start // width"] if in_rows else []),
-        *indented(before, 2),
-        f"        for i in range(np.uint64(start), np.uint64(start + {run})):",
-        *indented(body, 3),
-        *indented(after, 2),
+    fetched = [f"fetch(place_of({part}, at + {ahead}), {size * run})" for part, size in sizes.items()]
+    if end is not None:
+        fetched = [f"if at + {ahead} < {end}:", *indented(fetched)]
+
+    def over(first: str, last: str) -> list[str]:
+        return [*before, f"for i in range(np.uint64({first}), np.uint64({last})):", *indented(body), *after]
+
+    first, last, width = ("row * width", "(row + 1) * width", "width") if in_rows else ("0", "size", "size")
+    whole = f"{last} - {width} % {run}"
+    loop = [
+        f"for at in range({first}, {whole}, {run}):",
+        *indented([*fetched, *over("at", f"at + {run}")]),
+        *over(whole, last),
     ]
-    if in_rows:
-        return [
-            f"half = 0 if width % {run} else lines * width // {2 * run} * {run}",
-            *runs,
-            "for row in range(2 * half // width, lines):",
-            f"    for at in range(max(2 * half, row * width), (row + 1) * width, {PIECE}):",
-            *indented(before, 2),
-            f"        for i in range(np.uint64(at), np.uint64(min(at + {PIECE}, (row + 1) * width))):",
-            *indented(body, 3),
-            *indented(after, 2),
-        ]
-    return [
-        f"half = size // {2 * run} * {run}",
-        *runs,
-        *before,
-        "for i in range(np.uint64(2 * half), np.uint64(size)):",
-        *indented(body),
-        *after,
-    ]
+    return ["for row in range(lines):", *indented(loop)] if in_rows else loop
 
 
-def works_at_two_places(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> bool:
-    """Whether a phase goes over a whole chunk, at two places in turn.
-
-    Not where numbers lie in blocks or are looked up by their column. Where a phase only reads, or adds up what it works
-    out in pairs, it gained nothing.
-    """
-    return (
-        bool(phase.stores)
-        and not in_blocks(numbers_of(phase), codecs)
-        and not _by_column(phase)
-        and not (returned(phase) and works_in_pairs(program, phase, codecs))
-    )
+def takes_whole(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+    """Whether a phase goes over a whole chunk. Not where numbers lie in blocks or are looked up by their column."""
+    return not in_blocks(numbers_of(phase), codecs) and not _by_column(phase)
 
 
-def works_in_rows(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> bool:
+def works_in_rows(phase: Phase, codecs: Mapping[str, Codec]) -> bool:
     """Whether such a phase asks in which row of its chunk it is."""
-    return bool(rows_of(phase)) and works_at_two_places(program, phase, codecs)
+    return bool(rows_of(phase)) and takes_whole(phase, codecs)
 
 
 def rows_of(phase: Phase) -> list[Expression]:
@@ -185,9 +176,9 @@ def rows_of(phase: Phase) -> list[Expression]:
     return [e for e in (*phase.leaves, *phase.reductions) if e.level is Level.ROW]
 
 
-def sizes_of(program: Program, phase: Phase, codecs: Mapping[str, Codec]) -> list[str]:
+def sizes_of(phase: Phase, codecs: Mapping[str, Codec]) -> list[str]:
     """The arguments of a phase that say over how much it goes, after what it reads or adds up for each row of that."""
-    if works_in_rows(program, phase, codecs):
+    if works_in_rows(phase, codecs):
         return [*(f"r{e.index}" for e in rows_of(phase)), "lines", "width"]
     return ["size"]
 

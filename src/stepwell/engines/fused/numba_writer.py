@@ -22,7 +22,6 @@ from stepwell.engines.fused.arrays import (
 from stepwell.engines.fused.numba_finish import finish
 from stepwell.engines.fused.numba_phases import (
     IN_PAIRS,
-    PIECE,
     drawn_before,
     passed,
     phase_source,
@@ -31,7 +30,7 @@ from stepwell.engines.fused.numba_phases import (
     rows_of,
     sizes_of,
     stored_by,
-    works_at_two_places,
+    takes_whole,
     works_in_pairs,
     works_in_rows,
 )
@@ -170,8 +169,8 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         random += [f"numba.carray(uint8_at({known}_codes), size)", f"{known}_share"]
     elements = [array(part) for name in numbers_of(phase) for part in passed(name, phase, codecs)]
     others = [name for name, *_ in views if name not in elements]
-    in_rows = works_in_rows(program, phase, codecs)
-    sizes, rows = sizes_of(program, phase, codecs), rows_of(phase) if in_rows else []
+    in_rows = works_in_rows(phase, codecs)
+    sizes, rows = sizes_of(phase, codecs), rows_of(phase) if in_rows else []
     once = {e.index for e in rows}
     shared = ["scalars[classes[owner]]", *random, *(f"t{e.index}" for e in single if e.index not in once)]
     sums = [
@@ -190,19 +189,17 @@ def _chunk(program: Program, number: int, phase: Phase, codecs: Mapping[str, Cod
         pairs = _pairs(f"phase{number}", views, sizes, shared, added, whole=in_loop)
         piece = [*pairs, "if size:", *indented(piece)]
     of_tensor = [f"sums[item, {program.sum_position(e)}] = sum{e.index}" for e in to_tensor]
-    if works_at_two_places(program, phase, codecs):
+    if takes_whole(phase, codecs):
         of_rows = []
         for e in rows:
             place = f"kept_rows_at + 8 * (all_rows * {program.position(e)} + row)"
             of_rows.append(f"r{e.index} = numba.carray(float64_at({place}), lines)")
         return [*lines, *of_rows, "at, size = 0, lines * width", *piece, *of_tensor]
 
-    # A piece is summed in the numbers computed with, which fill a vector; the pieces' sums add up in float64.
-    if sums or decoded or encoded:
-        most = BLOCK if decoded or encoded else PIECE
+    if decoded or encoded:
         piece = [
-            f"for at in range(0, width, {most}):",
-            f"    size = min({most}, width - at)",
+            f"for at in range(0, width, {BLOCK}):",
+            f"    size = min({BLOCK}, width - at)",
             *indented([*piece, *(fetched if encoded else []), *encoded]),
         ]
     else:
