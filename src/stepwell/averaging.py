@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stepwell.batching import real
+from stepwell.bucket import real
 from stepwell.engines.batch import State
 from stepwell.layout import layout_of
 from stepwell.rules.registry import rule_class

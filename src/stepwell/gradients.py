@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra import square, where
-from stepwell.batching import real
+from stepwell.bucket import real
 from stepwell.engines.choice import fused
 from stepwell.layout import held, layout_of, sum_over_ranks
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from stepwell import averaging
-from stepwell.batching import Bucket, Buckets, check_dense, real, settle
+from stepwell.batching import Buckets, settle
+from stepwell.bucket import Bucket, check_dense, real
 from stepwell.codecs import (
     WEIGHTS,
     MasterKind,

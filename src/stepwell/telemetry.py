@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stepwell.batching import Bucket
+from stepwell.bucket import Bucket
 from stepwell.engines.observing import OBSERVED
 from stepwell.layout import Layout, sum_over_ranks
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stepwell.batching import Bucket
+from stepwell.bucket import Bucket
 from stepwell.rules.rule import Rule
 
 

@@ -77,7 +77,7 @@ def test_sixteen_bits_are_rounded_once_to_the_nearest(case: Case, dtype: torch.d
 def test_fused_tensors_of_several_chunks(case: Case, set_threads: Callable[[int], None]) -> None:
     set_threads(2)
 
-    # Chunks are 66,560 elements: two and a bit here, and a small tensor before and after. Weights and gradients have
+    # Chunks are 65,536 elements: two and a bit here, and a small tensor before and after. Weights and gradients have
     # the same signs, so that nothing cancels and float32 can be held against float64 at every one of them.
     def run(engine: str, dtype: torch.dtype) -> list[torch.Tensor]:
         shapes = [(3,), (140_000,), (2, 2)]

@@ -129,7 +129,7 @@ def test_bits_do_not_depend_on_the_threads(case: Case, kept: Kept, set_threads: 
 
 @pytest.mark.parametrize("kept", STORAGES, ids=str)
 def test_chunks_have_the_bits_of_the_whole(kept: Kept) -> None:
-    # What the fused engine cuts into chunks of 66,560 elements, foreach rounds as one tensor.
+    # What the fused engine cuts into chunks of 65,536 elements, foreach rounds as one tensor.
     optimizers = []
     for engine in ("fused", "foreach"):
         parameters = weights(kept, ((140_011,),))

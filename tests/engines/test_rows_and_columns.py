@@ -87,7 +87,7 @@ class OneARow(stepwell.Rule):
 # Several chunks; several tiles will do where a kernel is interpreted.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 LARGE = (40, 300) if INTERPRETED else (300, 1100)
-# Rows that are multiples of a run, an odd number of them: the halves of a chunk part a row.
+# Rows that are multiples of a run, in more than one chunk.
 RUNS: tuple[tuple[int, int], ...] = ((5, 64),) if INTERPRETED else ((301, 640), (1041, 64))
 SHAPES = {
     Factored: ((5, 7), LARGE, (1, 3), (3, 1), (4,), (), (2, 3, 4)),

@@ -107,12 +107,14 @@ def phase_source(
         found = [f"sum{r.index}" for r in sums if r.index not in to_row]
         before = [*(f"{name} = np.{compute}(r{index}[row])" for index, name in each_row.items()), *zeros]
         after = [f"{f'r{r.index}[row]' if r.index in to_row else f'sum{r.index}'} += total{r.index}" for r in sums]
-        items = [part.dtype.itemsize << pairs for name in held for _, part in arrays_of(name, program, codecs)]
-        sizes = dict(zip((part for parts in held.values() for part in parts), items, strict=True))
         run = _RUN if phase.stores and not (pairs and sums) else _LONG_RUN
-        loop = [f"{name} = 0.0" for name in found]
+        item_bytes = [part.dtype.itemsize << pairs for name in held for _, part in arrays_of(name, program, codecs)]
+        parts = dict(zip((part for parts in held.values() for part in parts), item_bytes, strict=True))
+        # A row is followed by the next, or by memory that it does no harm to ask for.
         end = None if _by_column(phase) else "lines * width" if in_rows else "size"
-        loop += _in_runs(before, body, after, sizes, run >> pairs, _AHEAD >> pairs, end, in_rows=in_rows)
+        ahead = _asked_for(parts, run >> pairs, _AHEAD >> pairs, end)
+        loop = [f"{name} = 0.0" for name in found]
+        loop += _in_runs(ahead, before, body, after, run >> pairs, in_rows=in_rows)
     else:
         found = [*(f"total{r.index}" for r in sums), *largest]
         loop = [*zeros, *(f"{name} = least()" for name in largest), "for i in range(size):", *indented(body)]
@@ -126,37 +128,33 @@ def phase_source(
     return _JIT + "\n".join(lines)
 
 
+def _asked_for(parts: Mapping[str, int], run: int, ahead: int, end: str | None) -> list[str]:
+    """Ask for the memory of a later run, unless that begins behind the `end`. `parts` are the arrays, with the bytes of
+    an item of each.
+
+    Of memory that is read in order a core asks by itself for what comes next, but has less under way than it could.
+    """
+    asked = [f"fetch(place_of({part}, at + {ahead}), {item_bytes * run})" for part, item_bytes in parts.items()]
+    return asked if end is None else [f"if at + {ahead} < {end}:", *indented(asked)]
+
+
 def _in_runs(
-    before: list[str],
-    body: list[str],
-    after: list[str],
-    sizes: Mapping[str, int],
-    run: int,
-    ahead: int,
-    end: str | None,
-    *,
-    in_rows: bool,
+    ahead: list[str], before: list[str], body: list[str], after: list[str], run: int, *, in_rows: bool
 ) -> list[str]:
     """The loop over all items, run by run, and over what is left; where rows count, row by row.
 
-    Of memory that is read in order a core asks by itself for what comes next, but has less under way than it could: so
-    each run asks for what a later one will read, if it lies before the `end`. `sizes` are those of an item of each
-    array, in bytes. The index is unsigned: else every access asks whether it counts from the end, and no vector
-    register is filled.
+    The index is unsigned: else every access asks whether it counts from the end, and no vector register is filled.
     """
-    fetched = [f"fetch(place_of({part}, at + {ahead}), {size * run})" for part, size in sizes.items()]
-    if end is not None:
-        fetched = [f"if at + {ahead} < {end}:", *indented(fetched)]
 
-    def over(first: str, last: str) -> list[str]:
-        return [*before, f"for i in range(np.uint64({first}), np.uint64({last})):", *indented(body), *after]
+    def over(first: str, end: str) -> list[str]:
+        return [*before, f"for i in range(np.uint64({first}), np.uint64({end})):", *indented(body), *after]
 
-    first, last, width = ("row * width", "(row + 1) * width", "width") if in_rows else ("0", "size", "size")
-    whole = f"{last} - {width} % {run}"
+    first, end, width = ("row * width", "(row + 1) * width", "width") if in_rows else ("0", "size", "size")
+    whole = f"{end} - {width} % {run}"
     loop = [
         f"for at in range({first}, {whole}, {run}):",
-        *indented([*fetched, *over("at", f"at + {run}")]),
-        *over(whole, last),
+        *indented([*ahead, *over("at", f"at + {run}")]),
+        *over(whole, end),
     ]
     return ["for row in range(lines):", *indented(loop)] if in_rows else loop
 

@@ -1,0 +1,119 @@
+"""Parameters that one launch takes together, kept from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter, is_, itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepwell.engines.batch import Batch, Engine, addresses_of
+from stepwell.layout import Layout, held, layout_of, local, make_whole
+from stepwell.preparing import laid_out_as
+from stepwell.rules.rule import Rule
+
+_dtype_of = attrgetter("dtype")
+_is_contiguous = Tensor.is_contiguous
+_size_of = Tensor.numel
+_strides_of = Tensor.stride
+_bytes_of = attrgetter("nbytes")
+_layout_of = attrgetter("layout")
+
+
+class Bucket:
+    """A batch, the rule that its groups name, the engine that runs it, and where its parameters' gradients are found at
+    each step.
+
+    What is asked at every step is asked in loops that run in C: with hundreds of small parameters they are what a
+    step costs.
+    """
+
+    def __init__(
+        self, kind: type[Rule], engine: Engine, batch: Batch, parameters: list[Tensor], positions: list[int]
+    ) -> None:
+        self.kind = kind
+        self.engine = engine
+        self.batch = batch
+        self.parameters = parameters
+        self.has_run = False  # an update, to its end
+        self._pick = itemgetter(*positions) if len(positions) > 1 else lambda all_of_them: (all_of_them[positions[0]],)
+        self._stored = {name: self._column(name) for name in batch.columns}
+        self._complex = parameters[0].is_complex()
+        self._in_view = self._complex or bool(batch.layouts)  # the batch has views of the parameters, made each time
+        self._contiguous = all(map(_is_contiguous, parameters))
+        self._looks = self._look()
+        batch.addresses = addresses_of(batch.weights)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self._bytes = list(map(_bytes_of, gradients))
+        self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters))
+
+    def still_holds(self, all_gradients: list[Any]) -> bool:
+        """Whether weights, slots and gradients are what the batch was made for."""
+        if self._in_view:
+            if self._look() != self._looks:
+                return False
+        elif not np.array_equal(addresses := addresses_of(self.parameters), self.batch.addresses):
+            if self._look() != self._looks:
+                return False
+            self.batch.addresses = addresses
+        return list(map(_bytes_of, self._pick(all_gradients))) == self._bytes and all(
+            all(map(is_, self._column(name), known)) for name, known in self._stored.items()
+        )
+
+    def _look(self) -> tuple[Any, ...]:
+        """What may change in a parameter that stays the same object, as by `module.to(…)`."""
+        return tuple([list(map(look, self.parameters)) for look in (_size_of, _dtype_of, _strides_of)])
+
+    def _column(self, name: str) -> list[Any]:
+        return [state.get(name) for state in self.batch.states]
+
+    def run(self, function: str = "update") -> None:
+        """Work out `rule.function` for every parameter of the batch, in place, on this rank and, where parameters lie
+        on many, with the others."""
+        self.engine.apply(self.batch, function)
+        self.has_run = self.has_run or function == "update"
+        if self.batch.layouts and layout_of(self.parameters[0]) is None:
+            make_whole(self.parameters, self.batch.layouts)
+
+    def take_gradients(self, all_gradients: list[Any], name_of: Callable[[Tensor], str]) -> None:
+        """Put the parameters' gradients into the batch, laid out as their weights are."""
+        gradients = self._pick(all_gradients)
+        contiguous = all(map(_is_contiguous, gradients))
+        if not contiguous or self.engine.name != "fused":  # a sparse one is not contiguous
+            check_dense(self.parameters, gradients, name_of)
+        if self._in_view:
+            layouts: Sequence[Layout | None] = self.batch.layouts or [None] * len(self.parameters)
+            gradients = [real(held(g, layout)) for g, layout in zip(gradients, layouts, strict=True)]
+            self.batch.weights = [real(held(p, layout)) for p, layout in zip(self.parameters, layouts, strict=True)]
+            self.batch.addresses = addresses_of(self.batch.weights)
+            columns = self._stored.items()
+            self.batch.columns = {name: [real(local(one)) for one in column] for name, column in columns}
+            contiguous = contiguous and all(map(_is_contiguous, gradients))
+        if self.engine.name == "fused":
+            weights = self.batch.weights
+            if not (self._contiguous and contiguous):
+                gradients = [laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
+            if self._mixed:
+                gradients = [g.to(weights[0].dtype) for g in gradients]
+        self.batch.gradients = list(gradients)
+
+
+def check_dense(parameters: Iterable[Tensor], gradients: Sequence[Tensor], name_of: Callable[[Tensor], str]) -> None:
+    """Raise ValueError for the first parameter whose gradient is sparse."""
+    if {torch.strided}.issuperset(map(_layout_of, gradients)):
+        return
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient.layout is not torch.strided:
+            layout = str(gradient.layout).removeprefix("torch.")
+            raise ValueError(
+                f"the gradient of {name_of(parameter)} is {layout}, and only dense gradients are supported; "
+                "make the layer with sparse=False, or put gradient.to_dense() in its place"
+            )
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs of reals."""
+    return torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor
