@@ -18,7 +18,7 @@ from torch import Tensor
 from stepwell.bucket import Bucket, check_dense, real
 from stepwell.codecs import Codec, Plain, Storage
 from stepwell.engines.batch import Batch, Engine, Group, State
-from stepwell.engines.choice import engine_for
+from stepwell.engines.choice import engine_for, judging
 from stepwell.engines.devices import capturing
 from stepwell.layout import (
     Layout,
@@ -147,9 +147,11 @@ class Buckets:
     def standing(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, State], name_of: Callable[[Tensor], str]
     ) -> list[Bucket] | None:
-        """The buckets where they are right as they are, one of the engines reaches verdicts and all take the factor of
-        one, and in them the gradients; None elsewhere."""
-        if not any(bucket.engine.judges for bucket in self.latest):
+        """The buckets where they are right as they are, their device can reach a verdict on the gradients and all
+        engines take its factor, and in them the gradients; None elsewhere."""
+        if self._engine not in ("auto", "fused") or not self.latest:
+            return None
+        if judging(self.latest[0].parameters[0].device.type) is None:
             return None
         if not all(bucket.engine.takes_factor and not bucket.batch.layouts for bucket in self.latest):
             return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stepwell.engines.batch import Batch, Engine, addresses_of
+from stepwell.engines.dense import is_dense
 from stepwell.layout import Layout, held, layout_of, local, make_whole
 from stepwell.preparing import laid_out_as
 from stepwell.rules.rule import Rule
@@ -98,6 +99,8 @@ class Bucket:
                 gradients = [laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
             if self._mixed:
                 gradients = [g.to(weights[0].dtype) for g in gradients]
+        elif not contiguous and self.engine.takes_factor:
+            gradients = [g if is_dense(g) else g.contiguous() for g in gradients]  # a verdict reads them as they lie
         self.batch.gradients = list(gradients)
 
 

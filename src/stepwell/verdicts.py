@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from stepwell.bucket import Bucket
+from stepwell.engines.choice import judging
 from stepwell.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from stepwell.engines.fused.triton_verdict import Judge
 
 
 class Verdicts:
@@ -20,7 +24,7 @@ class Verdicts:
 
     def __init__(self) -> None:
         self.norm: Tensor | None = None
-        self._judge: Any = None
+        self._judge: Judge | None = None
         self._may_skip = False
         self._buckets: list[Bucket] = []
         self._skipped = 0
@@ -51,27 +55,30 @@ class Verdicts:
             return None
         buckets = standing()
         may_skip = skipping or found is not None
-        if buckets is None or not self._serve(buckets) or (may_skip and not self._may_skip):
+        judge = None if buckets is None else self._judge_of(buckets)
+        if buckets is None or judge is None or (may_skip and not self._may_skip):
             return None
-        verdict = self._judge.reach(limit=limit, skipping=skipping, scale=scale, found=found)
+        verdict = judge.reach(limit=limit, skipping=skipping, scale=scale, found=found)
         self.norm = verdict[2] if limit is not None or skipping else None
         for bucket in buckets:
             bucket.batch.verdict, bucket.batch.may_skip = verdict, may_skip
         return buckets
 
-    def _serve(self, buckets: list[Bucket]) -> bool:
-        """Whether one device can judge the gradients of all of these, and each engine takes the verdict's factor."""
+    def _judge_of(self, buckets: list[Bucket]) -> Judge | None:
+        """What judges the gradients of all of these, whose engines take the factor of its verdict; None where they lie
+        on several devices, or the rules of some add up over all parameters first."""
         if buckets is not self._buckets:
             self._skipped = self.skipped
             self._buckets, self._judge = buckets, None
             batches = [bucket.batch for bucket in buckets]
-            if len({batch.weights[0].device for batch in batches}) == 1 and all(
-                type(batch.rule).measure is Rule.measure for batch in batches
-            ):
-                engine: Any = next(bucket.engine for bucket in buckets if bucket.engine.judges)
+            devices = {batch.weights[0].device for batch in batches}
+            engine = judging(next(iter(devices)).type) if len(devices) == 1 else None
+            measuring = any(type(batch.rule).measure is not Rule.measure for batch in batches)
+            dtypes = [{gradient.dtype for gradient in batch.gradients} for batch in batches]
+            if engine is not None and not measuring and all(len(of_batch) == 1 for of_batch in dtypes):
                 self._judge = engine.judge(batches)
                 self._may_skip = all(bucket.engine.leaves_out(bucket.batch) for bucket in buckets)
-        return self._judge is not None
+        return self._judge
 
     @property
     def skipped(self) -> int:

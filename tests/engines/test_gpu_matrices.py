@@ -15,11 +15,12 @@ from stepwell import Optimizer
 from stepwell.rules import AdamW, Dion, Muon, NorMuon, Rule, Scion
 
 
-def test_clipping_with_matrices_waits_for_nothing() -> None:
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a vector", "alone"])
+def test_clipping_with_matrices_waits_for_nothing(beside: bool) -> None:
     def made() -> tuple[list[Tensor], Optimizer]:
-        parameters = on_gpu(((64, 96), (64, 96), (128, 64), (33,)))
+        parameters = on_gpu(((64, 96), (64, 96), (128, 64), (33,))[: None if beside else 3])
         groups = [{"params": parameters[:3], "rule": Muon(lr=0.05)}, {"params": parameters[3:]}]
-        return parameters, Optimizer(groups, AdamW(lr=0.05), clip_norm=0.5)
+        return parameters, Optimizer(groups[: 1 + beside], AdamW(lr=0.05), clip_norm=0.5)
 
     (parameters, optimizer), (expected, plain) = made(), made()
     train(optimizer, parameters, last=2)

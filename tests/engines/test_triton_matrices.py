@@ -22,13 +22,19 @@ of_matrices = pytest.mark.parametrize(
     [Muon(lr=0.05), NorMuon(lr=0.05), AdaMuon(lr=0.05), Scion(lr=0.05), Dion(lr=0.05)],
     ids=lambda rule: type(rule).__name__,
 )
+beside_or_not = pytest.mark.parametrize("beside", [True, False], ids=["beside a vector", "alone"])
 
 
-def _with_matrices(rule: Rule, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Optimizer, list[Tensor]]:
-    """Two matrices under a rule of matrices, and a vector."""
-    parameters = [parameter((6, 4), dtype), parameter((4, 3), dtype, seed=1), parameter((5,), dtype, seed=2)]
-    groups = [{"params": parameters[:2], "rule": rule}, {"params": parameters[2:]}]
-    return Optimizer(groups, AdamW(lr=0.05), engine="fused", **options), parameters
+def _with_matrices(
+    rule: Rule, dtype: torch.dtype = torch.float32, *, beside: bool = True, **options: Any
+) -> tuple[Optimizer, list[Tensor]]:
+    """Two matrices under a rule of matrices, and beside them a vector."""
+    parameters = [parameter((6, 4), dtype), parameter((4, 3), dtype, seed=1)]
+    if not beside:
+        return Optimizer(parameters, rule, engine="fused", **options), parameters
+    vector = parameter((5,), dtype, seed=2)
+    groups = [{"params": parameters, "rule": rule}, {"params": [vector]}]
+    return Optimizer(groups, AdamW(lr=0.05), engine="fused", **options), [*parameters, vector]
 
 
 def test_matrices_take_the_factor_of_a_verdict() -> None:
@@ -55,13 +61,16 @@ def test_matrices_take_the_factor_of_a_verdict() -> None:
 
 
 @of_matrices
+@beside_or_not
 @pytest.mark.parametrize(("dtype", "master"), [(torch.float32, None), (torch.bfloat16, "kahan")], ids=str)
-def test_a_step_with_matrices_is_left_out(rule: Rule, dtype: torch.dtype, master: Any) -> None:
-    optimizer, parameters = _with_matrices(rule, dtype, master=master, clip_norm=0.5, on_nonfinite="skip")
-    expected, others = _with_matrices(rule, dtype, master=master, clip_norm=0.5)
+def test_a_step_with_matrices_is_left_out(rule: Rule, dtype: torch.dtype, master: Any, beside: bool) -> None:
+    optimizer, parameters = _with_matrices(
+        rule, dtype, beside=beside, master=master, clip_norm=0.5, on_nonfinite="skip"
+    )
+    expected, others = _with_matrices(rule, dtype, beside=beside, master=master, clip_norm=0.5)
     train(optimizer, parameters, last=3)
     before = copies(all_of(optimizer))
-    for index in (0, 2):  # a matrix, the vector
+    for index in (0, -1):
         give_gradients(parameters, 4)
         parameters[index].grad.view(-1)[0] = math.inf
         optimizer.step()
@@ -91,12 +100,13 @@ def test_matrices_that_need_the_step_are_left_out_by_the_host(rule: Rule, master
 
 
 @of_matrices
+@beside_or_not
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5, "on_nonfinite": "skip"}], ids=str)
 def test_a_graph_with_matrices_reads_the_learning_rate(
-    rule: Rule, options: dict[str, Any], monkeypatch: Any, caplog: Any
+    rule: Rule, options: dict[str, Any], beside: bool, monkeypatch: Any, caplog: Any
 ) -> None:
-    ours, parameters = _with_matrices(rule, **options)
-    plain, expected = _with_matrices(rule, **options)
+    ours, parameters = _with_matrices(rule, beside=beside, **options)
+    plain, expected = _with_matrices(rule, beside=beside, **options)
     lr = torch.tensor(0.05)
     for group in ours.param_groups:
         group["lr"] = lr
@@ -127,3 +137,26 @@ def test_a_graph_with_matrices_reads_the_learning_rate(
     assert_near([p.detach() for p in parameters], [p.detach() for p in expected], 1e-6)
     if options:  # then the device counts matrices too
         assert {float(state["step"]) for state in ours.state.values()} == {6.0}
+
+
+@beside_or_not
+@pytest.mark.parametrize("lies", ["dense", "transposed", "with gaps", "expanded"])
+def test_the_norm_of_matrices_however_their_gradients_lie(lies: str, beside: bool) -> None:
+    matrix, vector = parameter((6, 4)), parameter((5,), seed=1)
+    groups = [{"params": [matrix], "rule": Muon(lr=0.05)}, {"params": [vector]}]
+    optimizer = Optimizer(groups if beside else groups[:1], AdamW(lr=0.05), engine="fused", clip_norm=0.5)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        whole = torch.randn(12, 12, generator=generator)
+        matrix.grad = {
+            "dense": whole[:6, :4].clone(),
+            "transposed": whole[:4, :6].clone().T,
+            "with gaps": whole[::2, ::3],
+            "expanded": whole[:1, :4].expand(6, 4),
+        }[lies]
+        vector.grad = torch.randn(5, generator=generator) if beside else None
+        optimizer.step()
+        gradients = [p.grad for p in (matrix, vector) if p.grad is not None]
+        expected = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
+        assert optimizer.gradient_norm == pytest.approx(expected, rel=1e-6)
+    assert isinstance(optimizer._gradient_norm, Tensor)  # the host has not waited

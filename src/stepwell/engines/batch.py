@@ -270,12 +270,8 @@ class Engine(Protocol):
         """What users call it."""
 
     @property
-    def judges(self) -> bool:
-        """Whether it reaches verdicts that only the device knows: `Batch.verdict`."""
-
-    @property
     def takes_factor(self) -> bool:
-        """Whether it multiplies gradients with the factor of such a verdict."""
+        """Whether it multiplies gradients with the factor of a verdict that only the device knows: `Batch.verdict`."""
 
     def leaves_out(self, batch: Batch) -> bool:
         """Whether it can leave a step of the batch out by such a verdict."""

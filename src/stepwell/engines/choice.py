@@ -89,6 +89,12 @@ def fused(device: str) -> FusedEngine | None:
     return _load(device)[0]
 
 
+def judging(device: str) -> Triton | None:
+    """The fused engine for devices of this type, where it reaches verdicts on gradients (`Batch.verdict`)."""
+    engine = fused(device)
+    return None if engine is None or engine.judges is False else engine
+
+
 @functools.cache
 def _load(device: str) -> tuple[FusedEngine | None, str]:
     """The fused engine for a type of device, or why there is none. What it needs is imported now."""

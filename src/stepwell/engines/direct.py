@@ -24,7 +24,6 @@ class Direct(ABC):
     """An engine says which parameters make up a number, what the number is, and how it is stored."""
 
     name: str
-    judges = False
     takes_factor = False
 
     @abstractmethod

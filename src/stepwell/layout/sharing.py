@@ -37,7 +37,6 @@ class Sharing:
         inner: the engine that works on whole matrices.
     """
 
-    judges = False
     takes_factor = False
 
     def __init__(self, inner: Engine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -163,7 +163,7 @@ class Fused(Programs):
     """Traces a rule once for its flags, and runs the kernels written from the trace for the dtypes at hand."""
 
     name = "fused"
-    judges = False
+    judges: Literal[False] = False
     takes_factor = False
 
     def __init__(self) -> None:

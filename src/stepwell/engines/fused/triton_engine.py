@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Triton(Programs):
     """
 
     name = "fused"
-    judges = True
+    judges: Literal[True] = True
     takes_factor = True
 
     def __init__(self, device_type: str = "cuda") -> None:
