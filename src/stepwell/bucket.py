@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from operator import attrgetter, is_, itemgetter
 from typing import Any
 
@@ -22,6 +23,7 @@ _size_of = Tensor.numel
 _strides_of = Tensor.stride
 _bytes_of = attrgetter("nbytes")
 _layout_of = attrgetter("layout")
+_device_of = attrgetter("device")
 
 
 class Bucket:
@@ -41,10 +43,13 @@ class Bucket:
         self.parameters = parameters
         self.has_run = False  # an update, to its end
         self._pick = itemgetter(*positions) if len(positions) > 1 else lambda all_of_them: (all_of_them[positions[0]],)
-        self._stored = {name: self._column(name) for name in batch.columns}
+        self._stored = {name: list(self._column(name)) for name in batch.columns}
         self._complex = parameters[0].is_complex()
         self._in_view = self._complex or bool(batch.layouts)  # the batch has views of the parameters, made each time
         self._contiguous = all(map(_is_contiguous, parameters))
+        # Engines that work on tensors see for themselves what a slot is now; of what is in view, so does the batch.
+        self._addressed = list(self._stored) if engine.name == "fused" and not self._in_view else []
+        self._watched = [parameters, *(self._stored[name] for name in self._addressed)]
         self._looks = self._look()
         batch.addresses = addresses_of(batch.weights)
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -53,23 +58,33 @@ class Bucket:
 
     def still_holds(self, all_gradients: list[Any]) -> bool:
         """Whether weights, slots and gradients are what the batch was made for."""
-        if self._in_view:
-            if self._look() != self._looks:
-                return False
-        elif not np.array_equal(addresses := addresses_of(self.parameters), self.batch.addresses):
-            if self._look() != self._looks:
-                return False
-            self.batch.addresses = addresses
-        return list(map(_bytes_of, self._pick(all_gradients))) == self._bytes and all(
-            all(map(is_, self._column(name), known)) for name, known in self._stored.items()
+        return (
+            all(all(map(is_, self._column(name), known)) for name, known in self._stored.items())
+            and (self._look() == self._looks if self._in_view else self._stay())
+            and list(map(_bytes_of, self._pick(all_gradients))) == self._bytes
         )
 
-    def _look(self) -> tuple[Any, ...]:
-        """What may change in a parameter that stays the same object, as by `module.to(…)`."""
-        return tuple([list(map(look, self.parameters)) for look in (_size_of, _dtype_of, _strides_of)])
+    def _stay(self) -> bool:
+        """Whether parameters and slots have stayed what they were, if perhaps elsewhere in memory."""
+        weights = addresses_of(self.parameters)
+        columns = {name: addresses_of(self._stored[name]) for name in self._addressed}
+        known = self.batch.column_addresses
+        if np.array_equal(weights, self.batch.addresses) and all(
+            np.array_equal(column, known[name]) for name, column in columns.items()
+        ):
+            return True
+        if self._look() != self._looks:
+            return False
+        self.batch.addresses, self.batch.column_addresses = weights, columns
+        return True
 
-    def _column(self, name: str) -> list[Any]:
-        return [state.get(name) for state in self.batch.states]
+    def _look(self) -> tuple[Any, ...]:
+        """What may change in a parameter, or a slot, that stays the same object, as by `module.to(…)`."""
+        looks = (_size_of, _dtype_of, _strides_of, _device_of)
+        return tuple([list(map(look, tensors)) for tensors in self._watched for look in looks])
+
+    def _column(self, name: str) -> Iterator[Any]:
+        return map(dict.get, self.batch.states, repeat(name))
 
     def run(self, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place, on this rank and, where parameters lie
@@ -92,6 +107,7 @@ class Bucket:
             self.batch.addresses = addresses_of(self.batch.weights)
             columns = self._stored.items()
             self.batch.columns = {name: [real(local(one)) for one in column] for name, column in columns}
+            self.batch.column_addresses = {name: addresses_of(column) for name, column in self.batch.columns.items()}
             contiguous = contiguous and all(map(_is_contiguous, gradients))
         if self.engine.name == "fused":
             weights = self.batch.weights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +15,8 @@ from stepwell.engines.dense import is_dense
 from stepwell.layout import Layout, settle_parts
 from stepwell.rules.rule import Rule
 
+_LOG = logging.getLogger("stepwell")
+
 
 def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: Storage) -> dict[str, Codec]:
     """Fill in what the state lacks (what is shared from another parameter's), and store and lay out the rest as the
@@ -21,6 +25,7 @@ def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: 
     Returns how weights and slots are stored, by number.
     """
     state.setdefault("step", 0)
+    _follow(rule, parameter, state)
     shape = tuple(parameter.shape)
     codecs = settle_storage(rule, parameter, state, storage)
     for slot in rule.slot_list():
@@ -42,6 +47,21 @@ def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: 
                 if codec.block == 1 and name in state and state[name].shape == parameter.shape:
                     state[name] = laid_out_as(parameter, state[name])
     return codecs
+
+
+def _follow(rule: Rule, parameter: Tensor, state: State) -> None:
+    """Move the state to the device that the parameter was moved to."""
+    numbers = {"step", *(slot.name for slot in rule.slot_list() if slot.scalar)}
+    for name, held in state.items():
+        if name not in numbers and isinstance(held, Tensor) and held.device != parameter.device:
+            _say_moved(str(held.device), str(parameter.device))
+            state[name] = held.to(parameter.device)
+
+
+@functools.cache
+def _say_moved(before: str, now: str) -> None:
+    """Once for two devices."""
+    _LOG.warning("state on %s was moved to %s, where its parameters are now", before, now)
 
 
 def _weights(parameter: Tensor, state: State, codecs: Mapping[str, Codec]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from conformance.cases import DTYPES, PLAIN_CASES, Case, assert_near, assert_same_bits, such_as
 from conformance.storage import STORAGES, Kept, assert_alike
 from conformance.training import parameter, parameters_of
-from stepwell import Optimizer
+from stepwell import Optimizer, preparing
 from stepwell.algebra import tensors
 from stepwell.engines.choice import fused
 from stepwell.rules import LAMB, SGD, Adafactor, AdamW, Lion, NAdam, Rule, ScheduleFreeAdamW
@@ -349,3 +349,24 @@ def test_auto_is_fused_on_a_gpu() -> None:
     assert fused("cuda") is not None
     optimizer = Optimizer(on_gpu(SHAPES), AdamW(lr=0.05))
     assert "@triton.jit" in optimizer.kernel_source()
+
+
+@pytest.mark.parametrize("engine", ["fused", "foreach"])
+def test_a_model_that_is_moved_between_steps(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The parameters stay the same objects; their state follows them, and the engine is that of where they are."""
+    preparing._say_moved.cache_clear()
+    model, other = torch.nn.Linear(64, 32), torch.nn.Linear(64, 32)
+    other.load_state_dict(model.state_dict())
+    optimizer = Optimizer(model.parameters(), AdamW(lr=0.05), engine=engine, clip_norm=1.0)
+    plain = Optimizer(other.parameters(), AdamW(lr=0.05), engine="reference", clip_norm=1.0)
+    for step, device in enumerate(("cpu", "cuda", "cuda", "cpu", "cuda")):
+        model.to(device)
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            q.grad = parameter(q.shape, seed=step).detach()
+            p.grad = q.grad.to(device)
+        optimizer.step()
+        plain.step()
+        held = [slots[name] for slots in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+        assert {slot.device.type for slot in held} == {device}
+    assert_near([p.detach().cpu() for p in model.parameters()], [p.detach() for p in other.parameters()], 1e-5)
+    assert "was moved" in caplog.text

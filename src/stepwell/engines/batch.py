@@ -95,6 +95,11 @@ class Batch:
         """Where the parameters' numbers lie in memory; whoever moves them sets it anew."""
         return addresses_of(self.weights)
 
+    @functools.cached_property
+    def column_addresses(self) -> dict[str, NDArray[np.int64]]:
+        """Where the numbers of `columns` lie; whoever moves them sets it anew."""
+        return {name: addresses_of(column) for name, column in self.columns.items()}
+
     def advance(self) -> None:
         """Count this update, for each parameter."""
         if self.counted_on_device:

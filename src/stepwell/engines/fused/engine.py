@@ -202,7 +202,7 @@ class Fused(Programs):
                 batch.keep(members, dict(zip((slot for slot, _ in program.scalar_slots), new, strict=True)))
         if launch.kernel.draws:
             launch.keys[:] = batch.keys_now()
-        known: dict[str, Column] = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.columns}
+        known: dict[str, Column] = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.column_addresses}
         launch.run([known[each.name] for each in launch.kernel.arrays], np.array(scalars, dtype=np.float64))
         return launch
 

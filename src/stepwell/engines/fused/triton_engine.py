@@ -106,7 +106,7 @@ class Triton(Programs):
             scalars = prepared.scalars(batch)
             if launch.kernel.draws:
                 launch.keys[:], launch.origins[:] = batch.keys, batch.origins
-            known: dict[str, Column] = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.columns}
+            known: dict[str, Column] = {WEIGHTS: batch.addresses, GRADIENT: batch.gradients, **batch.column_addresses}
             launch.run([known[each.name] for each in launch.kernel.arrays], scalars, verdict)
         return launch
 

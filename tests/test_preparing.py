@@ -1,0 +1,71 @@
+"""Weights and state that somebody has replaced, between two steps, behind the same objects."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+import stepwell
+from stepwell import preparing
+from stepwell.codecs import Storage
+from stepwell.preparing import prepare
+from stepwell.rules import AdamW
+
+ENGINES = pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+
+
+def stepped(optimizer: stepwell.Optimizer, p: torch.Tensor, *, times: int = 1) -> torch.Tensor:
+    for _ in range(times):
+        p.grad = torch.linspace(-1, 1, p.numel())
+        optimizer.step()
+    return p.detach().clone()
+
+
+def made(engine: Any) -> tuple[stepwell.Optimizer, torch.Tensor]:
+    p = torch.nn.Parameter(torch.ones(1000))
+    return stepwell.AdamW([p], lr=0.1, engine=engine), p
+
+
+@ENGINES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_slot_with_other_data(engine: Any, dtype: torch.dtype) -> None:
+    """What a slot's `.data` was set to is what the next step goes on with, in whatever dtype."""
+    (optimizer, p), (plain, expected) = made(engine), made(engine)
+    stepped(optimizer, p)
+    stepped(plain, expected)
+    slot = optimizer.state[p]["exp_avg"]
+    slot.data = torch.full((1000,), 0.5, dtype=dtype)
+    plain.state[expected]["exp_avg"] = torch.full((1000,), 0.5)
+    torch.testing.assert_close(stepped(optimizer, p), stepped(plain, expected), rtol=1e-6, atol=1e-6)
+    assert optimizer.state[p]["exp_avg"].dtype == dtype  # as it was found, where the group does not say
+
+
+@ENGINES
+def test_weights_with_other_data(engine: Any) -> None:
+    (optimizer, p), (plain, expected) = made(engine), made(engine)
+    stepped(optimizer, p)
+    stepped(plain, expected)
+    p.data = p.data + 1
+    with torch.no_grad():
+        expected += 1
+    assert torch.equal(stepped(optimizer, p), stepped(plain, expected))
+
+
+def test_state_follows_its_parameter(caplog: pytest.LogCaptureFixture) -> None:
+    preparing._say_moved.cache_clear()
+    rule, state = AdamW(), {"step": 3, "exp_avg": torch.ones(5), "exp_avg_sq": torch.ones(5)}
+    with caplog.at_level(logging.WARNING, logger="stepwell"):
+        for _ in range(2):
+            state |= {"exp_avg": torch.ones(5)}
+            prepare(rule, torch.nn.Parameter(torch.ones(5, device="meta")), state, {}, Storage())
+    assert {name: held.device.type for name, held in state.items() if isinstance(held, torch.Tensor)} == {
+        "exp_avg": "meta",
+        "exp_avg_sq": "meta",
+    }
+    assert state["step"] == 3
+    assert [record.message for record in caplog.records] == [
+        "state on cpu was moved to meta, where its parameters are now"
+    ]
