@@ -44,6 +44,22 @@ def test_a_slot_with_other_data(engine: Any, dtype: torch.dtype) -> None:
 
 
 @ENGINES
+def test_a_complex_slot_with_other_data(engine: Any) -> None:
+    found = []
+    for replaced in (False, True):
+        p = torch.nn.Parameter(torch.ones(1000, dtype=torch.complex64))
+        optimizer = stepwell.AdamW([p], lr=0.1, engine=engine)
+        for _ in range(2):
+            p.grad = torch.linspace(-1, 1, 1000) * torch.ones(1000, dtype=torch.complex64)
+            optimizer.step()
+            if replaced:
+                slot = optimizer.state[p]["exp_avg"]
+                slot.data = slot.data.to(torch.complex128)
+        found.append(p.detach())
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
+@ENGINES
 def test_weights_with_other_data(engine: Any) -> None:
     (optimizer, p), (plain, expected) = made(engine), made(engine)
     stepped(optimizer, p)

@@ -47,11 +47,11 @@ class Bucket:
         self._complex = parameters[0].is_complex()
         self._in_view = self._complex or bool(batch.layouts)  # the batch has views of the parameters, made each time
         self._contiguous = all(map(_is_contiguous, parameters))
-        # Engines that work on tensors see for themselves what a slot is now; of what is in view, so does the batch.
-        self._addressed = list(self._stored) if engine.name == "fused" and not self._in_view else []
-        self._watched = [parameters, *(self._stored[name] for name in self._addressed)]
+        # Slots of which a kernel is told the address; engines that work on tensors see for themselves what one is now.
+        self._watched = self._stored if engine.name == "fused" else {}
         self._looks = self._look()
         batch.addresses = addresses_of(batch.weights)
+        batch.column_addresses = {name: addresses_of(batch.columns[name]) for name in self._watched}
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._bytes = list(map(_bytes_of, gradients))
         self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters))
@@ -67,7 +67,7 @@ class Bucket:
     def _stay(self) -> bool:
         """Whether parameters and slots have stayed what they were, if perhaps elsewhere in memory."""
         weights = addresses_of(self.parameters)
-        columns = {name: addresses_of(self._stored[name]) for name in self._addressed}
+        columns = {name: addresses_of(column) for name, column in self._watched.items()}
         known = self.batch.column_addresses
         if np.array_equal(weights, self.batch.addresses) and all(
             np.array_equal(column, known[name]) for name, column in columns.items()
@@ -81,7 +81,8 @@ class Bucket:
     def _look(self) -> tuple[Any, ...]:
         """What may change in a parameter, or a slot, that stays the same object, as by `module.to(…)`."""
         looks = (_size_of, _dtype_of, _strides_of, _device_of)
-        return tuple([list(map(look, tensors)) for tensors in self._watched for look in looks])
+        watched = (self.parameters, *self._watched.values())
+        return tuple([list(map(look, column)) for column in watched for look in looks])
 
     def _column(self, name: str) -> Iterator[Any]:
         return map(dict.get, self.batch.states, repeat(name))

@@ -36,7 +36,7 @@ class Verdicts:
         limit: float | None,
         on_nonfinite: str,
         scale: Tensor | None,
-        found: Tensor | None,
+        found: Tensor | float | None,
     ) -> list[Bucket] | None:
         """The buckets of this step, told of a verdict on their gradients that the device reaches by itself.
 
@@ -52,6 +52,8 @@ class Verdicts:
         """
         skipping = on_nonfinite == "skip"
         if on_nonfinite == "raise" or not (skipping or limit is not None or scale is not None or found is not None):
+            return None
+        if isinstance(found, float):  # ranks have told each other, and so the host
             return None
         buckets = standing()
         may_skip = skipping or found is not None

@@ -35,14 +35,15 @@ def test_clipping_with_matrices_waits_for_nothing(beside: bool) -> None:
 @pytest.mark.parametrize(
     "rule", [Muon(lr=0.05), NorMuon(lr=0.05), Scion(lr=0.05), Dion(lr=0.05)], ids=lambda r: type(r).__name__
 )
-def test_matrices_in_a_graph(rule: Rule) -> None:
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a vector", "alone"])
+def test_matrices_in_a_graph(rule: Rule, beside: bool) -> None:
     """The learning rate in a tensor is read at each replay, and so is whether the step is left out."""
     lr = torch.tensor(0.05, device="cuda")
 
     def made(rate: Any) -> tuple[list[Tensor], Optimizer]:
-        parameters = on_gpu(((64, 96), (64, 96), (128, 64), (33,)))
+        parameters = on_gpu(((64, 96), (64, 96), (128, 64), (33,))[: None if beside else 3])
         groups = [{"params": parameters[:3], "rule": rule, "lr": rate}, {"params": parameters[3:], "lr": rate}]
-        return parameters, Optimizer(groups, AdamW(lr=0.05), clip_norm=0.5, on_nonfinite="skip")
+        return parameters, Optimizer(groups[: 1 + beside], AdamW(lr=0.05), clip_norm=0.5, on_nonfinite="skip")
 
     (parameters, optimizer), (expected, plain) = made(lr), made(0.05)
     stream = torch.cuda.Stream()

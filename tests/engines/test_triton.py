@@ -220,21 +220,24 @@ def test_what_only_the_device_knows_can_be_saved_and_loaded(tmp_path: Any) -> No
     assert_same_bits(parameters_of(optimizer), parameters_of(twin))
 
 
-def test_other_parameters_go_on_from_what_the_device_has_counted() -> None:
-    # A parameter that has no gradient any more makes another batch of the others.
+@pytest.mark.parametrize("without", [[0], [1, 2]], ids=["the first", "the others"])
+def test_other_parameters_go_on_from_what_the_device_has_counted(without: list[int]) -> None:
+    # Parameters that have no gradient any more make another batch of the others.
     rule = NAdam(lr=0.05, betas=(0.8, 0.9))
-    parameters, expected = ([parameter((4, 3)), parameter((5,), seed=1)] for _ in range(2))
+    parameters, expected = ([parameter((4, 3)), parameter((5,), seed=1), parameter((7,), seed=2)] for _ in range(2))
     ours = Optimizer(parameters, rule, engine="fused", on_nonfinite="skip")
     plain = Optimizer(expected, rule, engine="fused")
     for optimizer, ps in ((ours, parameters), (plain, expected)):
         train(optimizer, ps, last=3)
         give_gradients(ps, 4)
-        ps[0].grad = None
+        for index in without:
+            ps[index].grad = None
         optimizer.step()
         give_gradients(ps, 5)
         optimizer.step()
     assert_near(parameters_of(ours), parameters_of(plain), 1e-12 if parameters[0].dtype == torch.float64 else 1e-6)
-    assert [float(ours.state[p]["step"]) for p in parameters] == [4.0, 5.0]
+    steps = [float(ours.state[p]["step"]) for p in parameters]
+    assert steps == [4.0 if index in without else 5.0 for index in range(3)]
 
 
 # A learning rate on the device, and graphs.

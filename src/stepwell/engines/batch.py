@@ -105,7 +105,7 @@ class Batch:
         if self.counted_on_device:
             return
         steps = list(map(_step_of, self.states))
-        if isinstance(steps[0], Tensor):  # left behind by another batch, whose device counted
+        if _any_on_device(steps):  # left behind by another batch, whose device counted
             steps = _numbers(steps)
             for name in ("step", *self.scalar_slots):
                 for state, value in zip(self.states, _numbers([state[name] for state in self.states]), strict=True):
@@ -167,7 +167,7 @@ class Batch:
             group = {**plain_numbers(live), **self._fitted}
             states = self.states if len(members) == len(self.states) else [self.states[index] for index in members]
             columns = [list(map(itemgetter(number), states)) for number in numbers]
-            if isinstance(columns[0][0], Tensor):
+            if _any_on_device(columns[0]):
                 columns = list(map(_numbers, columns))
             if all(column.count(column[0]) == len(column) for column in columns):  # as a rule, all are in step
                 by_value = {tuple([column[0] for column in columns]): members}
@@ -304,6 +304,11 @@ class Engine(Protocol):
         """What the last update of an observed batch has seen of each parameter's units: Σ g² over each of the rows that
         this rank holds. None for a parameter that has one dimension, and before the first update.
         """
+
+
+def _any_on_device(steps: list[Any]) -> bool:
+    """Whether any of the steps is a tensor, which a device counts."""
+    return not {int}.issuperset(map(type, steps))
 
 
 def _numbers(values: list[Any]) -> list[Any]:
