@@ -51,4 +51,5 @@ if __name__ == "__main__":
     if dist.get_rank() == 0:
         print(f"loss {found:.3f}")
     dist.destroy_process_group()
-    time.sleep(0.5)  # FSDP keeps gloo, whose threads abort where they let go of a tensor as Python ends (pytorch#190489)
+    # FSDP keeps threads of gloo, which abort where they let go of a tensor as Python ends (pytorch issue 190489).
+    time.sleep(0.5)
