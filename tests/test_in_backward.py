@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -74,6 +76,40 @@ def test_small_gradients_wait_for_each_other() -> None:
     assert sum(value == 0 for value in model.values()) == 1
     optimizer.step()
     assert model.values() == [-1.0, -2.0, -3.0]
+
+
+def test_gradients_that_come_on_several_streams_wait_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are used on the stream on which they came. The streams are told by the parameters' devices here."""
+    current, used = [""], []
+    model = Weights(10, 10, 10, 10)
+    of = dict(zip(map(id, model.all), ("first", "second", "first", "second"), strict=True))
+
+    @contextlib.contextmanager
+    def under(stream: str) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    arriving = StepInBackward._take
+    stepping = StepInBackward._step
+
+    def arrives(self: StepInBackward, p: Tensor) -> None:
+        monkeypatch.setattr("stepwell.in_backward.stream_of", lambda _: of[id(p)])
+        arriving(self, p)
+
+    def steps(self: StepInBackward, chunk: list[Tensor]) -> None:
+        used.append((current[-1], {of[id(p)] for p in chunk}))
+        stepping(self, chunk)
+
+    monkeypatch.setattr("stepwell.in_backward.under", under)
+    monkeypatch.setattr(StepInBackward, "_take", arrives)
+    monkeypatch.setattr(StepInBackward, "_step", steps)
+    optimizer = descending(model)
+    stepwell.step_in_backward(model, optimizer, chunk_bytes=80)
+    model.loss(1.0, 2.0, 3.0, 4.0).backward()
+    assert sorted(used) == [("first", {"first"}), ("second", {"second"})]
+    optimizer.step()
+    assert model.values() == [-1.0, -2.0, -3.0, -4.0]
 
 
 def test_after_remove_all_is_as_usual() -> None:

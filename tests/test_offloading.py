@@ -16,7 +16,7 @@ import stepwell
 from conformance.cases import PLAIN_CASES, Case, assert_near, assert_same_bits, rows, such_as
 from conformance.storage import SHAPES, STORAGES, Kept
 from conformance.training import give_gradients, numbers_of, parameter, parameters_of, slots_of, train, weights
-from stepwell import Optimizer, Scheduler, rules
+from stepwell import Optimizer, Scheduler, offloading, rules
 from stepwell.offloading import Offloaded
 
 # Whatever is offloaded is worked out by the CPU's engines, which have tests of their own: one rule of each kind.
@@ -435,3 +435,18 @@ class TestOnCuda:
         assert twin.is_pinned()
         assert twin.grad is not None
         assert twin.grad.is_pinned()
+
+
+def test_a_graph_cannot_capture_what_the_host_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = parameter((4,))
+    optimizer = stepwell.offload(Optimizer([p], rules.AdamW(lr=0.1)))
+    train(optimizer, [p], last=1)
+    before = p.detach().clone()
+    with monkeypatch.context() as captured:
+        captured.setattr(offloading, "capturing", lambda _: True)
+        with pytest.raises(RuntimeError, match=r"^a CUDA graph cannot capture a step of offloaded state"):
+            optimizer.step()
+    assert_same_bits([p.detach()], [before])
+    assert optimizer.state[p]["step"] == 1
+    train(optimizer, [p], first=2, last=2)
+    assert optimizer.state[p]["step"] == 2

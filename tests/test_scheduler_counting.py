@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import SequentialLR
 
 import stepwell
+from stepwell import hearing
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Constant, Linear
 
@@ -34,6 +35,18 @@ def take(optimizer: torch.optim.Optimizer, gradient: float = 1.0) -> None:
         for p in group["params"]:
             p.grad = torch.full_like(p, gradient)
     optimizer.step()
+
+
+def test_a_step_that_goes_into_a_graph_counts_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = sgd(1.0)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")
+    take(optimizer)
+    with monkeypatch.context() as captured:
+        captured.setattr(hearing, "capturing", lambda _: True)
+        take(optimizer)
+    assert scheduler.last_epoch == 1
+    take(optimizer)
+    assert scheduler.last_epoch == 2
 
 
 def test_the_optimizers_own_steps_count_however_often_step_is_called() -> None:

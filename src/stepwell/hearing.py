@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from stepwell.engines.devices import capturing
 from stepwell.snapshot import is_open
 
 
@@ -43,6 +44,8 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
         nonlocal skipped
         if _is_within_a_step(hooked):
             return  # the step of a base class, which the class's own step has called
+        if _is_captured(hooked):
+            return  # it goes into a graph, and is taken at each replay
         skipped_before, skipped = skipped, getattr(hooked, "skipped", 0)
         found_inf = getattr(hooked, "found_inf", None)
         left_out = skipped > skipped_before or (found_inf is not None and bool(found_inf))
@@ -52,6 +55,12 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
     hooked.register_step_pre_hook(before_step)
     if taken is not None:
         hooked.register_step_post_hook(after_step)
+
+
+def _is_captured(optimizer: Optimizer) -> bool:
+    """Whether its step goes into a CUDA graph."""
+    first = next((p for group in optimizer.param_groups for p in group["params"]), None)
+    return first is not None and capturing(first.device)
 
 
 # What torch makes of the `step` of each class that an optimizer was made of: a class's and its base's run the hooks.

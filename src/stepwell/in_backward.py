@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from stepwell.batching import Buckets
+from stepwell.engines.devices import stream_of, under
 from stepwell.engines.matrices import is_small
 from stepwell.gradients import clip_factor, gradient_norms, not_finite
 from stepwell.naming import nearest
@@ -87,7 +89,8 @@ class StepInBackward:
         self._stacked: set[int] = set()
         self._buckets: dict[tuple[int, ...], Buckets] = {}
         self._doing: Literal["stepping", "measuring", "accumulating"] = "stepping"
-        self._waiting: list[Tensor] = []
+        # By the stream on which they come: what is used on another would have to wait for it.
+        self._waiting: defaultdict[Any, list[Tensor]] = defaultdict(list)
         self._arrived: set[int] = set()
         self._lock = threading.RLock()  # each device has a thread that works its gradients out
         self._forget()
@@ -188,7 +191,8 @@ class StepInBackward:
         with self._while("measuring"):
             inputs = [p for p, _ in self._hooks.values() if p.requires_grad]
             torch.autograd.backward(loss, retain_graph=True, inputs=inputs)
-            self._flush()
+            for stream in list(self._waiting):
+                self._flush(stream)
         self._measured = math.hypot(*norms.values())
         bad = [p for p in self._parameters() if not math.isfinite(norms.get(id(p), 0.0))]
         if bad and self.optimizer.on_nonfinite == "raise":
@@ -244,14 +248,19 @@ class StepInBackward:
                 p.grad = None
             if self._leaves_out or id(p) in self._stacked:
                 return
-        self._waiting.append(p)
-        if sum(g.nbytes for each in self._waiting if (g := each.grad) is not None) >= self.chunk_bytes:
-            self._flush()
+        stream = stream_of(p.device)
+        self._waiting[stream].append(p)
+        if sum(g.nbytes for each in self._waiting[stream] if (g := each.grad) is not None) >= self.chunk_bytes:
+            self._flush(stream)
 
-    def _flush(self) -> None:
-        """Use the gradients that wait, and let them go."""
-        chunk = [p for p in self._waiting if p.grad is not None]
-        self._waiting.clear()
+    def _flush(self, stream: Any) -> None:
+        """Use the gradients that wait on a stream."""
+        with under(stream):
+            self._use(self._waiting.pop(stream))
+
+    def _use(self, parameters: list[Tensor]) -> None:
+        """Use the parameters' gradients, and let them go."""
+        chunk = [p for p in parameters if p.grad is not None]
         if self._doing == "measuring":
             self._norms.update(self._norms_of(chunk))
         else:
@@ -320,8 +329,7 @@ class StepInBackward:
             for p in rest:
                 p.grad = None
         else:
-            self._waiting = rest
-            self._flush()
+            self._use(rest)
             self.optimizer._finish_steps(self._used)
         if came:
             self._note_the_norm()

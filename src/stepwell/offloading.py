@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stepwell.averaging import Holds
 from stepwell.batching import Buckets
+from stepwell.engines.devices import capturing
 from stepwell.optimizer import Optimizer
 from stepwell.sharpness import sharp_groups
 from stepwell.telemetry import By, Units
@@ -256,6 +257,10 @@ class Offloaded(Optimizer):
                 twin.grad = self._room_for_gradient(p, p.grad)
                 if twin.grad.layout is torch.strided:
                     pairs[p.device].append((twin.grad, p.grad))
+        if any(map(capturing, pairs)):
+            raise RuntimeError(
+                "a CUDA graph cannot capture a step of offloaded state, which the host takes; take it outside the graph"
+            )
         waits = [self._buses[device].fetch(of_it) for device, of_it in pairs.items()]
 
         def arrived() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stepwell.bucket import Bucket
 from stepwell.engines.choice import judging
+from stepwell.engines.devices import capturing
 from stepwell.rules.rule import Rule
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Verdicts:
         self.norm: Tensor | None = None
         self._judge: Judge | None = None
         self._may_skip = False
+        self._asked_to_skip = False
         self._buckets: list[Bucket] = []
         self._skipped = 0
 
@@ -60,6 +62,7 @@ class Verdicts:
         judge = None if buckets is None else self._judge_of(buckets)
         if buckets is None or judge is None or (may_skip and not self._may_skip):
             return None
+        self._asked_to_skip = self._asked_to_skip or may_skip
         verdict = judge.reach(limit=limit, skipping=skipping, scale=scale, found=found)
         self.norm = verdict[2] if limit is not None or skipping else None
         for bucket in buckets:
@@ -70,6 +73,12 @@ class Verdicts:
         """What judges the gradients of all of these, whose engines take the factor of its verdict; None where they lie
         on several devices, or the rules of some add up over all parameters first."""
         if buckets is not self._buckets:
+            if capturing(buckets[0].parameters[0].device):
+                raise RuntimeError(
+                    "a CUDA graph can capture a step that clips, or may be left out, like one that was taken before, "
+                    "and of the first the host decides: call optimizer.step() twice, with the same gradients, before "
+                    "the capture"
+                )
             self._skipped = self.skipped
             self._buckets, self._judge = buckets, None
             batches = [bucket.batch for bucket in buckets]
@@ -84,5 +93,5 @@ class Verdicts:
 
     @property
     def skipped(self) -> int:
-        """How many steps have been left out. The host waits for the device."""
-        return self._skipped + (int(self._judge.verdict[3]) if self._judge is not None else 0)
+        """How many steps have been left out. The host waits for the device, where a step may have been."""
+        return self._skipped + (int(self._judge.verdict[3]) if self._judge is not None and self._asked_to_skip else 0)

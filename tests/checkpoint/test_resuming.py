@@ -45,6 +45,18 @@ def test_a_resumed_training_has_the_same_bits(recipe: str, schedule: str | None,
     assert whole.go(3).everything() == after
 
 
+def test_a_default_device_does_not_matter(make: Make, tmp_path: Path) -> None:
+    """What is read from a file is read on the CPU: in scripts that begin with torch.set_default_device("cuda"), too."""
+    whole = make("adamw", schedule="cosine").go(2)
+    resumed = make("adamw", schedule="cosine", seeded=9)
+    extra = {"table": torch.arange(3.0)}
+    with torch.device("meta"):
+        whole.save(tmp_path, extra=extra)
+        found = resumed.load(tmp_path)
+    assert resumed.everything() == whole.everything()
+    assert torch.equal(found["table"], extra["table"])
+
+
 @pytest.mark.parametrize(
     ("dtype", "storage"),
     [

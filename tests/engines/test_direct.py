@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stepwell import Optimizer, batching
 from stepwell.algebra.matrices import lerp_gram
@@ -223,3 +224,23 @@ def test_what_is_stored_is_made_of_what_was_there_before(engine: Direct, rows: i
     for name, square in {**before, **new}.items():
         torch.testing.assert_close(state[name], square, rtol=1e-12, atol=1e-9)
     torch.testing.assert_close(p, weights, rtol=1e-12, atol=1e-9)
+
+
+class WithoutIndices(TorchDispatchMode):
+    """An error for indices that the host would send to a device."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), kwargs: Any = None) -> Any:
+        assert "index" not in str(function)
+        return function(*arguments, **(kwargs or {}))
+
+
+def test_what_is_observed_is_noted_without_indices() -> None:
+    parameters = [torch.full((2, 3), float(value), requires_grad=True) for value in (1, 2, 3)]
+    optimizer = Optimizer([{"params": parameters[:2], "rule": Muon(lr=0.1)}, {"params": parameters[2:]}], AdamW())
+    optimizer.observe()
+    for p in parameters:
+        p.grad = 0.5 * p.detach()
+    with WithoutIndices():
+        optimizer.step()
+    readings = optimizer.telemetry(by="parameter")
+    assert [reading["gradient_rms"] for reading in readings.values()] == pytest.approx([0.5, 1.0, 1.5])

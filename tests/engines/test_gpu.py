@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from conformance.cases import DTYPES, PLAIN_CASES, Case, assert_near, assert_same_bits, such_as
 from conformance.storage import STORAGES, Kept, assert_alike
 from conformance.training import parameter, parameters_of
-from stepwell import Optimizer, preparing
+from stepwell import Optimizer, Scheduler, preparing, schedules
 from stepwell.algebra import tensors
 from stepwell.engines.choice import fused
 from stepwell.rules import LAMB, SGD, Adafactor, AdamW, Lion, NAdam, Rule, ScheduleFreeAdamW
@@ -69,6 +70,13 @@ def test_a_symmetric_product_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -
         assert_same_bits([ours], [ours.mT])
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one device")
+def test_a_symmetric_product_on_a_device_that_is_not_the_current_one() -> None:
+    x = parameter((24, 512, 512)).detach().to("cuda:1", torch.bfloat16)
+    ours, whole = triton_products.symmetric(x, x.mT), (x.float() @ x.float().mT)
+    torch.testing.assert_close(ours.float(), whole, rtol=2**-7, atol=2**-7 * float(whole.abs().max()))
+
+
 def reference(rule: Rule, shapes: Any, last: int = 4, **options: Any) -> list[Tensor]:
     """The weights after some steps in the reference engine, on the GPU in float64."""
     parameters = on_gpu(shapes, torch.float64)
@@ -80,11 +88,17 @@ def reference(rule: Rule, shapes: Any, last: int = 4, **options: Any) -> list[Te
 def without_waiting() -> Iterator[None]:
     """An error for whatever makes the host wait for the device."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    _when_waiting("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        _when_waiting("default")
+
+
+def _when_waiting(mode: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that this is a prototype
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +160,16 @@ def test_the_host_waits_for_nothing(rule: Rule, options: dict[str, Any]) -> None
         for step in (3, 4):
             optimizer.param_groups[0]["lr"] = rule.lr / step
             optimizer.step()
+
+
+def test_a_scheduler_that_counts_steps_waits_for_none_that_only_clips() -> None:
+    parameters = on_gpu(SHAPES)
+    optimizer = Optimizer(parameters, AdamW(lr=0.05), engine="fused", clip_norm=0.5)
+    scheduler = Scheduler(optimizer, lr=schedules.Linear(), horizon=10, counts="steps")
+    train(optimizer, parameters, last=2)
+    with without_waiting():
+        optimizer.step()
+    assert scheduler.last_epoch == 3
 
 
 def test_an_overflow_is_left_out_without_waiting() -> None:
@@ -216,6 +240,7 @@ def test_a_whole_training_step_in_a_graph() -> None:
     assert float(optimizer.state[model[0].weight]["step"]) == 53.0
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, such as of TensorFloat32
 def test_a_compiled_model() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1)).cuda()

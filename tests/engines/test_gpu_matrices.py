@@ -23,6 +23,7 @@ def test_clipping_with_matrices_waits_for_nothing(beside: bool) -> None:
         return parameters, Optimizer(groups[: 1 + beside], AdamW(lr=0.05), clip_norm=0.5)
 
     (parameters, optimizer), (expected, plain) = made(), made()
+    optimizer.observe()
     train(optimizer, parameters, last=2)
     give(parameters, 3)
     with without_waiting():

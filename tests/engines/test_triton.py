@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import stepwell
 from conformance.cases import PLAIN_CASES, Case, assert_near, assert_same_bits, rows, such_as
 from conformance.training import copies, give_gradients, parameter, parameters_of, train, weights
 from engines.every_function import EveryFunction
 from engines.triton_graph import Graph
-from stepwell import Optimizer
+from stepwell import Optimizer, Scheduler, schedules
 from stepwell.rules import (
     LAMB,
     SGD,
@@ -38,6 +39,7 @@ pytestmark = [
     pytest.mark.triton,
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="make test-triton runs it, interpreted"),
 ]
+Kernel = pytest.importorskip("stepwell.engines.fused.triton_kernels").Kernel
 RULES = (
     AdamW(lr=0.05, betas=(0.8, 0.9), weight_decay=0.1),
     NAdam(lr=0.05, betas=(0.8, 0.9)),  # counts a scalar slot
@@ -98,8 +100,8 @@ def test_a_thousand_tensors_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> No
     launches = _count_launches(monkeypatch)
     parameters = [parameter((seed % 5,), seed=seed) for seed in range(300)]
     optimizer = Optimizer(parameters, AdamW(lr=0.05), engine="fused")
-    train(optimizer, parameters, last=1)
-    assert launches == ["phase0"]
+    train(optimizer, parameters, last=2)
+    assert launches == ["scalars", "phase0", "phase0"]  # the first does nothing: it is loaded for a graph to come
 
 
 @of_rules
@@ -240,6 +242,24 @@ def test_other_parameters_go_on_from_what_the_device_has_counted(without: list[i
     assert steps == [4.0 if index in without else 5.0 for index in range(3)]
 
 
+class WithoutReading(TorchDispatchMode):
+    """An error for what would make the host wait for a GPU: a number that it reads."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), kwargs: Any = None) -> Any:
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(kwargs or {}))
+
+
+def test_of_steps_that_none_can_leave_out_nobody_asks_the_device() -> None:
+    parameters = [parameter((40,))]
+    optimizer = Optimizer(parameters, AdamW(lr=0.05), engine="fused", clip_norm=0.5)
+    scheduler = Scheduler(optimizer, lr=schedules.Linear(), horizon=10, counts="steps")
+    train(optimizer, parameters, last=2)
+    with WithoutReading():
+        optimizer.step()
+    assert (scheduler.last_epoch, optimizer.skipped) == (3, 0)
+
+
 # A learning rate on the device, and graphs.
 
 
@@ -304,6 +324,40 @@ def test_a_graph_reads_the_learning_rate_and_judges(options: dict[str, Any], mon
     if options:
         assert ours.skipped == plain.skipped == 1
         assert_near(parameters_of(ours), parameters_of(plain), 1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"master": "stochastic"}, {"clip_norm": 0.5}], ids=str)
+def test_what_a_graph_launches_has_been_launched_before(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel is loaded when it is first launched, and that cannot be captured."""
+    before = set()
+    launch = Kernel.launch
+
+    def noted(kernel: Kernel, name: str, *arguments: Any, **compiled_in: int) -> None:
+        before.add((kernel, name))
+        launch(kernel, name, *arguments, **compiled_in)
+
+    monkeypatch.setattr(Kernel, "launch", noted)
+    parameters = [parameter((40,), torch.bfloat16 if "master" in options else torch.float32)]
+    optimizer = Optimizer(parameters, NAdam(lr=0.05, betas=(0.8, 0.9)), engine="fused", **options)
+    train(optimizer, parameters, last=2 if "clip_norm" in options else 1)
+    with Graph(monkeypatch) as graph:
+        optimizer.step()
+    assert {name for _, name in graph.launched} >= {"scalars", "phase0"}
+    assert before.issuperset(graph.launched)
+
+
+def test_a_second_step_that_clips_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = [parameter((4,))]
+    optimizer = Optimizer(parameters, AdamW(lr=0.05), engine="fused", clip_norm=1.0)
+    train(optimizer, parameters, last=1)
+    with pytest.raises(RuntimeError, match=r"^a CUDA graph can capture .*\.step\(\) twice"), Graph(monkeypatch):
+        optimizer.step()
+    optimizer.step()
+    assert optimizer.state[parameters[0]]["step"] == 2
+    with Graph(monkeypatch):
+        optimizer.step()
 
 
 def test_a_first_step_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:

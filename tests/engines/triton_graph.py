@@ -22,15 +22,20 @@ class _Kept:
 
 class Graph(TorchDispatchMode):
     """Within this context kernels are not run but kept. So are torch's operations, which a capture would not do either:
-    here new tensors are worked out at once too, so that there are some to hand on."""
+    here new tensors are worked out at once too, so that there are some to hand on.
+
+    Attributes:
+        launched: the kernels that are kept, and the names of their functions.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self._context = monkeypatch.context()
         self._asked: list[Any] = []
+        self.launched: list[tuple[Any, str]] = []
 
     def __enter__(self) -> Self:
-        from stepwell import batching
+        from stepwell import batching, verdicts
         from stepwell.engines import direct
         from stepwell.engines.fused import triton_engine, triton_kernels, triton_launch, triton_tables, triton_verdict
 
@@ -39,11 +44,12 @@ class Graph(TorchDispatchMode):
 
         def keep(kernel: Any, name: str, programs: int, memory: Any, **compiled_in: int) -> None:
             kept = dict(memory)
+            self.launched.append((kernel, name))
             self._asked.append(lambda: launch(kernel, name, programs, kept, **compiled_in))
 
         patch.setattr(triton_kernels.Kernel, "launch", keep)
         patch.setattr(triton_verdict, "judge", _Kept(triton_verdict.judge, self._asked))
-        for module in (batching, direct, triton_engine, triton_launch, triton_tables):
+        for module in (batching, verdicts, direct, triton_engine, triton_launch, triton_tables):
             patch.setattr(module, "capturing", lambda _: True)
         super().__enter__()
         return self

@@ -98,24 +98,25 @@ def symmetric(
     out = torch.empty((*left.shape[:-2], rows, rows), dtype=left.dtype, device=left.device)
     in_a_row = triton.cdiv(rows, side)
     if out.numel():
-        _tile[(in_a_row * (in_a_row + 1) // 2, count)](
-            left,
-            right,
-            left if x is None else x,
-            out,
-            rows,
-            inner,
-            *_strides(left),
-            *_strides(right),
-            *_strides(left if x is None else x),
-            float(x_factor),
-            float(product_factor),
-            HAS_X=x is not None,
-            SIDE=side,
-            DEPTH=depth,
-            num_warps=8 if side >= 128 else 4,
-            num_stages=3,
-        )
+        with torch.cuda.device_of(left):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+            _tile[(in_a_row * (in_a_row + 1) // 2, count)](
+                left,
+                right,
+                left if x is None else x,
+                out,
+                rows,
+                inner,
+                *_strides(left),
+                *_strides(right),
+                *_strides(left if x is None else x),
+                float(x_factor),
+                float(product_factor),
+                HAS_X=x is not None,
+                SIDE=side,
+                DEPTH=depth,
+                num_warps=8 if side >= 128 else 4,
+                num_stages=3,
+            )
     return out
 
 

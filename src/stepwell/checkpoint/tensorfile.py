@@ -230,7 +230,7 @@ class TensorFile:
         `into` has the tensor's shape; where its dtype is another, numbers are converted.
         """
         entry = self.entries[name]
-        target = torch.empty(entry.shape, dtype=entry.dtype) if into is None else into
+        target = torch.empty(entry.shape, dtype=entry.dtype, device="cpu") if into is None else into
         if target.device.type == "cpu" and target.dtype == entry.dtype and target.is_contiguous():
             checksum = self._fill(entry.start, bytes_of(target))
         else:
@@ -249,10 +249,10 @@ class TensorFile:
     def _convert(self, entry: Entry, target: Tensor) -> int:
         """Fill a tensor of another dtype, layout or device, block by block."""
         checksum, start = 0, entry.start
-        held = torch.empty(0, dtype=entry.dtype)
+        held = torch.empty(0, dtype=entry.dtype, device="cpu")
         for rows in _rows(target):
             if held.numel() < rows.numel():
-                held = torch.empty(rows.numel(), dtype=entry.dtype)
+                held = torch.empty(rows.numel(), dtype=entry.dtype, device="cpu")
             block = held[: rows.numel()]
             memory = bytes_of(block)
             checksum = self._fill(start, memory, checksum)

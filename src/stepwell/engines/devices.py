@@ -23,6 +23,16 @@ def on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
+def stream_of(device: torch.device) -> Any:
+    """The stream that is current on the device; None where it has no streams."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+def under(stream: Any) -> AbstractContextManager[Any]:
+    """Launches go to this stream, and to its device; with None nothing changes."""
+    return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
+
+
 def same_device(tensor: Any, device: torch.device) -> bool:
     """Whether this is a tensor on the device, which the host cannot read without waiting."""
     return isinstance(tensor, Tensor) and tensor.device == device

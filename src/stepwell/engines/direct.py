@@ -114,7 +114,8 @@ class Direct(ABC):
         if "squares" not in batch.prepared:
             batch.prepared["squares"] = seen.new_zeros(len(batch.weights), len(numbers))
         squares = batch.prepared["squares"]
-        squares[part] = batch.unless_left_out(seen, squares[part])
+        for index, of_one in zip(part, seen, strict=True):  # a list of places would be sent to the device
+            squares[index].copy_(batch.unless_left_out(of_one, squares[index]))
         add_up_units(batch, part)
 
     def _numbers(self, part: list[int], batch: Batch, scalars: Mapping[str, float]) -> tuple[Any, Any, Any]:

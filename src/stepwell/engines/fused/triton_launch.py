@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from stepwell.engines.batch import Batch, addresses_of
 from stepwell.engines.devices import capturing, same_device
 from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_layout import Layout
-from stepwell.engines.fused.triton_tables import Table, neutral
+from stepwell.engines.fused.triton_tables import Table, left_out, neutral
 from stepwell.engines.fused.triton_words import TENSOR, WORD
 
 # Tensors, or where their addresses are known already, these.
@@ -146,8 +147,16 @@ class Counted:
         tables = [np.array(table, dtype=np.float64).reshape(len(rows), -1) for table in (rows, counts, hyper)]
         self._hyper.set_aside(tables[2])
         sent = self._numbers.send(np.concatenate([table.ravel() for table in tables]))
+        if self._last is None:
+            self._load(sent, tables)
         self._last = (sent, tables)
         return sent  # which begins with the scalars
+
+    def _load(self, sent: Tensor, tables: list[NDArray[np.float64]]) -> None:
+        """Have the kernel loaded with which the device counts: a graph cannot capture that, only launches."""
+        counts, hyper = _after_scalars(sent, tables)
+        memory = {"hyper": hyper, "counts": counts, "out": sent, "verdict": left_out(self._device)}
+        self._kernel.launch("scalars", 1, memory)
 
     def _must_count(self, batch: Batch) -> bool:
         """Whether the device has to count this step."""
@@ -182,15 +191,20 @@ class Counted:
         """Let the device count on from what was sent to it last, and the states say what it has counted."""
         assert self._last is not None
         sent, tables = self._last
-        before, until = tables[0].size, tables[0].size + tables[1].size
-        counts = sent[before:until].view(tables[1].shape)
-        hyper = sent[until:].view(tables[2].shape)
+        counts, hyper = _after_scalars(sent, tables)
         self._hyper.adopt(tables[2], hyper)
         self._scalars = torch.empty(tables[0].shape, dtype=torch.float64, device=self._device)
         for row, members in enumerate(self._members):
             batch.keep(members, {name: counts[row, place] for place, name in enumerate(self._kernel.counts)})
         batch.counted_on_device = True
         return counts
+
+
+def _after_scalars(sent: Tensor, tables: list[NDArray[np.float64]]) -> tuple[Tensor, Tensor]:
+    """The counts and the hyper-parameters, which are sent behind the scalars."""
+    first, second, third = (table.shape for table in tables)
+    until = math.prod(first) + math.prod(second)
+    return sent[math.prod(first) : until].view(second), sent[until:].view(third)
 
 
 def _value(group: Any, symbol: str, gradient_factor: float) -> Any:

@@ -64,7 +64,10 @@ def scalars(program: Program) -> str:
         _store("counts", len(counts), 0, "s0"),
         *(_store("counts", len(counts), counts.index(slot), maths.text(e)) for slot, e in program.scalar_slots),
     ]
-    return "\n".join(["@triton.jit", "def scalars(hyper, counts, verdict, out):", *indented(lines)])
+    arguments = ["hyper", "counts", "verdict", "out"]
+    # Compiled once, wherever in memory its tables begin: what a graph captures is to be loaded before.
+    decorator = f"@triton.jit(do_not_specialize_on_alignment={arguments})"
+    return "\n".join([decorator, f"def scalars({', '.join(arguments)}):", *indented(lines)])
 
 
 def _store(memory: str, width: int, place: int, text: str) -> str:

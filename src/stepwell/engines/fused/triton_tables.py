@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,14 @@ class Table:
 
 def neutral(device: torch.device) -> Tensor:
     """The verdict on gradients that are taken as they are."""
-    if device not in _NEUTRAL:
-        _NEUTRAL[device] = torch.from_numpy(np.array([1.0, 0.0, 0.0, 0.0])).to(device)
-    return _NEUTRAL[device]
+    return _verdict(device, 1.0, 0.0)
 
 
-_NEUTRAL: dict[torch.device, Tensor] = {}
+def left_out(device: torch.device) -> Tensor:
+    """The verdict that leaves a step out."""
+    return _verdict(device, 1.0, 1.0)
+
+
+@functools.cache
+def _verdict(device: torch.device, factor: float, leaves_out: float) -> Tensor:
+    return torch.from_numpy(np.array([factor, leaves_out, 0.0, 0.0])).to(device)
