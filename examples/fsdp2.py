@@ -45,7 +45,7 @@ def main(steps: int = 60) -> float:
 if __name__ == "__main__":
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # NCCL wants a GPU for each rank
         torch.set_default_device("cuda")
     found = main()
     if dist.get_rank() == 0:

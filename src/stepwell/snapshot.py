@@ -42,7 +42,7 @@ class Snapshot:
         self._state = {p: {name: _kept(value) for name, value in state.items()} for p, state in self._states().items()}
         self._notes = {name: getattr(self.optimizer, name, None) for name in ("skipped", "gradient_norm")}
         self._random = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         self._outermost = not is_open(self.optimizer)
         _OPEN.add(id(self.optimizer))
         return self

@@ -13,6 +13,7 @@ import torch
 from stepwell.checkpoint import generators
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.plain import decode, encode
+from stepwell.snapshot import Snapshot
 
 
 def draw() -> Any:
@@ -77,7 +78,13 @@ class Module:
         return len(self.held)
 
     def get_rng_state(self, index: int) -> torch.Tensor:
+        self.start()
         return self.held[index]
+
+    def start(self) -> None:
+        """A device seeds itself with what `torch.manual_seed` has put off, after what was set before."""
+        if not self.started:
+            self.started, self.held = True, [torch.full((4,), 77, dtype=torch.uint8)] * len(self.held)
 
     def set_rng_state(self, state: torch.Tensor, index: int) -> None:
         self.held[index] = state
@@ -97,3 +104,31 @@ def test_those_of_an_accelerator_in_use(monkeypatch: pytest.MonkeyPatch) -> None
     assert generators.restore(saved) == ["the random generators of 3 cuda devices have no counterpart here"]
     monkeypatch.setattr(generators, "_accelerator", lambda: ("cuda", Module(2, started=False)))
     assert "accelerator" not in generators.states()
+
+
+def test_those_of_an_accelerator_that_is_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generators, "_accelerator", lambda: ("cuda", Module(2)))
+    saved = generators.states()
+    later = Module(2, started=False)
+    monkeypatch.setattr(generators, "_accelerator", lambda: ("cuda", later))
+    generators.restore(saved)
+    later.start()
+    assert [state.tolist() for state in later.held] == [[0] * 4, [1] * 4]
+
+
+def test_no_driver_is_started_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is forked off later could not use it."""
+
+    def asked() -> None:
+        raise AssertionError("that may start a driver")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", asked)
+    monkeypatch.setattr(torch.accelerator, "device_count", asked)
+    monkeypatch.setattr(torch.cuda, "is_available", asked)
+    monkeypatch.setattr(torch.cuda, "device_count", asked)
+    before = generators.states()
+    generators.check(before)
+    assert generators.restore(before) == []
+    with Snapshot(torch.optim.SGD([torch.zeros(2, requires_grad=True)])):
+        torch.rand(1)
+    assert generators.states() == before

@@ -119,11 +119,11 @@ def test_ctrl_c_writes_the_report_of_what_there_is(here, stepwell):
     assert code == 130
     assert written(here / "o") == ["report.html", "results.json", "unfinished"]
     found = Comparison.from_json((here / "o" / "results.json").read_text())
-    # Two batches of preparation, then turns of one step: the twelfth batch is Lion's or AdamW's fifth.
-    assert [run.steps for run in found.runs] == [5, 4]
+    # Four batches of preparation, then turns of one step: the twelfth batch is Lion's fourth.
+    assert [run.steps for run in found.runs] == [4, 3]
     assert found.interrupted
-    assert "Interrupted after 4 to 5 of 6 steps" in out
-    assert "Interrupted after 4 to 5 of 6 steps" in (here / "o" / "report.html").read_text()
+    assert "Interrupted after 3 to 4 of 6 steps" in out
+    assert "Interrupted after 3 to 4 of 6 steps" in (here / "o" / "report.html").read_text()
 
 
 def test_ctrl_c_before_the_first_step_writes_nothing(here, stepwell):

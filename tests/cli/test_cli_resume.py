@@ -98,12 +98,12 @@ def test_only_what_is_missing_is_trained(here, killed, stepwell):
     options = ("--recipes", "adamw,lion", "--steps", "12", "--out", "o")
     kill(here, "--task", "killed:late", *options)
     unfinished = here / "o" / "unfinished"
-    # Two batches of preparation, then turns of one step: the 21st batch is AdamW's tenth.
+    # Four batches of preparation, then turns of one step: the 21st batch is AdamW's ninth.
     for name in ("adamw", "lion"):
         (manifest,) = (unfinished / name).glob("*/checkpoint.json")
-        assert json.loads(manifest.read_text())["step"] == 9
+        assert json.loads(manifest.read_text())["step"] == 8
     assert stepwell("compare", "--task", "killed:whole", *options, "--resume")[0] == 0
-    assert sys.modules["killed"].SEEN == [0, 0, 9, 9, 10, 10, 11, 11]
+    assert sys.modules["killed"].SEEN == [0, 1, 0, 1, 8, 8, 9, 9, 10, 10, 11, 11]
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from stepwell.compare.contestants import choose
-from stepwell.compare.experiment import compare, evaluation_steps
+from stepwell.compare.experiment import compare, evaluation_steps, gpus
 from stepwell.compare.task import Task
 
 SETTINGS = {
@@ -69,7 +71,7 @@ def test_an_interrupt_keeps_what_was_measured():
 
     def batch(step):
         calls.append(step)
-        if len(calls) == 2 + 30:  # two steps of preparation, then turns of two steps: AdamW's 16th
+        if len(calls) == 4 + 30:  # four steps of preparation, then turns of two steps: AdamW's 16th
             raise KeyboardInterrupt
         return torch.randn(8, 4)
 
@@ -105,3 +107,10 @@ def test_each_step_and_evaluation_is_watched():
         *(("adamw", 2, evaluations) for evaluations in (1, 2)),
         *(("lion", 2, evaluations) for evaluations in (1, 2)),
     ]
+
+
+def test_a_comparison_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    places: Any = [SimpleNamespace(device=torch.device(name)) for name in ("cuda:1", "cpu", "cuda:0", "cuda:1")]
+    assert gpus(places) == {"GPU": "GPU 0, GPU 1"}
+    assert gpus([torch.zeros(2)]) == {}

@@ -16,6 +16,7 @@ from engines.test_triton import all_of, pytestmark  # noqa: F401 - these are run
 from engines.triton_graph import Graph
 from stepwell import Optimizer
 from stepwell.rules import SOAP, AdaMuon, AdamW, Dion, Muon, NorMuon, Rule, Scion
+from stepwell.snapshot import Snapshot
 
 of_matrices = pytest.mark.parametrize(
     "rule",
@@ -160,3 +161,23 @@ def test_the_norm_of_matrices_however_their_gradients_lie(lies: str, beside: boo
         expected = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
         assert optimizer.gradient_norm == pytest.approx(expected, rel=1e-6)
     assert isinstance(optimizer._gradient_norm, Tensor)  # the host has not waited
+
+
+@pytest.mark.parametrize("rule", [AdamW(lr=0.05), Muon(lr=0.05)], ids=lambda rule: type(rule).__name__)
+def test_what_a_snapshot_takes_back_the_device_has_not_counted(rule: Rule) -> None:
+    """Within it the device begins to count; afterwards the states hold the host's numbers again."""
+
+    def made() -> tuple[Optimizer, list[Tensor]]:
+        parameters = [parameter((6, 4)), parameter((4, 3), seed=1)]
+        return Optimizer(parameters, rule, engine="fused", on_nonfinite="skip"), parameters
+
+    (ours, found), (plain, expected) = made(), made()
+    for optimizer, parameters in ((ours, found), (plain, expected)):
+        train(optimizer, parameters, last=1)
+    with Snapshot(ours):
+        train(ours, found, first=2, last=4)
+        assert isinstance(ours.state[found[0]]["step"], Tensor)
+    for optimizer, parameters in ((ours, found), (plain, expected)):
+        train(optimizer, parameters, first=2, last=4)
+    assert_same_bits([p.detach() for p in found], [p.detach() for p in expected])
+    assert [float(ours.state[p]["step"]) for p in found] == [4.0, 4.0]

@@ -15,6 +15,7 @@ from torch.distributed.tensor import Partial, Shard, distribute_tensor
 
 import stepwell
 from stepwell import rules
+from stepwell.layout.slots import state_mesh
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +106,12 @@ def test_state_cannot_be_shared_without_ranks() -> None:
         stepwell.AdamW([nn.Parameter(torch.ones(2))], shard_state=True)
     assert str(caught.value) == ("shard_state needs ranks: call torch.distributed.init_process_group() first")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # for the fixture to end
+
+
+@pytest.mark.parametrize(("backends", "kind"), [("cpu:gloo,cuda:gloo", "cpu"), ("cuda:nccl", "cuda")])
+def test_all_ranks_share_state_where_they_talk(backends: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a backend asked for, torch takes the accelerator's and calls it undefined."""
+    monkeypatch.setattr(dist, "get_backend", lambda: "undefined")
+    monkeypatch.setattr(dist, "get_backend_config", lambda: backends)
+    monkeypatch.setattr("torch.distributed.device_mesh.init_device_mesh", lambda *asked: asked)
+    assert state_mesh(True) == (kind, (1,))

@@ -32,11 +32,9 @@ def check(saved: Any) -> None:
         random.Random().setstate(_of_python(saved))
         np.random.RandomState(0).set_state(_of_numpy(saved))
         torch.Generator().set_state(_tensor(saved["torch"]))
-        device, module = _accelerator()
         kind, per_device = saved.get("accelerator", (None, []))
-        if module is not None and kind == device:
-            for index, state in enumerate(per_device[: module.device_count()]):
-                torch.Generator(f"{device}:{index}").set_state(_tensor(state))
+        for index, state in enumerate(per_device[: _devices(kind)]):
+            torch.Generator(f"{kind}:{index}").set_state(_tensor(state))
     except Exception as error:  # each package has errors of its own for a state that is none
         raise CheckpointError(f"its states of random generators cannot be used: {error}") from error
 
@@ -46,18 +44,28 @@ def restore(saved: Any) -> list[str]:
     random.setstate(_of_python(saved))
     np.random.set_state(_of_numpy(saved))
     torch.set_rng_state(_tensor(saved["torch"]))
-    device, module = _accelerator()
     kind, per_device = saved.get("accelerator", (None, []))
-    here = module.device_count() if module is not None and kind == device else 0
+    here = _devices(kind)
     for index, state in enumerate(per_device[:here]):
+        _, module = _accelerator()
+        module.get_rng_state(index)  # starts the device, which then seeds itself: later it would do so over this state
         module.set_rng_state(_tensor(state), index)
     left = len(per_device) - here
     return [f"the random generators of {left} {kind} device{'s' * (left > 1)} have no counterpart here"] * (left > 0)
 
 
+def _devices(kind: str | None) -> int:
+    """How many accelerators of this kind there are."""
+    device, module = _accelerator()
+    return module.device_count() if module is not None and kind == device else 0
+
+
 def _accelerator() -> tuple[str, Any]:
-    """The name and the torch module of the accelerator whose generators can be reached; None where there is none."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    """The name and the torch module of the accelerator whose generators can be reached; None where torch knows of none.
+
+    Whether one is there is not asked: that may start its driver, and no process that was forked off could use it.
+    """
+    found = torch.accelerator.current_accelerator()
     module = None if found is None else torch.get_device_module(found.type)
     known = module is not None and all(hasattr(module, name) for name in ("get_rng_state", "is_initialized"))
     return ("", None) if found is None or not known else (found.type, module)

@@ -16,7 +16,7 @@ HELP = "\n\n".join(
         "the [bold]same number of tries[/bold]. The result is one [bold]report.html[/bold] that opens offline, and its "
         "numbers in [bold]results.json[/bold]. Ctrl-C writes the report of what there is, and --resume goes on.",
         "Without --task, a byte-level GPT of a million weights learns the Python source of your standard library; that "
-        "takes about three minutes on two cores.",
+        "takes about three minutes on two cores. It runs on the CPU; a task of your own runs where its model lies.",
         "[bold]Recipes[/bold]\n"
         "  adamw          AdamW, cosine schedule\n"
         "  lion           Lion, cosine schedule\n"

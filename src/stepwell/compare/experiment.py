@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import stepwell
 from stepwell.compare.contestants import Contestant, Settings
@@ -59,9 +60,11 @@ def compare(
     comparison = conditions(task, contestants, steps=steps, seed=seed, sweep=sweep or {})
     try:
         weights = {name: value.clone() for name, value in make_model(task, seed).state_dict().items()}
+        comparison.versions |= gpus(weights.values())
         for each in contestants:
-            # The first step of a recipe may compile a kernel, once per machine. That is no part of training.
-            Run(task, each, settings[each.name], steps=steps, seed=seed).advance(1)
+            # The first steps of a recipe may compile kernels, once per machine: on a GPU what clips is compiled at the
+            # second. That is no part of training.
+            Run(task, each, settings[each.name], steps=steps, seed=seed).advance(min(2, steps))
         runs = [Run(task, each, settings[each.name], steps=steps, seed=seed, weights=weights) for each in contestants]
         for run in runs:
             if unfinished is not None:
@@ -104,6 +107,12 @@ def evaluation_steps(steps: int, points: int = EVALUATIONS) -> list[int]:
     """The steps after which runs are evaluated: about as many as `points`, evenly spaced, the last included."""
     count = min(points, steps)
     return sorted({round(steps * (turn + 1) / count) for turn in range(count)})
+
+
+def gpus(tensors: Iterable[Tensor]) -> dict[str, str]:
+    """The GPUs that hold these tensors, by name; empty where none does."""
+    names = sorted({torch.cuda.get_device_name(tensor.device) for tensor in tensors if tensor.device.type == "cuda"})
+    return {"GPU": ", ".join(names)} if names else {}
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,6 +72,7 @@ class Batch:
         self.may_skip = False
         self.observed = False
         self.counted_on_device = False
+        self._counted: list[Any] = []
         self.asked: set[str] | None = None
         self.layouts: list[Layout] = []
         self._groups = groups
@@ -125,7 +126,18 @@ class Batch:
         before = {step: torch.full((), step - 1, dtype=torch.float64, device=device) for step in steps}
         for state in self.states:
             state["step"] = before[state["step"]]
+        self.counts_there()
+
+    def counts_there(self) -> None:
+        """From now on the steps and scalar slots, as they stand in the states, are the device's to count on."""
         self.counted_on_device = True
+        self._counted = list(map(_step_of, self.states))
+
+    @property
+    def still_counts(self) -> bool:
+        """Whether what the device counts on, where it does, is what stands in the states: others may put back what
+        stood there before, or count on the host."""
+        return not self.counted_on_device or all(map(is_, map(_step_of, self.states), self._counted))
 
     @property
     def reads_device(self) -> bool:

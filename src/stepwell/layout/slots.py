@@ -37,7 +37,7 @@ def state_mesh(asked: bool | DeviceMesh) -> DeviceMesh | None:
         return asked
     if asked is not True:
         raise TypeError(f"shard_state must be True, False or a DeviceMesh, got {asked!r}")
-    kind = "cuda" if "nccl" in torch.distributed.get_backend() else "cpu"
+    kind = "cuda" if "nccl" in torch.distributed.get_backend_config() else "cpu"
     return init_device_mesh(kind, (torch.distributed.get_world_size(),))
 
 
