@@ -62,7 +62,7 @@ class Bucket:
             all(all(map(is_, self._column(name), known)) for name, known in self._stored.items())
             and (self._look() == self._looks if self._in_view else self._stay())
             and list(map(_bytes_of, self._pick(all_gradients))) == self._bytes
-            and self.batch.still_counts
+            and self.batch.counts_stand
         )
 
     def _stay(self) -> bool:

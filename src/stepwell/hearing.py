@@ -21,7 +21,7 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
         optimizer: any, also one inside a wrapper that has no hooks of its own, as Accelerate's has none.
         before: called before each step.
         taken: called after each step that was taken: not after one that a GradScaler or `on_nonfinite="skip"` left
-            out, nor after one that a `Snapshot` will take back.
+            out, nor after one that a `Snapshot` will take back, nor after one that goes into a CUDA graph.
 
     Raises TypeError where `taken` is wanted of an optimizer that has no hooks, inside or out.
     """
@@ -59,6 +59,8 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
 
 def _is_captured(optimizer: Optimizer) -> bool:
     """Whether its step goes into a CUDA graph."""
+    if torch.compiler.is_compiling():  # which no capture is, and whose tracer cannot ask
+        return False
     first = next((p for group in optimizer.param_groups for p in group["params"]), None)
     return first is not None and capturing(first.device)
 

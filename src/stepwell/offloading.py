@@ -249,6 +249,11 @@ class Offloaded(Optimizer):
 
     def _bring(self, parameters: list[Tensor], *, gradients: bool = True) -> Callable[[], None]:
         """Begin to copy weights, and gradients, to their twins; what is returned waits for it."""
+        if any(map(capturing, {p.device for p in parameters})):
+            raise RuntimeError(
+                "a CUDA graph cannot capture what is done with offloaded state, as the host does it; do it outside the "
+                "graph"
+            )
         pairs: defaultdict[torch.device, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for p in parameters:
             twin = self._twin(p)
@@ -257,10 +262,6 @@ class Offloaded(Optimizer):
                 twin.grad = self._room_for_gradient(p, p.grad)
                 if twin.grad.layout is torch.strided:
                     pairs[p.device].append((twin.grad, p.grad))
-        if any(map(capturing, pairs)):
-            raise RuntimeError(
-                "a CUDA graph cannot capture a step of offloaded state, which the host takes; take it outside the graph"
-            )
         waits = [self._buses[device].fetch(of_it) for device, of_it in pairs.items()]
 
         def arrived() -> None:

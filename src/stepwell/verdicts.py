@@ -75,9 +75,9 @@ class Verdicts:
         if buckets is not self._buckets:
             if capturing(buckets[0].parameters[0].device):
                 raise RuntimeError(
-                    "a CUDA graph can capture a step that clips, or may be left out, like one that was taken before, "
-                    "and of the first the host decides: call optimizer.step() twice, with the same gradients, before "
-                    "the capture"
+                    "a CUDA graph can capture a step that clips, unscales, or may be left out, from the third on: the "
+                    "host decides about the first, the device from the second on; call optimizer.step() twice, with "
+                    "the same gradients, before the capture"
                 )
             self._skipped = self.skipped
             self._buckets, self._judge = buckets, None

@@ -122,6 +122,7 @@ def test_no_driver_is_started_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     def asked() -> None:
         raise AssertionError("that may start a driver")
 
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)  # whatever tests before this one have done
     monkeypatch.setattr(torch.accelerator, "is_available", asked)
     monkeypatch.setattr(torch.accelerator, "device_count", asked)
     monkeypatch.setattr(torch.cuda, "is_available", asked)

@@ -72,7 +72,7 @@ class Batch:
         self.may_skip = False
         self.observed = False
         self.counted_on_device = False
-        self._counted: list[Any] = []
+        self._steps_there: list[Any] = []
         self.asked: set[str] | None = None
         self.layouts: list[Layout] = []
         self._groups = groups
@@ -126,18 +126,18 @@ class Batch:
         before = {step: torch.full((), step - 1, dtype=torch.float64, device=device) for step in steps}
         for state in self.states:
             state["step"] = before[state["step"]]
-        self.counts_there()
+        self.leave_counting()
 
-    def counts_there(self) -> None:
-        """From now on the steps and scalar slots, as they stand in the states, are the device's to count on."""
+    def leave_counting(self) -> None:
+        """From now on the device counts on, in the places that stand in the states."""
         self.counted_on_device = True
-        self._counted = list(map(_step_of, self.states))
+        self._steps_there = list(map(_step_of, self.states))
 
     @property
-    def still_counts(self) -> bool:
-        """Whether what the device counts on, where it does, is what stands in the states: others may put back what
-        stood there before, or count on the host."""
-        return not self.counted_on_device or all(map(is_, map(_step_of, self.states), self._counted))
+    def counts_stand(self) -> bool:
+        """Whether the places in which the device counts, where it does, still stand in the states: others may have put
+        back what stood there before, or counted on the host. Whoever changes a step changes scalar slots with it."""
+        return not self.counted_on_device or all(map(is_, map(_step_of, self.states), self._steps_there))
 
     @property
     def reads_device(self) -> bool:

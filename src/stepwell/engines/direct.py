@@ -114,8 +114,12 @@ class Direct(ABC):
         if "squares" not in batch.prepared:
             batch.prepared["squares"] = seen.new_zeros(len(batch.weights), len(numbers))
         squares = batch.prepared["squares"]
-        for index, of_one in zip(part, seen, strict=True):  # a list of places would be sent to the device
-            squares[index].copy_(batch.unless_left_out(of_one, squares[index]))
+        # A list of places would be sent to the device. As a rule they follow each other.
+        in_a_row = part == list(range(part[0], part[0] + len(part)))
+        runs = [(part[0], seen)] if in_a_row else [(index, seen[row : row + 1]) for row, index in enumerate(part)]
+        for first, rows in runs:
+            places = squares[first : first + len(rows)]
+            places.copy_(batch.unless_left_out(rows, places))
         add_up_units(batch, part)
 
     def _numbers(self, part: list[int], batch: Batch, scalars: Mapping[str, float]) -> tuple[Any, Any, Any]:

@@ -196,7 +196,7 @@ class Counted:
         self._scalars = torch.empty(tables[0].shape, dtype=torch.float64, device=self._device)
         for row, members in enumerate(self._members):
             batch.keep(members, {name: counts[row, place] for place, name in enumerate(self._kernel.counts)})
-        batch.counts_there()
+        batch.leave_counting()
         return counts
 
 
