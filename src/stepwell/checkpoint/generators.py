@@ -45,9 +45,8 @@ def restore(saved: Any) -> list[str]:
     np.random.set_state(_of_numpy(saved))
     torch.set_rng_state(_tensor(saved["torch"]))
     kind, per_device = saved.get("accelerator", (None, []))
-    here = _devices(kind)
+    here, (_, module) = _devices(kind), _accelerator()
     for index, state in enumerate(per_device[:here]):
-        _, module = _accelerator()
         module.get_rng_state(index)  # starts the device, which then seeds itself: later it would do so over this state
         module.set_rng_state(_tensor(state), index)
     left = len(per_device) - here
