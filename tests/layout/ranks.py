@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 import warnings
@@ -54,3 +55,5 @@ def _run(
         dist.barrier()
     finally:
         dist.destroy_process_group()
+    # FSDP keeps threads of gloo, which abort where they let go of a tensor as Python ends (pytorch issue 190489).
+    os._exit(0)

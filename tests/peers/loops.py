@@ -175,6 +175,8 @@ if __name__ == "__main__":
     name, settings, folder = sys.argv[1:]
     taken = [LOOPS[name](Setting(**setting)) for setting in json.loads(settings)]
     (Path(folder) / f"process-{os.environ['RANK']}.json").write_text(json.dumps(taken))
-    if torch.distributed.is_initialized():  # gloo's threads must end before the interpreter does, or it may abort
+    if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    # A thread of gloo's that lets go of a tensor as Python ends aborts the process (pytorch issue 190489).
+    os._exit(0)
