@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -253,6 +254,50 @@ def test_only_observed_steps_tell(engine: str) -> None:
     optimizer.step()
     optimizer.observe()
     assert (optimizer.telemetry(), optimizer.units()) == ({}, {})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_now_and_then_observed(engine: str) -> None:
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.ones(3, 40)) for _ in range(3)]
+    optimizers = [stepwell.Adam([("w", weight)], engine=engine) for weight in weights]
+    optimizers[1].observe()
+    for step in range(7):
+        optimizers[2].observe(step % 3 == 0)
+        gradient = torch.randn(3, 40)
+        for optimizer, weight in zip(optimizers, weights, strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+        if step % 3 == 0:
+            assert optimizers[2].telemetry() == optimizers[1].telemetry()
+            assert optimizers[2].units() == optimizers[1].units()
+    never, always, now_and_then = weights
+    assert torch.equal(never, always)
+    assert torch.equal(never, now_and_then)
+
+
+def test_what_observed_steps_need_is_kept_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 40))
+    optimizer = stepwell.AdamW([("w", weight)])
+
+    def step(observed: bool) -> weakref.ref[torch.Tensor]:
+        optimizer.observe(observed)
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        return weakref.ref(weight.grad)
+
+    step(True)
+    gradient = step(False)
+    monkeypatch.setattr("stepwell.batching.prepare", None)
+    step(True)
+    assert gradient() is None
+    step(False)
+    step(True)
+    monkeypatch.undo()
+    optimizer.add_param_group({"params": [("b", torch.nn.Parameter(torch.ones(2)))]})
+    monkeypatch.setattr("stepwell.batching.prepare", None)
+    with pytest.raises(TypeError):
+        step(False)  # what was kept for it does not fit any more
 
 
 def test_units_ask_to_be_observed() -> None:

@@ -60,6 +60,8 @@ class Buckets:
         self.observed = False
         self._made_for: Any = None
         self.latest: list[Bucket] = []
+        # Those of observed steps while others are taken, and the other way round; each with what they were made for.
+        self._resting: dict[bool, tuple[Any, list[Bucket]]] = {}
 
     def layout_of(self, parameter: Tensor) -> Layout | None:
         """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
@@ -68,12 +70,17 @@ class Buckets:
     def forget(self) -> None:
         """Make the buckets anew at the next step."""
         self._made_for = None
+        self._resting = {}
 
     def observe(self, observed: bool) -> None:
         """From the next step on, let updates add up the squares of what they see, or no longer."""
-        if observed != self.observed:
-            self.observed = observed
-            self.forget()
+        if observed == self.observed:
+            return
+        if self._made_for is not None:
+            self._resting[self.observed] = self._made_for, self.latest
+        for bucket in self.latest:
+            bucket.batch.gradients = bucket.batch.weights  # it holds on to none
+        self.observed, self._made_for = observed, None
 
     def agree(self, groups: list[dict[str, Any]], name_of: Callable[[Tensor], str], found: Tensor | None) -> Any:
         """Make sure that the same parameters have a gradient on all ranks, in one small message a step for each mesh.
@@ -135,6 +142,8 @@ class Buckets:
         """
         gradients = _gradients_of(groups, among)
         present = [gradient is not None for gradient in gradients]
+        if self._made_for is None and self.observed in self._resting:
+            self._made_for, self.latest = self._resting.pop(self.observed)
         if not self._hold(groups, state, gradients, present):
             has_one = iter(present)
             members = [[p for p in group["params"] if next(has_one)] for group in groups]
