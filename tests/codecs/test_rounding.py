@@ -162,3 +162,20 @@ def test_beside_an_overwritten_weight_a_remainder_is_less_than_a_rounding() -> N
     parts = stored(Compensated(), torch.tensor([1000.3]))
     parts[0][0] = 0.5
     assert Compensated().load(parts, (1,)).bfloat16().item() == 0.5
+
+
+@pytest.mark.parametrize("overwritten", [0.0, -0.0, math.inf, -math.inf])
+@pytest.mark.parametrize("number", [1000.3, 1000.7, -0.30003, 3e-38])
+def test_beside_a_weight_put_to_zero_or_infinity_no_remainder_makes_nan(overwritten: float, number: float) -> None:
+    parts = stored(Compensated(), torch.tensor([number]))
+    parts[0][0] = overwritten
+    found = Compensated().load(parts, (1,))
+    assert found.bfloat16().item() == overwritten
+    assert not found.isnan().any()
+
+
+def test_what_rounds_to_infinity_comes_back_finite() -> None:
+    number = torch.tensor([3.4028e38, -3.4028e38, 1e-45, -1e-45])
+    parts = stored(Compensated(), number)
+    assert parts[0].isinf().tolist() == [True, True, False, False]
+    assert torch.equal(Compensated().load(parts, (4,)), number)

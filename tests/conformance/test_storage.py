@@ -275,6 +275,19 @@ def test_a_step_that_is_left_out_changes_no_bit_and_training_goes_on(case: Case,
 
 
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+@pytest.mark.parametrize("master", ["stochastic", "kahan", "compensated", "float32"])
+def test_weights_that_somebody_puts_to_zero_train_on(master: Any, engine: Any) -> None:
+    weight = parameter((64, 64), torch.bfloat16, 0)
+    optimizer = Optimizer([weight], rules.SGD(lr=2.0**-6), engine=engine, master=master)
+    for gradient in (parameter((64, 64), torch.bfloat16, 1).detach(), *[-torch.ones_like(weight)] * 4):
+        weight.grad = gradient
+        optimizer.step()
+        if gradient[0, 0] != -1:
+            weight.detach().zero_()
+    assert (weight == 4 * 2.0**-6).all()
+
+
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
 def test_every_engine_rounds_weights_without_bias(engine: Any, set_threads: Callable[[int], None]) -> None:
     # From 1 a quarter of the way to its neighbour 1 + 2⁻⁷: it arrives there with probability 1/4. Of n = 2¹⁸ the share
     # has the deviation √(3/16/n) = 0.00085. Five of them, by chance exceeded once in 1.7 million.

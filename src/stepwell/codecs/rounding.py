@@ -17,6 +17,8 @@ from stepwell.codecs.codec import Codec, Plain
 from stepwell.rules.rule import Shape
 
 _SIXTEEN_BITS = 0xFFFF
+# The bits of infinity in bfloat16.
+_INFINITY = 0x7F80
 # The part of a number that lies within half a unit in the last of bfloat16's 8 places.
 _HALF_A_PLACE = 2.0**-8
 
@@ -92,6 +94,9 @@ class Compensated(Codec):
 
     The bfloat16 is the float32 rounded to nearest (from half way, away from zero), the remainder what its bits, as a
     whole number, have to be added to. In 6 bytes it holds what a bfloat16 with a float32 beside it holds in 8.
+
+    Beside a weight that somebody has overwritten, the remainder moves it by less than a rounding: below 0 in size, and
+    beyond infinity, where none leads, it counts for nothing.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("", "remainder")
@@ -108,8 +113,11 @@ class Compensated(Codec):
         return ((shape, torch.bfloat16), (shape, torch.int16))
 
     def load(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
-        upper = parts[0].view(torch.int16).to(torch.int32) << 16
-        return (upper + parts[1].to(torch.int32)).view(torch.float32)
+        upper, remainder = (part.view(torch.int16).to(torch.int32) for part in parts)
+        size = upper & 0x7FFF
+        remainder = torch.where(size == 0, remainder.clamp(min=0), remainder)
+        remainder = torch.where(size == _INFINITY, remainder.clamp(max=0), remainder)
+        return ((upper << 16) + remainder).view(torch.float32)
 
     def store(self, number: Tensor, parts: Sequence[Tensor], noise: Tensor | None = None) -> None:
         bits = _bits(torch.where(number.isnan(), torch.nan, number.float()))

@@ -283,9 +283,10 @@ def kahan_error(number: Any) -> Any:
 
 @numba.njit(inline="always")
 def from_halves(bits: Any, remainder: Any) -> Any:
-    """float32 from its upper half, rounded, and a signed remainder."""
-    below = np.uint32(np.int32(np.int16(remainder)))
-    return number_of_bits(np.uint32(np.uint32(np.uint32(bits) << np.uint32(16)) + below))
+    """float32 from its upper half, rounded, and a signed remainder that leads neither below 0 nor beyond infinity."""
+    size, below = np.uint32(bits) & np.uint32(0x7FFF), np.int32(np.int16(remainder))
+    below = np.int32(0) if (size == 0 and below < 0) or (size == 0x7F80 and below > 0) else below
+    return number_of_bits(np.uint32(np.uint32(np.uint32(bits) << np.uint32(16)) + np.uint32(below)))
 
 
 @numba.njit(inline="always")

@@ -76,9 +76,10 @@ def kahan_error(number):
 
 @triton.jit
 def from_halves(bits, remainder):
-    """float32 from its upper half, rounded, and a signed remainder."""
-    below = remainder.to(tl.int16, bitcast=True).to(tl.int32).to(tl.uint32, bitcast=True)
-    return ((bits.to(tl.uint32) << 16) + below).to(tl.float32, bitcast=True)
+    """float32 from its upper half, rounded, and a signed remainder that leads neither below 0 nor beyond infinity."""
+    size, below = bits.to(tl.uint32) & 0x7FFF, remainder.to(tl.int16, bitcast=True).to(tl.int32)
+    below = tl.where(((size == 0) & (below < 0)) | ((size == 0x7F80) & (below > 0)), 0, below)
+    return ((bits.to(tl.uint32) << 16) + below.to(tl.uint32, bitcast=True)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
