@@ -14,7 +14,7 @@ from torch import Tensor
 import stepwell
 from rules.walking import quartic
 from stepwell import Optimizer, Rule, agc, cautious, clip_value, ema, grokfast, lookahead, sam, schedule_free
-from stepwell.rules import SGD, SOAP, Adam, AdamW, Lion, Muon, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
+from stepwell.rules import SGD, SOAP, Adam, AdamW, Lion, Muon, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD, Scion
 from stepwell.rules.registry import rule_class
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
@@ -149,6 +149,7 @@ def test_around_a_rule_that_another_serves_for_vectors() -> None:
         (ema, ema(SGD()), "it keeps an average of its own"),
         (clip_value, Prodigy(), "it measures the gradients of all parameters before they are clipped"),
         (agc, Prodigy(), "it measures the gradients of all parameters before they are clipped"),
+        (grokfast, Prodigy(), "it measures all gradients before they are amplified"),
         (grokfast, grokfast(SGD()), "both have a hyper-parameter called 'grok_alpha'"),
     ],
 )
@@ -201,3 +202,32 @@ def test_values_that_are_refused(call: Any, error: type[Exception], message: str
 def test_wrappers_are_in_the_package() -> None:
     for word, wrapper in WRAPPERS.items():
         assert getattr(stepwell, word) is wrapper
+
+
+@pytest.mark.parametrize(
+    ("rule", "for_a_vector"),
+    [
+        (lookahead(clip_value(Scion())), "lookahead(clip_value(ScionOfVectors))"),
+        (sam(clip_value(lookahead(SOAP()))), "sam(clip_value(lookahead(Adam)))"),
+        (clip_value(ema(Muon())), "clip_value(ema(Muon))"),
+        (ema(SGD()), "ema(SGD)"),
+    ],
+)
+def test_wrappers_stay_around_what_fits_the_shape(rule: Rule, for_a_vector: str) -> None:
+    shape = (3, 3) if "Muon" in for_a_vector else (3,)
+    fitted = rule.fit(shape)
+    assert type(fitted).__name__ == for_a_vector
+    assert fitted.fit(shape) is fitted
+    named = {name: value for name, value in rule.values().items() if name in fitted.values()}
+    assert {"value_limit", "sync_period", "ema_decay", "rho"} & named.keys()
+    assert named.items() <= fitted.values().items()
+
+
+def test_an_inner_wrapper_works_on_vectors_too() -> None:
+    v = torch.nn.Parameter(torch.zeros(3))
+    optimizer = Optimizer([v], ema(clip_value(SOAP(lr=1.0), limit=0.5)))
+    v.grad = torch.tensor([3.0, -2.0, 0.25])
+    optimizer.step()
+    assert optimizer.state[v]["exp_avg"].tolist() == pytest.approx([0.05 * 0.5, 0.05 * -0.5, 0.05 * 0.25])
+    with optimizer.averaged():
+        assert not torch.equal(v, torch.zeros(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rules.walking import Walk
 from stepwell import Optimizer, Rule, agc, cautious, clip_value, ema, grokfast, lookahead, schedule_free
-from stepwell.rules import SGD, AdamW, Lion, ScheduleFreeAdamW, ScheduleFreeSGD
+from stepwell.rules import LARS, SGD, Adagrad, AdamW, Lion, Rprop, ScheduleFreeAdamW, ScheduleFreeSGD
 
 approx = pytest.approx
 ENGINES = pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
@@ -272,3 +273,19 @@ def test_the_average_around_lion_is_the_average_of_its_fast_weights(engine: str)
         fast.append(optimizer.state[weights]["z"].clone())
         with optimizer.averaged():
             torch.testing.assert_close(weights.detach(), torch.stack(fast).mean(0))
+
+
+@pytest.mark.parametrize(
+    ("rule", "steps"),
+    [
+        # ‖θ‖/‖g‖·g is 1 in each of four equal elements, so the first step is η; then θ = 1 − η.
+        (LARS(lr=0.1, momentum=0.0, trust_coefficient=1.0), [0.1, 0.09]),
+        (Rprop(lr=0.01), [0.01, 0.012]),  # which agree, so that the second is 1.2 times the first
+        (Adagrad(lr=0.1, lr_decay=9.0), [0.1, 0.1 / 10 / 2**0.5]),
+    ],
+)
+def test_schedule_free_steps_are_the_rules_own(rule: Rule, steps: list[float]) -> None:
+    # With β near 0 the weights are z.
+    path = walk_tensors(schedule_free(rule, interpolation=1e-9), [torch.full((4,), 0.5, dtype=torch.float64)] * 2)
+    z = [1.0, *(float(weights[0]) for weights in path)]
+    assert [before - after for before, after in pairwise(z)] == approx(steps, rel=1e-6)

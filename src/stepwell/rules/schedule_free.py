@@ -32,13 +32,17 @@ class Interpolation(_Mixin):
         """γₜ, the learning rate of this step."""
         raise TypeError(f"{type(self).__name__} does not say what its rate is")
 
+    def weighing_rate(self, s: Any, h: Any) -> Any:
+        """What the average's weights are made of: γₜ, unless the rule's direction has the rate in it."""
+        return self.rate(s, h)
+
     def momentum_of(self, h: Any) -> Any:
         """β, the share of the average in the weights that are trained on."""
         raise TypeError(f"{type(self).__name__} does not say which hyper-parameter is its β")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta, rate = self.momentum_of(h), self.rate(s, h)
-        lr_max = maximum(s.lr_max, rate)
+        lr_max = maximum(s.lr_max, self.weighing_rate(s, h))
         weight = s.step**h.r * lr_max**h.weight_lr_power
         weight_sum = s.weight_sum + weight
         c = where(weight_sum > 0, weight / where(weight_sum > 0, weight_sum, 1.0), 0.0)
@@ -64,7 +68,11 @@ class WarmUp(_Mixin):
     """A linear warm-up: γₜ = γ·min(1, t / warmup_steps)."""
 
     def rate(self, s: Any, h: Any) -> Any:
-        return h.lr * where(s.step < h.warmup_steps, s.step / maximum(h.warmup_steps, 1.0), 1.0)
+        return h.lr * self.warmed_up(s, h)
+
+    def warmed_up(self, s: Any, h: Any) -> Any:
+        """The share of the rate that the warm-up has reached."""
+        return where(s.step < h.warmup_steps, s.step / maximum(h.warmup_steps, 1.0), 1.0)
 
 
 SHARED_SLOTS = (Slot("z", start="weights"), Slot("lr_max", scalar=True), Slot("weight_sum", scalar=True))

@@ -20,7 +20,9 @@ class Cautious(Wrapper):
 
         mₜ = 1[dₜ·gₜ > 0],   dₜ ← dₜ·mₜ / max(mean(mₜ), ξ)
 
-    The mean, over each parameter, keeps the step's size as elements are left out. Weight decay stays whole.
+    The mean, over each parameter, keeps the step's size as elements are left out. Weight decay stays whole, unless the
+    rule has it in its direction (`decay="inside"`, as LAMB, LARS, NovoGrad, Prodigy and StableAdamW do by default, and
+    Scion's pull into its ball): then it is masked with that.
 
     Args:
         least_share: ξ, the least mean that a step is divided by.
@@ -123,6 +125,10 @@ class Grokfast(Wrapper):
     grok_alpha: Fraction = 0.98
     grok_lambda: NonNegative = 2.0
 
+    @classmethod
+    def misfit(cls, rule: type[Rule]) -> str | None:
+        return None if rule.measure is Rule.measure else "it measures all gradients before they are amplified"
+
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         return (*super().slots, "slow_gradient")
@@ -172,6 +178,13 @@ class ScheduleFreeOf(WarmUp, Interpolation, Wrapper):
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         return (*super().slots, *SHARED_SLOTS)
+
+    def rate(self, s: Any, h: Any) -> Any:
+        # The rule's own: LARS and Rprop have the rate in their direction, and Adagrad's falls.
+        return super(Interpolation, self).rate(s, h) * self.warmed_up(s, h)
+
+    def weighing_rate(self, s: Any, h: Any) -> Any:
+        return h.lr * self.warmed_up(s, h)
 
     def momentum_of(self, h: Any) -> Any:
         return h.interpolation

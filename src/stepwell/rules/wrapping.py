@@ -39,15 +39,16 @@ class Wrapper(_Mixin):
         return None
 
     def fit(self, shape: Shape) -> Rule:
-        fitted = super().fit(shape)
-        if type(fitted) is type(self):
-            return fitted
-        mine = {name: getattr(self, name) for name in type(self).wrapper_fields}
-        wrapper = type(self).wrapper
-        return wrapped_class(wrapper, type(fitted))(**fitted.values(), **mine)
+        inner = self.inner(**{name: getattr(self, name) for name in self.inner.field_names()})
+        fitted = inner.fit(shape)
+        if fitted is inner:
+            return self
+        mine = {name: getattr(self, name) for name in self.wrapper_fields}
+        return wrapped_class(self.wrapper, type(fitted))(**fitted.values(), **mine)
 
     wrapper: ClassVar[type[Wrapper]]
     wrapper_fields: ClassVar[tuple[str, ...]]
+    inner: ClassVar[type[Rule]]
 
     def __reduce__(self) -> Any:
         return _again, (type(self).__name__, self.values())
@@ -93,6 +94,7 @@ def _make(wrapper: type[Wrapper], rule: type[Rule]) -> type[Rule]:
         "stackable": rule.stackable and not wrapper.reduces,
         "wrapper": wrapper,
         "wrapper_fields": tuple(own),
+        "inner": rule,
         **{name: getattr(wrapper, name) for name in own},
     }
     made = type(f"{wrapper.word}({rule.__name__})", (wrapper, rule), content, abstract=True)
