@@ -20,7 +20,7 @@ from averaged_training import (
     parameters_of,
     weights,
 )
-from stepwell import Optimizer, Rule
+from stepwell import Optimizer, Rule, ema
 from stepwell.rules import SGD, AdamW, Lion, ScheduleFreeSGD
 
 # In the context
@@ -187,3 +187,21 @@ def test_parameters_without_a_gradient_keep_their_weights(rule: Rule) -> None:
         assert not torch.equal(parameters[0], before[0])
         assert_bits(now(optimizer)[1:], before[1:])
     assert_bits(now(optimizer), before)
+
+
+@pytest.mark.parametrize("master", [None, "stochastic"])
+def test_an_average_in_more_bits_than_the_weights_is_not_rounded(master: Any) -> None:
+    found = []
+    for looks in (False, True):
+        weight = torch.nn.Parameter(torch.ones(64).bfloat16())
+        rule = ema(SGD(lr=1e-2), decay=0.999)
+        optimizer = Optimizer([weight], rule, state_dtype="float32", master=master)
+        for _ in range(20):
+            weight.grad = torch.full_like(weight, -1.0)
+            optimizer.step()
+            if looks:
+                with optimizer.averaged():
+                    assert weight[0] > 1
+        found.append(optimizer.state[weight]["ema"])
+    assert found[0].dtype == torch.float32
+    assert torch.equal(*found)

@@ -34,6 +34,13 @@ def has_average(rule: str) -> bool:
     return hasattr(rule_class(rule), "averaged")
 
 
+def changes_places(group: Mapping[str, Any]) -> tuple[str, ...]:
+    """The slots that hold the weights to train on while the parameters hold the average, and the average else."""
+    rule = rule_class(group["rule"]).of(group)
+    slots = namespace({slot.name: 0.0 for slot in rule.slot_list()})
+    return tuple(rule.exchange("averaged", 0.0, slots, namespace(rule.values()))[1])
+
+
 def fingerprint(parameters: list[Tensor]) -> list[list[float]]:
     """For each parameter a few of its elements, always from the same places."""
     return [_sample(parameter) for parameter in parameters]

@@ -172,7 +172,7 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if sharp := sharp_groups(self.param_groups):
-            sharp_gradients(sharp, closure, with_kernel=self.engine in ("auto", "fused"))
+            sharp_gradients(sharp, closure, self._name_of, with_kernel=self.engine in ("auto", "fused"))
         self._check_ready()
         self._take_step()
         return loss
@@ -302,9 +302,14 @@ class Optimizer(torch.optim.Optimizer):
         kept = [
             (part, part.detach().clone())
             for group in groups
+            for rounded in [averaging.changes_places(group)]  # to the parameter's dtype, and back
             for p in group["params"]
             if (state := self.state.get(p))
-            for part in (p, *(state[name] for name in names_beside(WEIGHTS) if name in state))
+            for part in (
+                p,
+                *(state[name] for name in names_beside(WEIGHTS) if name in state),
+                *(state[name] for name in rounded if state[name].dtype != p.dtype),
+            )
         ]
         try:
             self.eval()
