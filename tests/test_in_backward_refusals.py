@@ -105,3 +105,13 @@ def test_a_model_whose_gradients_are_averaged_over_ranks_is_refused() -> None:
             stepwell.step_in_backward(inner, shared)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_sparse_gradient_is_refused_by_name() -> None:
+    model = nn.Embedding(4, 3, sparse=True)
+    optimizer = Optimizer(model.named_parameters(), rules.SGD())
+    with (
+        stepwell.step_in_backward(model, optimizer),
+        pytest.raises(ValueError, match=r"the gradient of parameter 'weight' is sparse_coo, and only dense gradients"),
+    ):
+        model(torch.tensor([1])).sum().backward()

@@ -55,6 +55,7 @@ class Bucket:
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._bytes = list(map(_bytes_of, gradients))
         self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters))
+        self._single = [place for place, weight in enumerate(batch.weights) if weight.numel() == 1]
 
     def still_holds(self, all_gradients: list[Any]) -> bool:
         """Whether weights, slots and gradients are what the batch was made for."""
@@ -92,6 +93,9 @@ class Bucket:
         """Work out `rule.function` for every parameter of the batch, in place, on this rank and, where parameters lie
         on many, with the others."""
         self.engine.apply(self.batch, function)
+        if self.engine.name == "fused":
+            # Kernels write behind torch's back: a graph that still wants the old weights is to get its error.
+            torch.autograd.graph.increment_version(self.parameters)
         self.has_run = self.has_run or function == "update"
         if self.batch.layouts and layout_of(self.parameters[0]) is None:
             make_whole(self.parameters, self.batch.layouts)
@@ -117,6 +121,10 @@ class Bucket:
                 gradients = [laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
             if self._mixed:
                 gradients = [g.to(weights[0].dtype) for g in gradients]
+            if self._single:  # torch keeps a lazy negative where a gradient is one number; others it has copied
+                gradients = list(gradients)
+                for place in self._single:
+                    gradients[place] = gradients[place].resolve_neg()
         elif not contiguous and self.engine.takes_factor:
             gradients = [g if is_dense(g) else g.contiguous() for g in gradients]  # a verdict reads them as they lie
         self.batch.gradients = list(gradients)

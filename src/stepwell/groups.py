@@ -106,6 +106,12 @@ def check_fit(
     if parameter.dtype not in (*REAL_DTYPES, *COMPLEX_DTYPES):
         supported = names_of([*REAL_DTYPES, *COMPLEX_DTYPES])
         raise TypeError(f"parameter {name} has dtype {parameter.dtype}; what can be trained is {supported}{where}")
+    if parameter.is_conj() or parameter.is_neg():
+        lazy, way = ("conjugate", "conj") if parameter.is_conj() else ("negative", "neg")
+        raise ValueError(
+            f"parameter {name} is a lazy {lazy} of other memory, which a step does not reach{where}; make it of "
+            f"tensor.resolve_{way}()"
+        )
     shape = tuple(parameter.shape)
     try:
         fitted = rule.fit(shape)

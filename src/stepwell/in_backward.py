@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from stepwell.batching import Buckets
+from stepwell.bucket import check_dense
 from stepwell.engines.devices import stream_of, under
 from stepwell.engines.matrices import is_small
 from stepwell.gradients import clip_factor, gradient_norms, not_finite
@@ -234,6 +235,8 @@ class StepInBackward:
             self._sort_in(p)
 
     def _sort_in(self, p: Tensor) -> None:
+        if p.grad is not None:
+            check_dense([p], [p.grad], self.optimizer._name_of)
         if self._doing != "measuring":
             if id(p) in self._arrived:
                 raise RuntimeError(
@@ -279,7 +282,7 @@ class StepInBackward:
         buckets = self._buckets.setdefault(key, Buckets(self.optimizer.engine))
         self._used.append(buckets)
         self.optimizer._step_only(chunk, buckets, factor)
-        # Kernels write behind torch's back: what still wants the old weights in this pass is to get its error.
+        # What still wants the old weights in this pass is to get its error, also where another thread moves them.
         torch.autograd.graph.increment_version(chunk)
 
     def _norms_of(self, parameters: list[Tensor]) -> dict[int, float]:

@@ -143,3 +143,17 @@ def test_scaled_gradients_go_to_the_same_point() -> None:
     optimizer.step(closure)
     assert p.item() == approx(0.6625)
     assert optimizer.skipped == 1
+
+
+def test_a_sparse_gradient_is_refused_by_name() -> None:
+    model = torch.nn.Embedding(4, 3, sparse=True)
+    optimizer = Optimizer(model.named_parameters(), sam(SGD()))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss: Tensor = model(torch.tensor([1])).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with pytest.raises(ValueError, match=r"the gradient of parameter 'weight' is sparse_coo, and only dense gradients"):
+        optimizer.step(closure)
