@@ -97,10 +97,13 @@ class Offloaded(Optimizer):
     def _make_there(self) -> None:
         self._buses: defaultdict[torch.device, _Bus] = _Buses()
         self._twins: dict[int, Tensor] = {}
+        self._looks: dict[int, tuple[Any, ...]] = {}
         self._arriving: dict[int, Tensor] = {}
         self._tasks: list[Future[None]] = []
         self._worker: ThreadPoolExecutor | None = None
         groups = [{**group, "params": list(map(self._twin, group["params"]))} for group in self.param_groups]
+        for group in groups:
+            group.pop("fingerprint", None)  # which stands where it was loaded, and is looked at there
         self._there = Optimizer(groups, self.rule, engine=self.engine)
         for p, slots in self.state.items():
             self._there.state[self._twin(p)] = slots
@@ -112,7 +115,10 @@ class Offloaded(Optimizer):
 
     def _twin(self, p: Tensor) -> Tensor:
         if id(p) not in self._twins:
-            self._twins[id(p)] = _room_for(p).requires_grad_()
+            twin = self._twins[id(p)] = _room_for(p).requires_grad_()
+            self._looks[id(p)] = _look(p)
+            if hasattr(twin, "grad_dtype"):  # torch 2.9
+                twin.grad_dtype = None  # it takes what the parameter's own lets through
         return self._twins[id(p)]
 
     def _parameters(self, groups: Iterable[Mapping[str, Any]]) -> list[Tensor]:
@@ -188,6 +194,11 @@ class Offloaded(Optimizer):
         """
         self._host.observe(observed)
 
+    @property
+    def observed(self) -> bool:
+        """Whether steps are observed, so that `telemetry` and `units` can be asked."""
+        return self._host.observed
+
     def telemetry(self, by: By = "group") -> dict[str, dict[str, float]]:
         """The last step that was taken, in numbers, as `Optimizer.telemetry` tells it."""
         return self._host.telemetry(by)
@@ -229,6 +240,12 @@ class Offloaded(Optimizer):
 
     def _tell(self) -> None:
         """Let the host know the groups and options as they are now."""
+        twins = [[id(self._twins.get(id(p))) for p in group["params"]] for group in self.param_groups]
+        same = twins == [list(map(id, group["params"])) for group in self._host.param_groups]
+        if not (same and all(self._looks[id(p)] == _look(p) for p in self._parameters(self.param_groups))):
+            observed = self.observed  # parameters have come, gone, or changed their dtype
+            self._make_there()
+            self.observe(observed)
         for mine, there in zip(self.param_groups, self._host.param_groups, strict=True):
             for name in [name for name in there if name not in mine]:
                 del there[name]
@@ -344,6 +361,11 @@ def _nothing() -> None:
 def _room_for(tensor: Tensor) -> Tensor:
     """An empty tensor like this one on the host, pinned where that makes copies faster."""
     return torch.empty_like(tensor, device=HOST, pin_memory=tensor.device.type == "cuda", requires_grad=False)
+
+
+def _look(tensor: Tensor) -> tuple[Any, ...]:
+    """What a twin has of its parameter, beside the numbers."""
+    return tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _on_host(value: Any) -> Any:
