@@ -369,3 +369,10 @@ def test_each_group_is_loaded_by_its_own_rule() -> None:
     second.load_state_dict(first.state_dict())
     slots = [sorted(set(second.state[p]) - {"step"}) for p in parameters_of(second)]
     assert slots == [["momentum_buffer"], ["exp_avg"], ["exp_avg", "exp_avg_sq"]]
+
+
+def test_a_rate_in_a_tensor_is_ones_own() -> None:
+    first, second = (stepwell.AdamW([torch.nn.Parameter(torch.ones(2))], lr=torch.tensor(0.1)) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    second.param_groups[0]["lr"].fill_(0.5)
+    assert float(first.param_groups[0]["lr"]) == pytest.approx(0.1)

@@ -85,3 +85,17 @@ def test_state_follows_its_parameter(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.message for record in caplog.records] == [
         "state on cpu was moved to meta, where its parameters are now"
     ]
+
+
+def test_a_parameter_in_another_shape_says_which_slot_does_not_go_with_it() -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    optimizer = stepwell.AdamW([weight])
+    weight.grad = torch.ones(3, 4)
+    optimizer.step()
+    weight.data, weight.grad = torch.ones(5, 4), None
+    weight.grad = torch.ones(5, 4)
+    with pytest.raises(ValueError, match=r"'exp_avg' has shape \(3, 4\), and its parameter has shape \(5, 4\) now"):
+        optimizer.step()
+    del optimizer.state[weight]
+    optimizer.step()
+    assert weight[0, 0] < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
         raise ValueError(f"the state was saved by {saved['rule']}, the rule here is {kind.__name__}{where}")
     known = hyper_parameters(kind)
     new = dict(group)
-    for name, value in _in_our_words(kind.__name__, saved).items():
+    for name, value in deepcopy(_in_our_words(kind.__name__, saved)).items():  # schedulers write into rates in tensors
         if name in known:
             new[name] = validated(name, value, known[name], where)
         elif name == "rounding_seed":

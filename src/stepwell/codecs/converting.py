@@ -23,7 +23,8 @@ _BESIDE_WEIGHTS = (Kahan(), Compensated(), Master(torch.bfloat16), Master(torch.
 def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage: Storage) -> dict[str, Codec]:
     """Bring what the state holds into the codecs that the group asks for, and return these, by number.
 
-    Where the group leaves the state's dtype open, floating-point slots stay in the dtype that they are found in.
+    Where the group leaves the state's dtype open, floating-point slots stay in the dtype that they are found in. Raises
+    ValueError for a slot that does not go with the parameter's shape.
     """
     shape = tuple(parameter.shape)
     codecs = codecs_for(rule, shape, parameter.dtype, storage)
@@ -33,7 +34,13 @@ def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage
         held = rule.slot_shape(slot, shape)
         if codecs[slot.name].is_in(slot.name, state, held):
             continue
-        have = slot_codec(slot, state, held)
+        try:
+            have = slot_codec(slot, state, held)
+        except ValueError as error:
+            raise ValueError(
+                f"the slot {slot.name!r} {error}, and its parameter has shape {shape} now: let "
+                "optimizer.state[parameter] follow, or clear it"
+            ) from None
         if storage.state_dtype is None and isinstance(have, Plain):
             codecs[slot.name] = have
         else:
