@@ -79,7 +79,8 @@ class EMA(Wrapper):
         x̄ₜ = δₜ·x̄ₜ₋₁ + (1 − δₜ)·θₜ,   δₜ = min(δ, (1 + t) / (10 + t))
 
     The early steps average over a shorter time, so that the start is forgotten. `with optimizer.averaged():` evaluates
-    on x̄; weights and average change places, exactly to the bit.
+    on x̄, and leaves both to the bit. With `eval()` and `train()` weights and average change places: an average that is
+    kept in more bits than the weights is rounded to theirs.
 
     Args:
         ema_decay: δ in [0, 1).
