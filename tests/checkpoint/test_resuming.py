@@ -182,6 +182,12 @@ def test_a_part_may_be_loaded(make: Make, tmp_path: Path) -> None:
     assert generators() != before
 
 
+def test_extra_has_keys_of_any_plain_kind(tmp_path: Path) -> None:
+    extra = {1: "x", ("a", 2.5): None, "self": 3, "$": 4}
+    checkpoint.save(tmp_path, extra=extra)
+    assert checkpoint.load(tmp_path) == extra
+
+
 def test_weights_are_read_in_place(make: Make, tmp_path: Path) -> None:
     training = make("adamw").go(1)
     training.save(tmp_path)
@@ -289,6 +295,40 @@ def test_extra_state_of_modules(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no"):
         checkpoint.load(tmp_path, model=third)
     assert torch.equal(third[0].weight, before)
+
+
+class Measuring(nn.Linear):
+    """A layer that keeps tensors beside those of the state dict."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.seen = {"range": torch.zeros(2)}
+
+    def get_extra_state(self) -> Any:
+        return self.seen
+
+    def set_extra_state(self, state: Any) -> None:
+        self.seen = state
+
+
+def test_tensors_in_extra_state(tmp_path: Path) -> None:
+    first, second = nn.Sequential(Measuring()), nn.Sequential(Measuring())
+    first[0].seen = {"range": torch.tensor([-1.0, 2.0])}
+    checkpoint.save(tmp_path, model=first)
+    assert not checkpoint.load(tmp_path, model=second).differences
+    assert torch.equal(second[0].seen["range"], torch.tensor([-1.0, 2.0]))
+
+
+def test_extra_state_of_a_module_under_two_names(tmp_path: Path) -> None:
+    def made() -> nn.Sequential:
+        layer = Counting(2, 2)
+        return nn.Sequential(layer, layer)
+
+    first, second = made(), made()
+    first[0].seen = 5
+    checkpoint.save(tmp_path, model=first)
+    checkpoint.load(tmp_path, model=second)
+    assert second[1].seen == 5
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

@@ -121,6 +121,13 @@ def test_the_best_stays(make: Make, keep: Keep, stay: list[str], tmp_path: Path)
     assert saved(make(), tmp_path, [3.0, 1, 1, math.nan, 9.5, 2.0, math.inf], keep) == stay
 
 
+def test_the_best_stays_whatever_the_other_keys_are(make: Make, tmp_path: Path) -> None:
+    training = make()
+    for loss in [2.0, 1.0, math.nan, 3.0]:
+        training.save(tmp_path, extra={"loss": loss, 7: "seed"}, keep=Keep(last=1, best="loss"))
+    assert left(tmp_path) == ["000002", "000004"]
+
+
 def test_what_is_best_is_known_after_a_resume(make: Make, tmp_path: Path) -> None:
     keep = Keep(last=1, best="loss")
     assert saved(make(), tmp_path, [3.0, 1.0, 2.0], keep) == ["000002", "000003"]
@@ -197,6 +204,10 @@ class Opaque:
         (
             {"extra": {"lss": 1.0}, "keep": Keep(best="loss")},
             "keep.best needs a number called 'loss' in extra, but it has lss; did you mean 'lss'?",
+        ),
+        (
+            {"extra": {1: 2.0}, "keep": Keep(best="loss")},
+            "keep.best needs a number called 'loss' in extra, but it has 1",
         ),
         ({"extra": {"loss": "1"}, "keep": Keep(best="loss")}, "keep.best needs a number called 'loss' in extra, but it "
          "is '1'"),
