@@ -253,6 +253,30 @@ def test_names_do_not_depend_on_what_runs_the_model(tmp_path: Path) -> None:
     assert not checkpoint.load(tmp_path, model=other, optimizer=stepwell.AdamW(other.parameters(), lr=0.1)).differences
 
 
+@pytest.mark.parametrize("wrapped", [(False, True), (True, False), (True, True)], ids=["after", "before", "both"])
+def test_an_optimizer_of_a_wrapped_model_needs_no_model(wrapped: tuple[bool, bool], tmp_path: Path) -> None:
+    def made(wrapped: bool) -> Training:
+        model = language_model()
+        return Training(model, stepwell.create_optimizer(nn.DataParallel(model) if wrapped else model, "muon", lr=0.01))
+
+    first, second = (made(each) for each in wrapped)
+    checkpoint.save(tmp_path, optimizer=first.go(2).optimizer)
+    assert not checkpoint.load(tmp_path, optimizer=second.optimizer).differences
+    for p, q in zip(first.parameters, second.parameters, strict=True):
+        for slot, value in first.optimizer.state[p].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.optimizer.state[q][slot])), slot
+    report = checkpoint.migrate(tmp_path, optimizer=second.optimizer)
+    assert {one.how for one in report.moved} == {"kept"}
+
+
+def test_a_layer_that_is_called_module_keeps_its_name(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"module": nn.Linear(2, 2)})
+    optimizer = stepwell.create_optimizer(model, "adamw", lr=0.1)
+    checkpoint.save(tmp_path, model=model, optimizer=optimizer)
+    assert not checkpoint.load(tmp_path, model=model, optimizer=optimizer).differences
+    assert not checkpoint.load(tmp_path, optimizer=optimizer).differences
+
+
 def test_schedule_free_in_either_mode(make: Make, tmp_path: Path) -> None:
     training = make("schedule-free", schedule=None).go(3)
     assert isinstance(training.optimizer, stepwell.Optimizer)

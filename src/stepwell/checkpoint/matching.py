@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from stepwell.checkpoint.differences import Difference, compare_groups
 from stepwell.checkpoint.errors import CheckpointError, one_line
 from stepwell.checkpoint.grouping import matched_groups
-from stepwell.checkpoint.names import EXTRA_STATE, named_tensors, parameter_names
+from stepwell.checkpoint.names import EXTRA_STATE, as_saved, named_tensors, parameter_names
 from stepwell.checkpoint.plain import decode, tensor_keys
 from stepwell.checkpoint.saving import dtype_name
 from stepwell.checkpoint.tensorfile import TensorFile, check_dtype
@@ -146,7 +146,7 @@ def match_optimizer(
 ) -> Match:
     """Where the optimizer's state goes, as a state dict in the optimizer's own order and groups."""
     found = Match()
-    names = parameter_names(optimizer, model)
+    names = as_saved(parameter_names(optimizer, model), section["parameters"])
     groups = list(matched_groups(section, optimizer, names, library.read, found.differences))
     state: dict[int, Any] = {}
     unknown = dict.fromkeys(section["parameters"])
