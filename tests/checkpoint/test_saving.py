@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from stepwell import checkpoint
 from stepwell.checkpoint import CheckpointError, Keep, manifest, saving
@@ -79,6 +80,14 @@ def test_saving_changes_nothing(make: Make, tmp_path: Path) -> None:
     before = training.everything()
     training.save(tmp_path, extra={"a": 1}, keep=1)
     assert training.everything() == before
+
+
+def test_names_of_files_that_are_no_unicode(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    checkpoint.save(tmp_path, extra={"file": name, name: torch.arange(2)})
+    extra = checkpoint.load(tmp_path)
+    assert extra["file"] == name
+    assert extra[name].tolist() == [0, 1]
 
 
 def test_a_part_may_be_saved(make: Make, tmp_path: Path) -> None:
@@ -191,6 +200,11 @@ class Opaque:
         (
             {"model": nn.Linear(2, 2, device="meta")},
             "weight is on the meta device and has no numbers; materialise it with to_empty() first",
+        ),
+        (
+            {"extra": {"pair": TwoTensor(torch.ones(2), torch.ones(2))}},
+            "extra/pair is a TwoTensor, and a checkpoint holds whole, dense ones; torch.distributed.checkpoint takes "
+            "shards",
         ),
         (
             {"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters())},
