@@ -88,7 +88,8 @@ def save(
         extra: what else the training needs, as a dict by name: plain values, tensors, NumPy arrays, in lists, tuples
             and dicts.
         keep: how many of this training's checkpoints stay, this one included: the last so many, or `Keep` for the best
-            one too. Others, and those of another training in the same folder, are never deleted. None keeps all.
+            one too. Others, and those of another training in the same folder, are never deleted. A training is known
+            by its model and its optimizer: a save without either is one of its own. None keeps all.
 
     Returns:
         The new checkpoint's folder.
