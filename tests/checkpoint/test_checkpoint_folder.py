@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -47,6 +48,19 @@ def test_what_else_lies_in_the_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "000001" / "a file").write_text("mine")
     assert publish(tmp_path).name == "000002"
     assert names(tmp_path) == ["000001", "000002", "12", "notes.txt"]
+
+
+def test_a_date_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "20240101").mkdir()
+    (tmp_path / "20240101" / "a file").write_text("mine")
+    (tmp_path / "000002").mkdir()
+    with pytest.raises(CheckpointError, match=rf"^there is no checkpoint in {tmp_path}$"):
+        folder.find(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"^there is no checkpoint in {tmp_path}/20240101$"):
+        folder.find(tmp_path / "20240101")
+    assert [publish(tmp_path).name for _ in range(2)] == ["000001", "000003"]
+    assert folder.find(tmp_path).name == "000003"
+    assert names(tmp_path) == ["000001", "000002", "000003", "20240101"]
 
 
 def test_nothing_is_seen_before_it_is_whole(tmp_path: Path) -> None:
@@ -141,6 +155,17 @@ def test_a_folder_that_is_taken_before_its_lock_is_there_is_made_anew(
     assert not made[0].exists()
 
 
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EINVAL])
+def test_where_there_are_no_locks(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(folder.fcntl, "flock", flock)
+    (tmp_path / ".writing-12345678").mkdir()  # which may be in use
+    assert publish(tmp_path).name == "000001"
+    assert names(tmp_path) == [".writing-12345678", "000001"]
+
+
 # Finding one.
 
 
@@ -171,6 +196,8 @@ def test_there_is_none(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_its_manifest_is_not_passed_over(tmp_path: Path) -> None:
     publish(tmp_path)
-    (publish(tmp_path) / NAME).unlink()
+    damaged = publish(tmp_path)
+    (damaged / "model.safetensors").write_text("x")
+    (damaged / NAME).unlink()
     assert folder.find(tmp_path).name == "000002"
     assert folder.find(tmp_path / "000002").name == "000002"

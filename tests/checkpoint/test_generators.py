@@ -116,6 +116,33 @@ def test_those_of_an_accelerator_that_is_to_be_started(monkeypatch: pytest.Monke
     assert [state.tolist() for state in later.held] == [[0] * 4, [1] * 4]
 
 
+class Metal:
+    """The part of `torch.mps` that is looked at: one device, and no telling whether it has been used."""
+
+    def __init__(self) -> None:
+        self.held = torch.full((4,), 5, dtype=torch.uint8)
+
+    def device_count(self) -> int:
+        return 1
+
+    def get_rng_state(self, _: int | str | torch.device = "mps") -> torch.Tensor:
+        return self.held
+
+    def set_rng_state(self, state: torch.Tensor, _: int | str | torch.device = "mps") -> None:
+        self.held = state
+
+
+def test_those_of_an_accelerator_that_does_not_say_whether_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Metal()
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    monkeypatch.setattr(torch, "get_device_module", lambda _: there)
+    saved = generators.states()
+    assert saved["accelerator"] == ("mps", [bytes([5] * 4)])
+    there.held = torch.zeros(4, dtype=torch.uint8)
+    assert generators.restore(saved) == []
+    assert there.held.tolist() == [5] * 4
+
+
 def test_no_driver_is_started_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is forked off later could not use it."""
 

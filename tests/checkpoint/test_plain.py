@@ -96,12 +96,18 @@ def test_numpy() -> None:
     assert (found == array).all()
 
 
-@pytest.mark.parametrize("value", [object(), lambda: 3, {1, 2}, np.array(["a"]), complex(1, 2), torch.float32])
+@pytest.mark.parametrize("value", [object(), lambda: 3, {1, 2}, complex(1, 2), torch.float32, np.longdouble(1)])
 def test_what_is_not_plain_is_named(value: Any) -> None:
     kind = type(value).__name__
     message = rf"^extra/loader/0 is a {kind}, which a checkpoint cannot hold: it takes numbers, strings, bytes, None, "
     with pytest.raises(CheckpointError, match=message):
         encode({"loader": [value]}, "extra", lambda path, _: path)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.array(["a"]), "<U1"), (np.ones(2, np.longdouble), r"float\d+")])
+def test_arrays_of_other_dtypes_are_named(value: Any, dtype: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"^extra/noise is a ndarray of {dtype}, which a checkpoint cannot hold"):
+        encode({"noise": value}, "extra", lambda path, _: path)
 
 
 @pytest.mark.parametrize(

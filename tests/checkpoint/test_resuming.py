@@ -182,6 +182,12 @@ def test_a_part_may_be_loaded(make: Make, tmp_path: Path) -> None:
     assert generators() != before
 
 
+def test_extra_has_keys_of_any_plain_kind(tmp_path: Path) -> None:
+    extra = {1: "x", ("a", 2.5): None, "self": 3, "$": 4}
+    checkpoint.save(tmp_path, extra=extra)
+    assert checkpoint.load(tmp_path) == extra
+
+
 def test_weights_are_read_in_place(make: Make, tmp_path: Path) -> None:
     training = make("adamw").go(1)
     training.save(tmp_path)
@@ -247,6 +253,30 @@ def test_names_do_not_depend_on_what_runs_the_model(tmp_path: Path) -> None:
     assert not checkpoint.load(tmp_path, model=other, optimizer=stepwell.AdamW(other.parameters(), lr=0.1)).differences
 
 
+@pytest.mark.parametrize("wrapped", [(False, True), (True, False), (True, True)], ids=["after", "before", "both"])
+def test_an_optimizer_of_a_wrapped_model_needs_no_model(wrapped: tuple[bool, bool], tmp_path: Path) -> None:
+    def made(wrapped: bool) -> Training:
+        model = language_model()
+        return Training(model, stepwell.create_optimizer(nn.DataParallel(model) if wrapped else model, "muon", lr=0.01))
+
+    first, second = (made(each) for each in wrapped)
+    checkpoint.save(tmp_path, optimizer=first.go(2).optimizer)
+    assert not checkpoint.load(tmp_path, optimizer=second.optimizer).differences
+    for p, q in zip(first.parameters, second.parameters, strict=True):
+        for slot, value in first.optimizer.state[p].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.optimizer.state[q][slot])), slot
+    report = checkpoint.migrate(tmp_path, optimizer=second.optimizer)
+    assert {one.how for one in report.moved} == {"kept"}
+
+
+def test_a_layer_that_is_called_module_keeps_its_name(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"module": nn.Linear(2, 2)})
+    optimizer = stepwell.create_optimizer(model, "adamw", lr=0.1)
+    checkpoint.save(tmp_path, model=model, optimizer=optimizer)
+    assert not checkpoint.load(tmp_path, model=model, optimizer=optimizer).differences
+    assert not checkpoint.load(tmp_path, optimizer=optimizer).differences
+
+
 def test_schedule_free_in_either_mode(make: Make, tmp_path: Path) -> None:
     training = make("schedule-free", schedule=None).go(3)
     assert isinstance(training.optimizer, stepwell.Optimizer)
@@ -289,6 +319,40 @@ def test_extra_state_of_modules(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no"):
         checkpoint.load(tmp_path, model=third)
     assert torch.equal(third[0].weight, before)
+
+
+class Measuring(nn.Linear):
+    """A layer that keeps tensors beside those of the state dict."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.seen = {"range": torch.zeros(2)}
+
+    def get_extra_state(self) -> Any:
+        return self.seen
+
+    def set_extra_state(self, state: Any) -> None:
+        self.seen = state
+
+
+def test_tensors_in_extra_state(tmp_path: Path) -> None:
+    first, second = nn.Sequential(Measuring()), nn.Sequential(Measuring())
+    first[0].seen = {"range": torch.tensor([-1.0, 2.0])}
+    checkpoint.save(tmp_path, model=first)
+    assert not checkpoint.load(tmp_path, model=second).differences
+    assert torch.equal(second[0].seen["range"], torch.tensor([-1.0, 2.0]))
+
+
+def test_extra_state_of_a_module_under_two_names(tmp_path: Path) -> None:
+    def made() -> nn.Sequential:
+        layer = Counting(2, 2)
+        return nn.Sequential(layer, layer)
+
+    first, second = made(), made()
+    first[0].seen = 5
+    checkpoint.save(tmp_path, model=first)
+    checkpoint.load(tmp_path, model=second)
+    assert second[1].seen == 5
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

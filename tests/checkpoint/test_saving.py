@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from stepwell import checkpoint
 from stepwell.checkpoint import CheckpointError, Keep, manifest, saving
@@ -81,6 +82,14 @@ def test_saving_changes_nothing(make: Make, tmp_path: Path) -> None:
     assert training.everything() == before
 
 
+def test_names_of_files_that_are_no_unicode(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    checkpoint.save(tmp_path, extra={"file": name, name: torch.arange(2)})
+    extra = checkpoint.load(tmp_path)
+    assert extra["file"] == name
+    assert extra[name].tolist() == [0, 1]
+
+
 def test_a_part_may_be_saved(make: Make, tmp_path: Path) -> None:
     training = make().go(1)
     assert left(checkpoint.save(tmp_path, model=training.model)) == ["checkpoint.json", "model.safetensors"]
@@ -119,6 +128,13 @@ def test_the_last_ones_stay(make: Make, tmp_path: Path) -> None:
 def test_the_best_stays(make: Make, keep: Keep, stay: list[str], tmp_path: Path) -> None:
     # Of equal ones the newest; NaN and infinity are never the best.
     assert saved(make(), tmp_path, [3.0, 1, 1, math.nan, 9.5, 2.0, math.inf], keep) == stay
+
+
+def test_the_best_stays_whatever_the_other_keys_are(make: Make, tmp_path: Path) -> None:
+    training = make()
+    for loss in [2.0, 1.0, math.nan, 3.0]:
+        training.save(tmp_path, extra={"loss": loss, 7: "seed"}, keep=Keep(last=1, best="loss"))
+    assert left(tmp_path) == ["000002", "000004"]
 
 
 def test_what_is_best_is_known_after_a_resume(make: Make, tmp_path: Path) -> None:
@@ -186,6 +202,11 @@ class Opaque:
             "weight is on the meta device and has no numbers; materialise it with to_empty() first",
         ),
         (
+            {"extra": {"pair": TwoTensor(torch.ones(2), torch.ones(2))}},
+            "extra/pair is a TwoTensor, and a checkpoint holds whole, dense ones; torch.distributed.checkpoint takes "
+            "shards",
+        ),
+        (
             {"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters())},
             "the optimizer does not know the names of its parameters (group 0): give model= too, or make the optimizer "
             "from model.named_parameters()",
@@ -197,6 +218,10 @@ class Opaque:
         (
             {"extra": {"lss": 1.0}, "keep": Keep(best="loss")},
             "keep.best needs a number called 'loss' in extra, but it has lss; did you mean 'lss'?",
+        ),
+        (
+            {"extra": {1: 2.0}, "keep": Keep(best="loss")},
+            "keep.best needs a number called 'loss' in extra, but it has 1",
         ),
         ({"extra": {"loss": "1"}, "keep": Keep(best="loss")}, "keep.best needs a number called 'loss' in extra, but it "
          "is '1'"),

@@ -138,6 +138,47 @@ def test_a_resumed_training_is_the_uninterrupted_one(recipe: str, tmp_path: Path
     assert all(map(torch.equal, fitted(tmp_path / "step=8.ckpt"), whole))
 
 
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_every_checkpoint_holds_the_average(weights_only: bool, tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_weights_only=weights_only)
+    made = module("schedule-free", lr=0.05)
+    training = trainer(tmp_path, callbacks=[saving], enable_checkpointing=True, max_steps=3)
+    training.fit(made, data())  # which leaves the module with its average
+    saved = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
+    assert ("optimizer_states" in saved) != weights_only
+    average = {name: p.detach().clone() for name, p in made.named_parameters()}
+    training.optimizers[0].train()
+    for name, p in made.named_parameters():
+        assert torch.equal(saved["state_dict"][name], average[name])
+        assert not torch.equal(saved["state_dict"][name], p)
+
+
+def test_a_training_that_has_saved_weights_alone_is_the_undisturbed_one(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    def fitted(*callbacks: Any) -> list[Tensor]:
+        made = module("schedule-free", lr=0.05)
+        training = trainer(tmp_path, callbacks=list(callbacks), enable_checkpointing=bool(callbacks))
+        training.fit(made, data())
+        return [p.detach().clone() for p in made.parameters()]
+
+    saved = fitted(ModelCheckpoint(tmp_path, every_n_train_steps=3, save_weights_only=True))
+    for p, q in zip(saved, fitted(), strict=True):
+        torch.testing.assert_close(p, q)  # there and back rounds
+
+
+def test_a_resumed_training_may_have_more_epochs(tmp_path: Path) -> None:
+    first = trainer(tmp_path, max_epochs=1)
+    first.fit(module("muon", lr=0.02), data())
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    second = trainer(tmp_path, max_epochs=2)
+    second.fit(module("muon", lr=0.02), data(), ckpt_path=tmp_path / "one.ckpt")
+    scheduler = second.lr_scheduler_configs[0].scheduler
+    assert (second.global_step, scheduler.last_epoch, scheduler.schedules["lr"].horizon) == (16, 16, 16)
+
+
 def test_sixteen_bits_and_clipping_in_the_optimizer(tmp_path: Path) -> None:
     made = module(stepwell.Recipe.preset("gpt").replace(clip_norm=0.1), lr=0.01)
     training = trainer(tmp_path, precision="bf16-mixed")

@@ -36,10 +36,15 @@ _WRITING, _REMOVING = ".writing-", ".removing-"
 def checkpoints(path: Path) -> list[Path]:
     """The checkpoints in a folder, the oldest first."""
     try:
-        found = [entry for entry in path.iterdir() if _NUMBERED.fullmatch(entry.name)]
+        found = [entry for entry in path.iterdir() if _is_checkpoint(entry)]
     except OSError:
         return []
     return sorted(found, key=lambda entry: int(entry.name))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint, be it one that has lost its manifest; other folders have numbers, too."""
+    return bool(_NUMBERED.fullmatch(path.name)) and ((path / NAME).exists() or any(path.glob("*.safetensors")))
 
 
 def find(path: Path) -> Path:
@@ -48,7 +53,7 @@ def find(path: Path) -> Path:
         return path
     if found := checkpoints(path):
         return found[-1]
-    if _NUMBERED.fullmatch(path.name) and path.is_dir():
+    if _is_checkpoint(path):
         return path  # damaged: whoever reads it says how
     if path.is_file():
         raise CheckpointError(
@@ -112,7 +117,7 @@ def _locked(folder: Path) -> Iterator[bool | None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            yield None if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP) else False
+            yield False if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES) else None
         else:
             yield True
     finally:
@@ -122,9 +127,12 @@ def _locked(folder: Path) -> Iterator[bool | None]:
 def publish(folder: Path) -> Path:
     """Give a written folder the next number, and wait until the disk has it."""
     sync(folder)
+    number = 0
     while True:
-        known = checkpoints(folder.parent)
-        final = folder.parent / f"{int(known[-1].name) + 1 if known else 1:06d}"
+        number = 1 + max([number, *(int(one.name) for one in checkpoints(folder.parent))])
+        final = folder.parent / f"{number:06d}"
+        if final.exists():  # and is no checkpoint; an empty folder would be written over
+            continue
         try:
             folder.rename(final)
         except OSError as error:

@@ -128,7 +128,7 @@ class _Load:
         if states is not None:
             generators.check(states)
         with self._reading("extra"):
-            extra = Extra(**decode(self.found.extra, values.read))
+            extra = Extra({**decode(self.found.extra, values.read)})
         extra.checkpoint = self.where
         extra.differences = Differences((*weights.differences, *slots.differences, *steps.differences))
         if strict and extra.differences.refuse:
@@ -251,7 +251,8 @@ def _with_inner(objects: Sequence[Any]) -> Iterator[Any]:
 def _undoing_extra_state(model: nn.Module | None, states: Mapping[str, Any]) -> Iterator[None]:
     """Hand the modules their extra state; an error within this context gives them back what they had."""
     modules = {} if model is None or not states else {
-        f"{plain_name(name)}.{EXTRA_STATE}".removeprefix("."): module for name, module in bare(model).named_modules()
+        f"{plain_name(name)}.{EXTRA_STATE}".removeprefix("."): module
+        for name, module in bare(model).named_modules(remove_duplicate=False)
     }  # fmt: skip
     before = {name: modules[name].get_extra_state() for name in states}
     try:

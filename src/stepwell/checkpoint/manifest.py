@@ -62,7 +62,8 @@ class Manifest:
             "files": {name: record.to_data() for name, record in self.files.items()},
         }
         text = json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1)
-        body = text.removeprefix("{\n").encode() + b"\n"
+        # What is no Unicode (half of a surrogate pair, as in a file's name from os.fsdecode) becomes JSON's own escape.
+        body = text.removeprefix("{\n").encode(errors="backslashreplace") + b"\n"
         return b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n' + body
 
 

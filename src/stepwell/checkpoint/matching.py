@@ -5,7 +5,7 @@ Nothing is changed here. Big tensors are only given their places, to be read onc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from stepwell.checkpoint.differences import Difference, compare_groups
 from stepwell.checkpoint.errors import CheckpointError, one_line
 from stepwell.checkpoint.grouping import matched_groups
-from stepwell.checkpoint.names import EXTRA_STATE, named_tensors, parameter_names
-from stepwell.checkpoint.plain import decode
+from stepwell.checkpoint.names import EXTRA_STATE, as_saved, named_tensors, parameter_names
+from stepwell.checkpoint.plain import decode, tensor_keys
 from stepwell.checkpoint.saving import dtype_name
 from stepwell.checkpoint.tensorfile import TensorFile, check_dtype
 from stepwell.groups import NOTES
@@ -92,7 +92,7 @@ def match_model(section: Mapping[str, Any], model: nn.Module, library: Library) 
     """Where the weights go. Tied ones are read once, wherever they were tied."""
     found = Match()
     tied, beside = section["tied"], section["extra_state"]
-    saved = {*library.place, *tied, *beside}
+    saved = {*weight_keys(section, library), *tied, *beside}
     for target in tied.values():
         library.of(target)
     read: dict[int, str] = {}
@@ -118,6 +118,13 @@ def match_model(section: Mapping[str, Any], model: nn.Module, library: Library) 
     return found
 
 
+def weight_keys(section: Mapping[str, Any], library: Library) -> Iterator[str]:
+    """The names that a state dict has for the tensors of the model's file; those inside extra state have none."""
+    beside = section["extra_state"]
+    inside = {*tensor_keys(beside)} - beside.keys()
+    return (name for name in library.place if name not in inside)
+
+
 def _match_weight(found: Match, name: str, value: Tensor, file: TensorFile, key: str) -> None:
     entry, what = file.entries[key], f"weight {name!r}"
     check_dtype(value, what)
@@ -139,7 +146,7 @@ def match_optimizer(
 ) -> Match:
     """Where the optimizer's state goes, as a state dict in the optimizer's own order and groups."""
     found = Match()
-    names = parameter_names(optimizer, model)
+    names = as_saved(parameter_names(optimizer, model), section["parameters"])
     groups = list(matched_groups(section, optimizer, names, library.read, found.differences))
     state: dict[int, Any] = {}
     unknown = dict.fromkeys(section["parameters"])

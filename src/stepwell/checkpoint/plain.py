@@ -40,15 +40,15 @@ def encode(value: Any, path: str, keep: Keep) -> Any:
 
     if value is None or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, np.generic):
-        return encode(value.item(), path, keep)
+    if isinstance(value, np.generic) and not isinstance(plain := value.item(), np.generic):  # as a longdouble's is
+        return encode(plain, path, keep)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
     if isinstance(value, Tensor):
         return {"$tensor": keep(path, value)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.char != "g":  # a longdouble
         return {"$array": keep(path, torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="))))}
     if isinstance(value, bytes):
         return {"$bytes": base64.b64encode(value).decode("ascii")}
@@ -62,8 +62,9 @@ def encode(value: Any, path: str, keep: Keep) -> Any:
         if isinstance(value, deque):
             return {"$deque": [items, value.maxlen]}
         return items if isinstance(value, list) else {"$tuple": items}
+    kind = type(value).__name__ + (f" of {value.dtype}" if isinstance(value, np.ndarray) else "")
     raise CheckpointError(
-        f"{path} is a {type(value).__name__}, which a checkpoint cannot hold: it takes numbers, strings, bytes, None, "
+        f"{path} is a {kind}, which a checkpoint cannot hold: it takes numbers, strings, bytes, None, "
         "tensors, arrays, and lists, tuples and dicts of them"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import numbers
 import os
 import secrets
@@ -22,7 +23,7 @@ from stepwell.checkpoint import folder, generators, manifest, tensorfile
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.names import EXTRA_STATE, bare, named_tensors, parameter_names, plain_name
-from stepwell.checkpoint.plain import encode
+from stepwell.checkpoint.plain import encode, readable
 from stepwell.loading import ENGINE_FLAGS
 from stepwell.naming import nearest
 from stepwell.roles import parameter_roles
@@ -57,8 +58,9 @@ class Keep:
     def check(self, extra: Mapping[str, Any]) -> None:
         """Raise CheckpointError where `extra` has no number of the name. NaN is one, but never the best."""
         if self.best is not None and not isinstance(extra.get(self.best), numbers.Real):
-            there = f"it is {extra[self.best]!r}" if self.best in extra else f"it has {', '.join(extra) or 'nothing'}"
-            hint = "" if self.best in extra else nearest(self.best, extra)
+            names = [str(name) for name in extra]
+            there = f"it is {extra[self.best]!r}" if self.best in extra else f"it has {', '.join(names) or 'nothing'}"
+            hint = "" if self.best in extra else nearest(self.best, names)
             raise CheckpointError(f"keep.best needs a number called {self.best!r} in extra, but {there}{hint}")
 
 
@@ -86,7 +88,8 @@ def save(
         extra: what else the training needs, as a dict by name: plain values, tensors, NumPy arrays, in lists, tuples
             and dicts.
         keep: how many of this training's checkpoints stay, this one included: the last so many, or `Keep` for the best
-            one too. Others, and those of another training in the same folder, are never deleted. None keeps all.
+            one too. Others, and those of another training in the same folder, are never deleted. A training is known
+            by its model and its optimizer: a save without either is one of its own. None keeps all.
 
     Returns:
         The new checkpoint's folder.
@@ -283,6 +286,6 @@ def _forget_others(path: Path, rule: Keep, training: str) -> None:
 
 
 def _number(extra: Any, name: str) -> float | None:
-    """A number that can be the best, or None: NaN and infinity, which are encoded, cannot."""
-    value = extra.get(name) if isinstance(extra, Mapping) else None
-    return float(value) if isinstance(value, (int, float)) else None
+    """A number that can be the best, or None: NaN and infinity cannot."""
+    value = extra.get(name) if isinstance(extra := readable(extra), Mapping) else None
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

@@ -92,7 +92,8 @@ def check_dtype(tensor: Tensor, name: str) -> None:
     """Raise CheckpointError where a tensor is of a kind that the files do not hold."""
     if is_lazy(tensor):
         raise CheckpointError(f"{name} has no shape yet: run one forward pass through its lazy module first")
-    if tensor.layout is not torch.strided or type(tensor).__name__ == "DTensor":
+    # A subclass that takes over torch's operators, as DTensor does, has no numbers of its own in memory.
+    if tensor.layout is not torch.strided or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         sparse = tensor.layout is not torch.strided
         kind = str(tensor.layout).removeprefix("torch.") if sparse else type(tensor).__name__
         raise CheckpointError(
@@ -120,7 +121,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
     for name, tensor in ordered:
         start, end = end, end + tensor.numel() * tensor.element_size()
         described[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    header = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+    header = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
     header += b" " * (-len(header) % 8)
     header = len(header).to_bytes(8, "little") + header
     sums: dict[str, int] = {}

@@ -7,6 +7,7 @@ def configure_optimizers(self):
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from stepwell.averaging import has_average
@@ -28,7 +29,8 @@ def configure(
 
     The scheduler counts the optimizer's own steps, so that it is right under any accumulation, any number of processes
     and a GradScaler that leaves steps out. `LearningRateMonitor` shows each group's rate as "lr/NAME". Where a rule
-    keeps an average of the weights, `AveragedWeights` joins the Trainer's callbacks.
+    keeps an average of the weights, `AveragedWeights` joins the Trainer's callbacks. A resumed training goes on at the
+    saved step under its own schedule, over more epochs, too.
 
     Clipping by the recipe's `clip_norm` happens in the optimizer, also under 16-bit precision, where Lightning's
     `gradient_clip_val` does not go together with an optimizer that unscales gradients itself.
@@ -53,6 +55,7 @@ def configure(
     planned = plan(module, chosen.set(**hyper_parameters), horizon=horizon)
     optimizer = planned.build_optimizer()
     scheduler = planned.build_scheduler(optimizer, counts="steps")
+    scheduler.resumes_under = "this"  # a training that goes on for more epochs has another horizon
     averages = any(has_average(group["rule"]) for group in optimizer.param_groups)
     if averages and trainer is not None and not any(isinstance(one, AveragedWeights) for one in trainer.callbacks):
         trainer.callbacks.append(AveragedWeights())
@@ -63,6 +66,11 @@ class AveragedWeights(Callback):  # type: ignore[misc]
     """Puts the averaged weights of Schedule-Free into the module while it is evaluated, into every checkpoint and,
     when a training is over, into the module for good. `configure` adds it; who makes an optimizer otherwise hands it
     to the Trainer."""
+
+    def on_fit_start(self, trainer: Any, *_: Any) -> None:
+        # Every checkpoint begins with this, and then asks the optimizers for their states. The hook of callbacks comes
+        # later, and not at all where weights alone are saved.
+        vars(trainer.strategy).setdefault("lightning_module_state_dict", partial(_averaged, trainer))
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         _each(trainer, "train")
@@ -79,13 +87,11 @@ class AveragedWeights(Callback):  # type: ignore[misc]
     def on_train_end(self, trainer: Any, *_: Any) -> None:
         _each(trainer, "eval")
 
-    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        # The checkpoint's weights are those of the module, and change with them; its optimizers are written anew, so
-        # that they say so. The next batch changes back.
-        _each(trainer, "eval")
-        if "optimizer_states" in checkpoint:
-            states = [trainer.strategy.optimizer_state(optimizer) for optimizer in trainer.optimizers]
-            checkpoint["optimizer_states"] = states
+
+def _averaged(trainer: Any) -> Any:
+    """The state dict of the module, which holds the averaged weights until the next batch."""
+    _each(trainer, "eval")
+    return type(trainer.strategy).lightning_module_state_dict(trainer.strategy)
 
 
 def _each(trainer: Any, mode: str) -> None:

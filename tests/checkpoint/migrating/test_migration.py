@@ -118,6 +118,18 @@ def test_several_rules_become_several_of_torchs(tmp_path: Path) -> None:
     )
 
 
+def test_tensors_in_extra_state_are_no_weights(tmp_path: Path) -> None:
+    class Measuring(nn.Linear):
+        def get_extra_state(self) -> Any:
+            return {"range": torch.ones(2)}
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    checkpoint.save(tmp_path, model=Measuring(2, 2))
+    assert list(checkpoint.torch_state(tmp_path)["model"]) == ["weight", "bias"]
+
+
 def test_what_torch_cannot_do_is_refused(tmp_path: Path) -> None:
     model = made()
     checkpoint.save(tmp_path / "a", model=model, optimizer=stepwell.Lion(model.parameters()))

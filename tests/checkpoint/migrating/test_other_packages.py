@@ -48,6 +48,22 @@ def test_transformers_folders(tmp_path: Path) -> None:
     assert_near(model, whole)
 
 
+def test_a_scheduler_of_ours_in_a_folder_of_transformers(tmp_path: Path) -> None:
+    model = made()
+    optimizer = stepwell.AdamW(model.named_parameters(), lr=0.1)
+    scheduler = stepwell.create_scheduler(optimizer, "linear", horizon=10)
+    go(model, optimizer, 2)
+    for _ in range(2):
+        scheduler.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save(scheduler.state_dict(), tmp_path / "scheduler.pt")
+    second = stepwell.AdamW(made(seeded=5).named_parameters(), lr=0.1)
+    schedule = stepwell.create_scheduler(second, "linear", horizon=10)
+    report = checkpoint.migrate(tmp_path, optimizer=second, scheduler=schedule)
+    assert report.notes == ("the scheduler goes on at step 2",)
+    assert second.param_groups[0]["lr"] == pytest.approx(0.08)
+
+
 def test_timm_checkpoints(tmp_path: Path) -> None:
     def groups(model: nn.Module) -> list[dict[str, Any]]:
         return in_two(model)[::-1]

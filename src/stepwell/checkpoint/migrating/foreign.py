@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.matching import Library
-from stepwell.checkpoint.migrating.source import SavedGroup, Source
+from stepwell.checkpoint.migrating.source import SavedGroup, Source, scheduler_step
 from stepwell.checkpoint.tensorfile import TensorFile
 from stepwell.loading import ENGINE_FLAGS
 
@@ -49,7 +49,7 @@ def of_folder(path: Path, rule: str = "") -> Source:
     source = of_object(unpickled(state), str(path), rule)
     source.weights = _weights_in(path)
     if (path / "scheduler.pt").is_file():
-        source.step = unpickled(path / "scheduler.pt").get("last_epoch")
+        source.step = scheduler_step(unpickled(path / "scheduler.pt"))
     if (path / "trainer_state.json").is_file():
         progress = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         source.extra = {name: progress[name] for name in ("global_step", "epoch") if name in progress}
@@ -78,7 +78,7 @@ def of_object(content: Any, title: str, rule: str = "") -> Source:
     if optimizer is not None:
         source.groups = _groups(optimizer, title, rule)
     if scheduler is not None:
-        source.step = scheduler.get("step", scheduler.get("last_epoch"))
+        source.step = scheduler_step(scheduler)
     source.extra = {name: value for name, value in content.items() if isinstance(value, (int, float, str))}
     return source
 

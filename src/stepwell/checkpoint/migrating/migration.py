@@ -24,7 +24,7 @@ from stepwell.checkpoint.migrating.foreign import of_file, of_folder, of_object
 from stepwell.checkpoint.migrating.naming import name_parameters
 from stepwell.checkpoint.migrating.rules import How, brought, inner, interpolates
 from stepwell.checkpoint.migrating.source import SavedGroup, Source, in_numbers, of_checkpoint
-from stepwell.checkpoint.names import named_tensors, parameter_names
+from stepwell.checkpoint.names import as_saved, named_tensors, parameter_names
 from stepwell.checkpoint.saving import class_name
 from stepwell.codecs import WEIGHTS, names_beside
 from stepwell.engines.batch import State
@@ -187,8 +187,8 @@ def _state(
     source: Source, optimizer: Optimizer, model: nn.Module | None, dtype: torch.dtype | None
 ) -> tuple[dict[str, Any], list[Moved], list[str]]:
     """A state dict in the optimizer's own order and groups, and what has become of everything."""
-    names = parameter_names(optimizer, model)
     saved = source.by_name()
+    names = as_saved(parameter_names(optimizer, model), saved)
     content = optimizer.state_dict()
     moved: list[Moved] = []
     notes: list[str] = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stepwell.checkpoint import manifest
 from stepwell.checkpoint.grouping import rule_of
-from stepwell.checkpoint.matching import Library
+from stepwell.checkpoint.matching import Library, weight_keys
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import MODEL, OPTIMIZER, VALUES
 from stepwell.checkpoint.tensorfile import TensorFile
@@ -82,6 +82,12 @@ def in_numbers(group: SavedGroup, state: dict[str, Any], shape: tuple[int, ...])
     return joined(rule.fit(shape), state, shape)
 
 
+def scheduler_step(state: Mapping[str, Any]) -> int | None:
+    """The step that a scheduler was at: ours calls it `step`, torch's `last_epoch`."""
+    step: int | None = state.get("step", state.get("last_epoch"))
+    return step
+
+
 def of_checkpoint(where: Path) -> Source:
     """A checkpoint of ours, all of it in memory, its bytes checked."""
     found = manifest.read(where)
@@ -94,13 +100,13 @@ def of_checkpoint(where: Path) -> Source:
     try:
         source = Source(str(where), extra=decode(found.extra, values.read))
         if found.model is not None:
-            source.weights = {name: weights.read(name) for name in weights.place}
+            source.weights = {name: weights.read(name) for name in weight_keys(found.model, weights)}
             source.tied, source.roles = found.model["tied"], found.model.get("roles", {})
         if found.optimizer is not None:
             source.groups = [_group(group, found.optimizer, slots) for group in found.optimizer["groups"]]
         if found.scheduler is not None:
             state = found.scheduler["state"]
-            source.step = state.get("step", state.get("last_epoch"))
+            source.step = scheduler_step(state)
             source.schedules = state.get("schedules", {})
         return source
     finally:
