@@ -1,4 +1,4 @@
-"""What changes in mid-training, and says so: selectors, a new horizon, a new base, another counting, tensors."""
+"""What changes in mid-training, and says so: selectors, a new base, another counting, tensors."""
 
 from __future__ import annotations
 
@@ -9,25 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, SequentialLR
 
 import stepwell
 from stepwell.scheduler import Scheduler
-from stepwell.schedules import (
-    WSD,
-    Constant,
-    Cosine,
-    Function,
-    InverseSqrt,
-    Linear,
-    MultiStep,
-    OneCycle,
-    Schedule,
-    warmup,
-)
+from stepwell.schedules import Constant, Cosine, Function, Linear, MultiStep
 
 
 def weight() -> Tensor:
@@ -137,81 +124,6 @@ def test_a_python_function_is_a_schedule() -> None:
         optimizer.step()
         peer.step()
         ours.step()
-
-
-# A longer horizon
-
-
-def test_stretch_is_as_if_the_horizon_had_been_known() -> None:
-    scheduler = Scheduler(sgd(1.0), lr=Linear(warmup=0.2), weight_decay=Linear(horizon=5), horizon=10)
-    scheduler.step(6)
-    assert scheduler.extend(20, how="stretch") == {"lr": [14 / 16], "weight_decay": [0.0]}
-    assert scheduler.schedules == {"lr": Linear(horizon=20, warmup=4), "weight_decay": Linear(horizon=20)}
-    assert scheduler.horizon == 20
-
-
-def test_hold_stays_at_the_end() -> None:
-    scheduler = Scheduler(sgd(1.0), lr=Linear(end=0.25), horizon=4)
-    scheduler.step(4)
-    scheduler.extend(100, how="hold")
-    scheduler.step(60)
-    assert rates(scheduler.optimizer) == [0.25]
-
-
-def test_rewarm_goes_from_where_it_is_to_the_peak_and_down_again() -> None:
-    scheduler = Scheduler(sgd(1.0), lr=Linear(warmup=2, end=0.5), horizon=4)
-    scheduler.step(4)
-    assert scheduler.extend(12, how="rewarm", warmup=0.25) == {"lr": [0.5]}
-    # Two of the eight new steps up, six down.
-    expected = [0.5, 0.75] + [1 - 0.5 * t / 6 for t in range(7)] + [0.5, 0.5]
-    assert [rate for (rate,) in run(scheduler, 11)] == pytest.approx(expected)
-    assert scheduler.schedules["lr"](3) == 0.75  # what was, has been
-
-
-@settings(deadline=None)
-@given(
-    st.sampled_from(
-        [Linear(), Cosine(warmup=0.1, end=0.1), WSD(warmup=5), InverseSqrt(warmup=4), OneCycle(), Constant()]
-    )
-    | st.just(warmup(Cosine(), 0.1, shape="cosine")),
-    st.integers(40, 60),
-    st.integers(0, 80),
-)
-def test_rewarm_never_jumps_and_resumes(schedule: Schedule, horizon: int, at: int) -> None:
-    scheduler = Scheduler(sgd(0.3), lr=schedule, horizon=horizon)
-    scheduler.step(at)
-    (before,) = rates(scheduler.optimizer)
-    scheduler.extend(at + 100, how="rewarm", warmup=10)
-    assert rates(scheduler.optimizer) == pytest.approx([before], rel=1e-12)
-    state = scheduler.state_dict()
-    other = Scheduler(sgd(0.3), lr=schedule, horizon=horizon)
-    other.load_state_dict(state, schedule="saved")
-    for _ in range(105):
-        assert rates(other.optimizer) == rates(scheduler.optimizer)
-        other.step()
-        scheduler.step()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"horizon": 5, "how": "stretch"}, "horizon must be more than the 5 steps that are done, got 5"),
-        ({"horizon": 9, "how": "strech"}, "how must be 'stretch', 'hold' or 'rewarm', got 'strech'"),
-        ({"horizon": 9, "how": "hold", "warmup": 2}, "how='hold' has no warm-up, got warmup=2; how='rewarm' has one"),
-        (
-            {"horizon": 9, "how": "stretch", "warmup": 0.1},
-            "how='stretch' has no warm-up, got warmup=0.1; how='rewarm' has one",
-        ),
-        ({"horizon": 8, "how": "rewarm", "warmup": 3}, "warmup must be less than the 3 steps that are left, got 3"),
-    ],
-)
-def test_extensions_that_are_wrong_change_nothing(arguments: Any, message: str) -> None:
-    scheduler = Scheduler(sgd(1.0), lr=Linear(), horizon=6)
-    scheduler.step(5)
-    before = copy.deepcopy(scheduler.state_dict())
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        scheduler.extend(**arguments)
-    assert scheduler.state_dict() == before
 
 
 # A new base

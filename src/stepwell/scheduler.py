@@ -167,17 +167,18 @@ class Scheduler(LRScheduler):
             horizon: the new total of optimizer steps, more than are done.
             how: "stretch" lays every schedule over the new horizon, as if it had been known from the start: in
                 mid-decay the values jump up. "hold" goes on at the value that each schedule ends with. "rewarm" goes in
-                a line from the present value to the peak, and lays each schedule, without its own warm-up, over the
-                steps that are left (Ibrahim et al. 2024, arXiv:2403.08763).
-            warmup: how long "rewarm" takes to the peak: steps, or a share of the steps that are left; by default 0.01.
+                a line from the present value to where each schedule begins without its own warm-up, and lays it over
+                the steps that are left (Ibrahim et al. 2024, arXiv:2403.08763). That is its peak, but where the rise is
+                part of the shape: `OneCycle`, `Cyclic`, `Noam` and each turn of `repeat` begin low, and rise again.
+            warmup: how long "rewarm" takes to there: steps, or a share of the steps that are left; by default 0.01.
                 The other ways have none.
 
         Returns:
             The values set, as `last`.
 
         Raises:
-            ValueError: a horizon that is not beyond the steps done, an unknown way, or a warm-up for one that has none.
-                Nothing has changed then.
+            ValueError: a horizon that is not beyond the steps done, an unknown way, a warm-up for one that has none, or
+                "rewarm" to a schedule that begins at 0. Nothing has changed then.
         """
         wanted = check_horizon("horizon", horizon)
         if wanted is None or wanted <= self.last_epoch:

@@ -101,6 +101,9 @@ class Clamp(_Around):
     def stretched(self, horizon: int) -> Self:
         return replace(self, schedule=self.schedule.stretched(horizon))
 
+    def without_warmup(self) -> Schedule:
+        return replace(self, schedule=self.schedule.without_warmup())
+
     def factor(self, step: Any) -> Any:
         value = maximum(self.schedule.factor(step), self.low)
         return value if self.high is None else minimum(value, self.high)
@@ -119,6 +122,9 @@ class Shift(_Around):
         if known is not None and by >= known:
             raise ValueError(f"by must be less than the horizon of {known} steps, got {self.by}")
         return replace(self, schedule=self._inner(None if known is None else known - by), by=by, horizon=None)
+
+    def without_warmup(self) -> Schedule:
+        return replace(self, schedule=self.schedule.without_warmup())
 
     def factor(self, step: Any) -> Any:
         by = int(self.by)
@@ -173,6 +179,9 @@ class Product(Schedule):
     def resolve(self, horizon: int | None = None) -> Self:
         known = self.horizon or check_horizon("horizon", horizon)
         return replace(self, schedules=tuple(one.resolve(known) for one in self.schedules), horizon=None)
+
+    def without_warmup(self) -> Schedule:
+        return replace(self, schedules=tuple(one.without_warmup() for one in self.schedules))
 
     def factor(self, step: Any) -> Any:
         value = self.schedules[0].factor(step)

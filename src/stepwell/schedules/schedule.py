@@ -98,7 +98,7 @@ class Schedule:
         return replace(self, **changes)
 
     def without_warmup(self) -> Schedule:
-        """The same schedule from the end of its warm-up on."""
+        """The same schedule from the end of its warm-up on; itself, where the rise is part of its shape."""
         changes: dict[str, Any] = {"warmup": 0} if "warmup" in _names(self) else {}
         return replace(self, **changes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -51,6 +51,9 @@ class Sequence(Schedule):
         )
         # All lengths are steps now: the horizon decides nothing any more, and the resolved schedule does not name it.
         return type(self)(pieces=pieces, at=starts[1:], cut=self.cut)
+
+    def without_warmup(self) -> Schedule:
+        return replace(self, pieces=(self.pieces[0].without_warmup(), *self.pieces[1:]))
 
     def factor(self, step: Any) -> Any:
         if isinstance(step, int):  # one step needs one piece only
