@@ -217,6 +217,45 @@ def test_a_scheduler_stands_still(counts: Any, fails: bool) -> None:
     assert (scheduler.last_epoch, optimizer.param_groups[0]["lr"]) == (1, pytest.approx(0.09))
 
 
+class Prepared(torch.optim.Optimizer):
+    """A wrapper such as Accelerate's, which calls the constructor of no optimizer."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self) -> Any:
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> Any:
+        return self.optimizer.state
+
+    def step(self, closure: Any = None) -> None:
+        self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("counts", ["calls", "steps"])
+@pytest.mark.parametrize("wrapped_for", ["the search", "the scheduler"])
+def test_a_scheduler_stands_still_where_one_of_them_sees_a_wrapper(counts: Any, wrapped_for: str) -> None:
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    prepared = Prepared(Prepared(optimizer))
+    searched, scheduled = (prepared, optimizer) if wrapped_for == "the search" else (optimizer, prepared)
+    scheduler = Scheduler(scheduled, lr=Linear(), horizon=20, counts=counts)
+
+    def step() -> float:
+        parameter.grad = torch.ones(1)
+        prepared.step()
+        scheduler.step()
+        return 1.0
+
+    find_lr(step, searched, steps=10)
+    assert (scheduler.last_epoch, scheduler.get_last_lr()) == (0, [0.1])
+    step()
+    assert scheduler.last_epoch == 1
+
+
 def test_it_is_drawn() -> None:
     found = find_lr(*quadratic([]), low=1e-3, high=1.0, steps=30)
     text = str(found)

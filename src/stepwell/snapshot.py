@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepwell.wrapping import bare
+
 _OPEN: set[int] = set()
 
 
 def is_open(optimizer: Optimizer) -> bool:
-    """Whether a snapshot of the optimizer is open: steps that it takes now will not have happened."""
-    return id(optimizer) in _OPEN
+    """Whether a snapshot of the optimizer is open, in a wrapper or out: steps taken now will not have happened."""
+    return id(bare(optimizer)) in _OPEN
 
 
 class Snapshot:
@@ -27,7 +29,7 @@ class Snapshot:
     """
 
     def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
-        self.optimizer = optimizer
+        self.optimizer = bare(optimizer)
         self.model = model
 
     def __enter__(self) -> Self:
