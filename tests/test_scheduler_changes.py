@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import re
 from typing import Any
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, SequentialLR
 
 import stepwell
 from stepwell.scheduler import Scheduler
-from stepwell.schedules import Constant, Cosine, Function, Linear, MultiStep
+from stepwell.schedules import Constant, Cosine, Function, Linear, MultiStep, sequence
 
 
 def weight() -> Tensor:
@@ -285,6 +286,26 @@ def test_the_saved_side_can_be_taken() -> None:
     assert rates(scheduler.optimizer) == [0.5]
     scheduler.extend(20, how="stretch")  # from then on it is this scheduler's own
     assert scheduler.schedules == {"lr": MultiStep(horizon=20, at=[2], gamma=0.5)}
+
+
+def test_the_saved_side_is_taken_as_it_was_given() -> None:
+    saved = Scheduler(sgd(1.0), lr=sequence(Constant(), Linear(), at=[0.5]), horizon=10)
+    state = json.loads(json.dumps(saved.state_dict()))
+    scheduler = Scheduler(sgd(1.0), lr=Linear(), horizon=99)
+    scheduler.load_state_dict(state, schedule="saved")
+    assert scheduler.horizon == 10
+    assert scheduler.state_dict() == state
+    scheduler.extend(20, how="stretch")
+    assert [rate for (rate,) in run(scheduler, 21)] == pytest.approx([1.0] * 10 + [1 - t / 10 for t in range(11)])
+
+
+def test_a_state_that_has_the_lengths_in_steps_alone_loads_too() -> None:
+    state = {"step": 3, "schedules": {"lr": "Linear(horizon=10, warmup=2)"}}
+    scheduler = Scheduler(sgd(1.0), lr=Constant(), horizon=99)
+    scheduler.load_state_dict(state, schedule="saved")
+    assert (scheduler.horizon, rates(scheduler.optimizer)) == (99, [7 / 8])
+    scheduler.extend(18, how="stretch")
+    assert scheduler.schedules == {"lr": Linear(horizon=18, warmup=2)}
 
 
 def halves(step: int) -> float:

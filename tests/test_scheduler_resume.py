@@ -69,6 +69,8 @@ def test_the_state_is_the_step_and_what_it_was_taken_under() -> None:
     assert scheduler.state_dict() == {
         "step": 1,
         "schedules": {"lr": "Cosine(horizon=100, warmup=10)", "weight_decay": "Linear(horizon=100)"},
+        "given": {"lr": "Cosine(warmup=0.1)", "weight_decay": "Linear()"},
+        "horizon": 100,
     }
 
 

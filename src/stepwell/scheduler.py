@@ -165,11 +165,12 @@ class Scheduler(LRScheduler):
 
         Args:
             horizon: the new total of optimizer steps, more than are done.
-            how: "stretch" lays every schedule over the new horizon, as if it had been known from the start: in
-                mid-decay the values jump up. "hold" goes on at the value that each schedule ends with. "rewarm" goes in
-                a line from the present value to where each schedule begins without its own warm-up, and lays it over
-                the steps that are left (Ibrahim et al. 2024, arXiv:2403.08763). That is its peak, but where the rise is
-                part of the shape: `OneCycle`, `Cyclic`, `Noam` and each turn of `repeat` begin low, and rise again.
+            how: "stretch" lays every schedule over the new horizon, as if it had been known from the start, also one
+                that has a horizon of its own: in mid-decay the values jump up. "hold" goes on at the value that each
+                schedule ends with. "rewarm" goes in a line from the present value to where each schedule begins without
+                its own warm-up, and lays it over the steps that are left (Ibrahim et al. 2024, arXiv:2403.08763). That
+                is its peak, but where the rise is part of the shape: `OneCycle`, `Cyclic`, `Noam` and each turn of
+                `repeat` begin low, and rise again.
             warmup: how long "rewarm" takes to there: steps, or a share of the steps that are left; by default 0.01.
                 The other ways have none.
 
@@ -235,8 +236,12 @@ class Scheduler(LRScheduler):
         return self.last
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, and the schedules as text, so that a resume under another schedule is noticed."""
-        return {"step": self.last_epoch, "schedules": written(self._resolved)}
+        """The step, and the schedules as text, so that a resume under another schedule is noticed.
+
+        "schedules" has every length in steps; "given", under "horizon", is what `extend` lays over a longer one.
+        """
+        schedules, given = written(self._resolved), written(self._given)
+        return {"step": self.last_epoch, "schedules": schedules, "given": given, "horizon": self.horizon}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this", "saved"] | None = None
@@ -265,11 +270,15 @@ class Scheduler(LRScheduler):
         saved = state_dict.get("schedules") or {}
         if schedule == "same":
             check_same(written(self._resolved), saved)
-        resolved = read(saved, self._resolved) if schedule == "saved" else self._resolved
+        resolved, given, horizon = self._resolved, self._given, self.horizon
+        if schedule == "saved":
+            resolved = read(saved, self._resolved)
+            # Earlier states lack these, and know the lengths in steps alone.
+            given = read(state_dict["given"], self._resolved) if "given" in state_dict else resolved
+            horizon = check_horizon("horizon", state_dict.get("horizon", horizon))
 
         def go() -> None:
-            if schedule == "saved":
-                self._given = resolved
+            self._given, self.horizon = given, horizon
             self._set(resolved)
             self.last_epoch = state_dict["step"]
 

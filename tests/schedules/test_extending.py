@@ -56,6 +56,32 @@ def test_stretch_is_as_if_the_horizon_had_been_known() -> None:
     assert scheduler.horizon == 20
 
 
+def line(steps: int) -> list[float]:
+    return [1 - t / steps for t in range(steps + 1)]
+
+
+def cosine(steps: int) -> list[float]:
+    return [(1 + math.cos(math.pi * t / steps)) / 2 for t in range(steps + 1)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (product(Cosine(horizon=10), Constant()), cosine(20)),
+        (clamp(product(Cosine(horizon=10), Constant()), low=0.1), [max(factor, 0.1) for factor in cosine(20)]),
+        (warmup(Linear(horizon=8), 2), [0, 0.5, *line(18)]),
+        (shift(Linear(horizon=8), 2), [1, 1, *line(18)]),
+        # The first line has an end before the horizon, and keeps it; so has each turn of a repetition.
+        (sequence(Linear(horizon=2, end=0.5), Linear(horizon=5), at=[5]), [1, 0.75, 0.5, 0.5, 0.5, *line(15)]),
+        (repeat(Linear(horizon=2), 5), [1, 0.5, 0, 0, 0] * 4 + [0]),
+    ],
+)
+def test_stretch_takes_along_what_ended_with_the_horizon(schedule: Schedule, expected: list[float]) -> None:
+    scheduler = Scheduler(sgd(1.0), lr=schedule, horizon=10)
+    scheduler.extend(20, how="stretch")
+    assert rates(scheduler, 21) == pytest.approx(expected, abs=1e-12)
+
+
 def test_hold_stays_at_the_end() -> None:
     scheduler = Scheduler(sgd(1.0), lr=Linear(end=0.25), horizon=4)
     scheduler.step(4)
@@ -98,15 +124,11 @@ def test_rewarm_never_jumps_and_resumes(schedule: Schedule, horizon: int, at: in
         scheduler.step()
 
 
-def cosine(steps: int) -> list[float]:
-    return [(1 + math.cos(math.pi * t / steps)) / 2 for t in range(steps + 1)]
-
-
 @pytest.mark.parametrize(
     ("schedule", "down"),
     [
         (warmup(Cosine(), 5), cosine(20)),
-        (sequence(warmup(Constant(), 5), Linear(), at=[0.8]), [1.0] * 17 + [0.75, 0.5, 0.25, 0.0]),
+        (sequence(warmup(Constant(), 5), Linear(), at=[0.8]), [1.0] * 16 + line(4)),
         (product(Constant(warmup=5), Cosine(warmup=3)), cosine(20)),
         (clamp(Cosine(warmup=5), low=0.1), [max(factor, 0.1) for factor in cosine(20)]),
         (shift(Cosine(warmup=5), 2), [1.0, 1.0, *cosine(18)]),

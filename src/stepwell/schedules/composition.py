@@ -34,6 +34,9 @@ class _Around(Schedule):
         except ValueError as error:
             raise ValueError(f"{self!r}: {error}") from None
 
+    def stretched(self, horizon: int | None) -> Self:
+        return replace(super().stretched(horizon), schedule=self.schedule.stretched(None))
+
     def __repr__(self) -> str:
         rest = [f"{name}={value!r}" for name, value in given(self).items() if name != "schedule"]
         return f"{type(self).__name__.lower()}({', '.join([repr(self.schedule), *rest])})"
@@ -98,7 +101,7 @@ class Clamp(_Around):
     def resolve(self, horizon: int | None = None) -> Self:
         return replace(self, schedule=self._inner(horizon))
 
-    def stretched(self, horizon: int) -> Self:
+    def stretched(self, horizon: int | None) -> Self:
         return replace(self, schedule=self.schedule.stretched(horizon))
 
     def without_warmup(self) -> Schedule:
@@ -146,6 +149,9 @@ class Repeat(_Around):
             raise ValueError(f"every must be at least 1 step, got {self.every} of {known} steps")
         return replace(self, schedule=self._inner(every), every=every, horizon=known)
 
+    def stretched(self, horizon: int | None) -> Self:
+        return replace(self, horizon=horizon)  # there are more turns, each as long as it was
+
     def factor(self, step: Any) -> Any:
         every = int(self.every)
         if self.horizon is not None:
@@ -179,6 +185,9 @@ class Product(Schedule):
     def resolve(self, horizon: int | None = None) -> Self:
         known = self.horizon or check_horizon("horizon", horizon)
         return replace(self, schedules=tuple(one.resolve(known) for one in self.schedules), horizon=None)
+
+    def stretched(self, horizon: int | None) -> Self:
+        return replace(self, schedules=tuple(one.stretched(None) for one in self.schedules), horizon=horizon)
 
     def without_warmup(self) -> Schedule:
         return replace(self, schedules=tuple(one.without_warmup() for one in self.schedules))

@@ -92,8 +92,12 @@ class Schedule:
             resolved.check_fits(known)
         return resolved
 
-    def stretched(self, horizon: int) -> Self:
-        """The same schedule over another horizon: shares follow it, lengths in steps stay."""
+    def stretched(self, horizon: int | None) -> Self:
+        """The same schedule over another horizon: shares follow it, lengths in steps stay.
+
+        So do the schedules inside that end with it, also those that had a horizon of their own. None leaves the horizon
+        to whoever resolves the schedule.
+        """
         changes: dict[str, Any] = {"horizon": horizon} if "horizon" in _names(self) else {}
         return replace(self, **changes)
 

@@ -52,6 +52,9 @@ class Sequence(Schedule):
         # All lengths are steps now: the horizon decides nothing any more, and the resolved schedule does not name it.
         return type(self)(pieces=pieces, at=starts[1:], cut=self.cut)
 
+    def stretched(self, horizon: int | None) -> Self:
+        return replace(self, pieces=(*self.pieces[:-1], self.pieces[-1].stretched(None)), horizon=horizon)
+
     def without_warmup(self) -> Schedule:
         return replace(self, pieces=(self.pieces[0].without_warmup(), *self.pieces[1:]))
 
