@@ -142,6 +142,18 @@ def test_override_gives_a_new_base_and_says_so(caplog: pytest.LogCaptureFixture)
     assert rates(optimizer) == [2.0, 1.0]
 
 
+def test_override_leaves_groups_alone_that_are_not_scheduled(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = sgd(2e-3, 1e-3, names=("rest", "scheduled"))
+    scheduler = Scheduler(optimizer, lr={"scheduled": Linear()}, horizon=4)
+    with caplog.at_level(logging.INFO, logger="stepwell"):
+        assert scheduler.override(lr=5e-4) == {"lr": [2e-3, 5e-4]}
+    assert caplog.messages == ["overridden: next lr of group 1 = 0.0005, was 0.001"]
+    assert scheduler.base_lrs == [2e-3, 5e-4]
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # brings groups of its own
+    scheduler.override(lr=4e-4)
+    assert scheduler.base_lrs == [2e-3, 4e-4]
+
+
 def test_override_of_an_element_and_of_groups_at_zero() -> None:
     optimizer = torch.optim.AdamW(
         [{"params": [weight()], "weight_decay": 0.0}, {"params": [weight()]}], weight_decay=0.1

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from stepwell.announcing import Readings, next_values, other_bases
 from stepwell.hearing import hear
 from stepwell.naming import nearest
 from stepwell.saved_schedules import check_same, read, written
@@ -111,7 +112,7 @@ class Scheduler(LRScheduler):
         if last_epoch >= 0:
             self._check_bases()
         self._initial_step()
-        self._made_with = self._first(Entry.base)
+        self._made_with = self._read(Entry.base)
         self._follow()
 
     @property
@@ -198,7 +199,8 @@ class Scheduler(LRScheduler):
         After a resume this is how a new learning rate comes into force: groups bring their old base with them.
 
         Args:
-            bases: the new base of the first group whose base is not 0; the others keep their ratio to it.
+            bases: the new base of the first scheduled group whose base is not 0; the other scheduled ones keep their
+                ratio to it, and those that are not scheduled keep their values.
 
         Returns:
             The values set, as `last`.
@@ -217,7 +219,7 @@ class Scheduler(LRScheduler):
             if not value - value == 0:
                 raise ValueError(f"{name} must be a finite number, got {value!r}")
             entry = self._entries[name]
-            groups = [group for group in self._groups if entry.stands_in(group)]
+            groups = list(self._scheduled(entry).values())
             old = next((base for group in groups if (base := entry.base(group))), 0.0)
             if value < 0 < old:
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
@@ -232,7 +234,7 @@ class Scheduler(LRScheduler):
                 entry.set_base(group, base)
 
         self._change("overridden", change)
-        self._made_with = self._first(Entry.base)
+        self._made_with = self._read(Entry.base)
         return self.last
 
     def state_dict(self) -> dict[str, Any]:
@@ -248,8 +250,8 @@ class Scheduler(LRScheduler):
     ) -> None:
         """Go to the saved step and set its values at once; says "next lr = …, was …" on the logger "stepwell".
 
-        It says so at level INFO, and at WARNING, which Python shows unless told otherwise, where a value jumps or a
-        base is another than this scheduler was made with: groups bring their old base with them.
+        It says so at level INFO, and at WARNING, which Python shows unless told otherwise, where in a scheduled group a
+        value jumps or a base is another than this scheduler was made with: groups bring their old base with them.
 
         Args:
             state_dict: what `state_dict()` gave.
@@ -305,14 +307,18 @@ class Scheduler(LRScheduler):
 
     def _write(self) -> None:
         """Set the values of the current step."""
-        groups = self.optimizer.param_groups
-        if len(groups) != len(self._seen) or not all(map(operator.is_, groups, self._seen)):
-            self._survey()  # groups were added, or came anew from a state dict
+        self._keep_up()
         for track in self._tracks:
             track.write(self.last_epoch)
-        self._last_lr = [group["lr"] for group in groups]
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         if any(rate.__class__ is not float for rate in self._last_lr):
             self._last_lr = [copied(rate) for rate in self._last_lr]
+
+    def _keep_up(self) -> None:
+        """Survey the groups where some were added, or came anew from a state dict."""
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self._seen) or not all(map(operator.is_, groups, self._seen)):
+            self._survey()
 
     def _survey(self) -> None:
         """Find the groups of every schedule, and the bases that they multiply."""
@@ -334,17 +340,14 @@ class Scheduler(LRScheduler):
 
     def _change(self, what: str, change: Callable[[], None], *, resumed: bool = False) -> None:
         """Make a change, set the values, and say what becomes of them."""
-        before = self._first(Entry.read)
+        before = self._read(Entry.read)
         change()
         self._write()
-        after, bases = self._first(Entry.read), self._first(Entry.base)
-        said = "; ".join(f"next {name} = {after[name]:.4g}, was {before[name]:.4g}" for name in after)
-        said += f" (first of {len(self._groups)} groups)" * (len(self._groups) > 1)
-        ignored = {name: made for name, made in self._made_with.items() if bases[name] != made} if resumed else {}
-        for name, made in ignored.items():
-            said += f"; the loaded base of {name} is {bases[name]:.4g}: override({name}={made:g}) takes the new one"
+        after = self._read(Entry.read)
+        said = next_values(before, after, len(self._groups))
+        ignored = other_bases(self._made_with, self._read(Entry.base)) if resumed else ""
         level = logging.WARNING if resumed and (ignored or before != after) else logging.INFO
-        _LOG.log(level, "%s: %s", what, said)
+        _LOG.log(level, "%s: %s", what, said + ignored)
 
     def _check_bases(self) -> None:
         for name, entry in self._entries.items():
@@ -355,10 +358,18 @@ class Scheduler(LRScheduler):
                         "load the optimizer's state before giving last_epoch"
                     )
 
-    def _first(self, look: Callable[[Entry, Group], Any]) -> dict[str, float]:
-        """What the first group that has it says, for each scheduled hyper-parameter."""
+    def _scheduled(self, entry: Entry) -> dict[int, Group]:
+        """The groups in which a schedule sets the entry, by their index."""
+        self._keep_up()
+        found = {id(group) for track in self._tracks if track.entry == entry for group in track.groups}
         return {
-            name: float(look(entry, next(group for group in self._groups if entry.stands_in(group))))
+            index: group for index, group in enumerate(self._groups) if id(group) in found and entry.stands_in(group)
+        }
+
+    def _read(self, look: Callable[[Entry, Group], Any]) -> Readings:
+        """What each scheduled group says, for each scheduled hyper-parameter."""
+        return {
+            name: {index: float(look(entry, group)) for index, group in self._scheduled(entry).items()}
             for name, entry in self._entries.items()
         }
 
