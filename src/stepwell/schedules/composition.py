@@ -156,7 +156,8 @@ class Repeat(_Around):
         every = int(self.every)
         if self.horizon is not None:
             step = minimum(step, self.horizon)
-        turn = floor(step / every)
+        # Half a step on: XLA multiplies by the reciprocal, and 47 · (1/47) may lie below 1.
+        turn = floor((step + 0.5) / every)
         last = min(
             math.inf if self.times is None else self.times - 1,
             math.inf if self.horizon is None else (self.horizon - 1) // every,
