@@ -100,6 +100,24 @@ def test_everything_is_put_back_to_the_bit(name: str, steps_before: int, fail_at
     assert [again().item() for _ in range(steps_before + 3)][steps_before:] == after
 
 
+def test_tensors_in_a_tuple_are_put_back_as_the_same_objects() -> None:
+    parameter = torch.ones(2, requires_grad=True)
+    betas = (torch.tensor(0.9), torch.tensor(0.999))
+    optimizer = torch.optim.AdamW([parameter], betas=betas, foreach=False)  # type: ignore[arg-type]
+    (group,) = optimizer.param_groups
+
+    def step() -> float:
+        parameter.grad = torch.ones(2)
+        optimizer.step()
+        group["betas"][0].fill_(0.5)
+        return 1.0
+
+    find_lr(step, optimizer, steps=2)
+    assert group["betas"][0] is betas[0]
+    assert group["betas"][1] is betas[1]
+    assert [float(beta) for beta in group["betas"]] == pytest.approx([0.9, 0.999])
+
+
 def quadratic(rates: list[float]) -> tuple[Callable[[], float], torch.optim.Optimizer]:
     """x² / 2 from x = 1 by gradient descent, whose step at rate r multiplies x by 1 − r."""
     x = torch.ones(1, dtype=torch.float64, requires_grad=True)

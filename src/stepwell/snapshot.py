@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -82,10 +83,23 @@ class Snapshot:
         return {p: state for p, state in self.optimizer.state.items() if isinstance(p, Tensor)}
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor, and what stood in it."""
+
+    tensor: Tensor
+    before: Tensor
+
+    def put_back(self) -> Tensor:
+        return self.tensor.copy_(self.before)
+
+
 def _kept(value: Any) -> Any:
     """A tensor with a copy of it; a list of parameters as another list of them; anything else as a copy."""
     if isinstance(value, Tensor):
-        return value, value.detach().clone()
+        return _Kept(value, value.detach().clone())
+    if type(value) is tuple:
+        return tuple(map(_kept, value))
     if isinstance(value, list) and any(isinstance(one, Tensor) for one in value):
         return list(value)
     return copy.deepcopy(value)
@@ -95,8 +109,11 @@ def _put_back(live: dict[str, Any], kept: dict[str, Any]) -> None:
     for name in [name for name in live if name not in kept]:
         del live[name]
     for name, value in kept.items():
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Tensor):
-            tensor, before = value
-            live[name] = tensor.copy_(before)
-        else:
-            live[name] = value
+        live[name] = _before(value)
+
+
+def _before(kept: Any) -> Any:
+    """What was kept, as it was."""
+    if type(kept) is tuple:
+        return tuple(map(_before, kept))
+    return kept.put_back() if isinstance(kept, _Kept) else kept
