@@ -144,9 +144,7 @@ class Repeat(_Around):
 
     def resolve(self, horizon: int | None = None) -> Self:
         known = self.horizon or check_horizon("horizon", horizon)
-        every = in_steps(self.every, known, self)
-        if every < 1:
-            raise ValueError(f"every must be at least 1 step, got {self.every} of {known} steps")
+        every = in_steps(self.every, known, self, least=1)
         return replace(self, schedule=self._inner(every), every=every, horizon=known)
 
     def stretched(self, horizon: int | None) -> Self:

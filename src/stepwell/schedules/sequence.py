@@ -69,7 +69,7 @@ class Sequence(Schedule):
 
     def _starts(self, horizon: int | None) -> tuple[int, ...]:
         """The step at which each schedule starts."""
-        starts = (0, *(in_steps(start, horizon, self) for start in self.at))
+        starts = (0, *(in_steps(start, horizon, self, least=1) for start in self.at))
         if any(after <= before for before, after in pairwise(starts)):
             steps = ", ".join(map(str, starts[1:]))
             raise ValueError(f"at must ascend from at least step 1, got {list(self.at)}, which is at {steps}")
