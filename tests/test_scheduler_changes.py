@@ -8,6 +8,7 @@ import logging
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -140,6 +141,16 @@ def test_override_gives_a_new_base_and_says_so(caplog: pytest.LogCaptureFixture)
     assert scheduler.base_lrs == [4.0, 2.0]
     scheduler.step()
     assert rates(optimizer) == [2.0, 1.0]
+
+
+def test_numbers_of_numpy_are_rates_and_bases() -> None:
+    optimizer = sgd(np.float32(0.5), momentum=np.float32(0.75))  # type: ignore[arg-type]
+    scheduler = Scheduler(optimizer, lr=Linear(), momentum=Constant(), horizon=4)
+    scheduler.step()
+    assert scheduler.last == {"lr": [0.375], "momentum": [0.75]}
+    scheduler.override(lr=np.float32(0.25))  # type: ignore[arg-type]
+    assert (rates(optimizer), scheduler.base_lrs) == ([0.1875], [0.25])
+    assert {type(value) for value in (*scheduler.base_lrs, *scheduler.get_last_lr(), *scheduler.get_lr())} == {float}
 
 
 def test_override_leaves_groups_alone_that_are_not_scheduled(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,7 @@ from stepwell.schedules import Length, Schedule
 from stepwell.schedules.extending import extended
 from stepwell.schedules.fields import check_horizon
 from stepwell.snapshot import is_open
-from stepwell.tracks import Entry, Group, Selector, Track, by_selector, copied, find_entry, plain, selects
+from stepwell.tracks import Entry, Group, Selector, Track, by_selector, copied, find_entry, is_number, plain, selects
 
 _LOG = logging.getLogger("stepwell")
 
@@ -214,7 +214,7 @@ class Scheduler(LRScheduler):
             if name not in self._entries:
                 there = ", ".join(self._entries)
                 raise TypeError(f"{name!r} is not scheduled here; there are {there}{nearest(name, self._entries)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             if not value - value == 0:
                 raise ValueError(f"{name} must be a finite number, got {value!r}")
@@ -227,7 +227,7 @@ class Scheduler(LRScheduler):
                 raise ValueError(
                     f"every group's base of {name} is 0, and keeps no ratio to {value!r}: set the groups' own"
                 )
-            changes += [(entry, group, entry.base(group) / old * value) for group in groups]
+            changes += [(entry, group, entry.base(group) / old * float(value)) for group in groups]
 
         def change() -> None:
             for entry, group, base in changes:
