@@ -193,6 +193,15 @@ def test_suggestions_by_hand() -> None:
     assert RangeTest(RATES, rising, rising, diverged=False).valley is None
 
 
+@pytest.mark.parametrize("loss", [1.0, 0.1, 2.302585])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])
+def test_a_loss_that_never_changes_suggests_nothing(loss: float, smoothing: float) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    found = find_lr(lambda: loss, optimizer, smoothing=smoothing)
+    assert set(found.smoothed) == {loss}
+    assert (found.steepest, found.valley) == (None, None)
+
+
 def test_groups_keep_their_ratios() -> None:
     parameters = [torch.ones(1, requires_grad=True) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": [parameters[0]], "lr": 0.1}, {"params": [parameters[1]], "lr": 0.5}])
