@@ -172,6 +172,27 @@ def test_arguments_out_of_range(kind: Any, options: dict[str, Any], message: str
         kind(sgd(), **options)
 
 
+@pytest.mark.parametrize("kind", [ReduceOnPlateau, Greedy])
+@pytest.mark.parametrize("scheduler_first", [False, True])
+def test_the_last_rate_comes_back_as_in_torch(kind: Any, scheduler_first: bool) -> None:
+    saved = kind(sgd(1.0), patience=0, factor=0.5)
+    for metric in (1.0, 2.0, 3.0):
+        saved.step(metric)
+    resumed = kind(sgd(1.0))
+    states = [(resumed.optimizer, saved.optimizer.state_dict()), (resumed, saved.state_dict())]
+    for each, state in reversed(states) if scheduler_first else states:
+        each.load_state_dict(state)
+    assert resumed.get_last_lr() == rates(saved.optimizer) != [1.0]
+
+
+def test_a_state_without_the_last_rate_loads_too() -> None:
+    state = {"best": 1.0, "num_bad_epochs": 0, "cooldown_counter": 0, "last_epoch": 3}
+    scheduler = ReduceOnPlateau(optimizer := sgd(1.0))
+    optimizer.param_groups[0]["lr"] = 0.25  # as the optimizer's state brings it
+    scheduler.load_state_dict(state)
+    assert scheduler.get_last_lr() == [0.25]
+
+
 def test_a_state_of_something_else_is_an_error() -> None:
     scheduler = Greedy(sgd())
     with pytest.raises(ValueError, match=r"^max_lr must be at least min_lr, which is 0.5, got 0.1$"):

@@ -100,6 +100,24 @@ def test_everything_is_put_back_to_the_bit(name: str, steps_before: int, fail_at
     assert [again().item() for _ in range(steps_before + 3)][steps_before:] == after
 
 
+def test_tensors_in_a_tuple_are_put_back_as_the_same_objects() -> None:
+    parameter = torch.ones(2, requires_grad=True)
+    betas = (torch.tensor(0.9), torch.tensor(0.999))
+    optimizer = torch.optim.AdamW([parameter], betas=betas, foreach=False)  # type: ignore[arg-type]
+    (group,) = optimizer.param_groups
+
+    def step() -> float:
+        parameter.grad = torch.ones(2)
+        optimizer.step()
+        group["betas"][0].fill_(0.5)
+        return 1.0
+
+    find_lr(step, optimizer, steps=2)
+    assert group["betas"][0] is betas[0]
+    assert group["betas"][1] is betas[1]
+    assert [float(beta) for beta in group["betas"]] == pytest.approx([0.9, 0.999])
+
+
 def quadratic(rates: list[float]) -> tuple[Callable[[], float], torch.optim.Optimizer]:
     """x² / 2 from x = 1 by gradient descent, whose step at rate r multiplies x by 1 − r."""
     x = torch.ones(1, dtype=torch.float64, requires_grad=True)
@@ -175,6 +193,15 @@ def test_suggestions_by_hand() -> None:
     assert RangeTest(RATES, rising, rising, diverged=False).valley is None
 
 
+@pytest.mark.parametrize("loss", [1.0, 0.1, 2.302585])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])
+def test_a_loss_that_never_changes_suggests_nothing(loss: float, smoothing: float) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    found = find_lr(lambda: loss, optimizer, smoothing=smoothing)
+    assert set(found.smoothed) == {loss}
+    assert (found.steepest, found.valley) == (None, None)
+
+
 def test_groups_keep_their_ratios() -> None:
     parameters = [torch.ones(1, requires_grad=True) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": [parameters[0]], "lr": 0.1}, {"params": [parameters[1]], "lr": 0.5}])
@@ -215,6 +242,45 @@ def test_a_scheduler_stands_still(counts: Any, fails: bool) -> None:
     optimizer.step()
     scheduler.step()
     assert (scheduler.last_epoch, optimizer.param_groups[0]["lr"]) == (1, pytest.approx(0.09))
+
+
+class Prepared(torch.optim.Optimizer):
+    """A wrapper such as Accelerate's, which calls the constructor of no optimizer."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self) -> Any:
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> Any:
+        return self.optimizer.state
+
+    def step(self, closure: Any = None) -> None:
+        self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("counts", ["calls", "steps"])
+@pytest.mark.parametrize("wrapped_for", ["the search", "the scheduler"])
+def test_a_scheduler_stands_still_where_one_of_them_sees_a_wrapper(counts: Any, wrapped_for: str) -> None:
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    prepared = Prepared(Prepared(optimizer))
+    searched, scheduled = (prepared, optimizer) if wrapped_for == "the search" else (optimizer, prepared)
+    scheduler = Scheduler(scheduled, lr=Linear(), horizon=20, counts=counts)
+
+    def step() -> float:
+        parameter.grad = torch.ones(1)
+        prepared.step()
+        scheduler.step()
+        return 1.0
+
+    find_lr(step, searched, steps=10)
+    assert (scheduler.last_epoch, scheduler.get_last_lr()) == (0, [0.1])
+    step()
+    assert scheduler.last_epoch == 1
 
 
 def test_it_is_drawn() -> None:

@@ -1,33 +1,22 @@
-"""What changes in mid-training, and says so: selectors, a new horizon, a new base, another counting, tensors."""
+"""What changes in mid-training, and says so: selectors, a new base, another counting, tensors."""
 
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, SequentialLR
 
 import stepwell
 from stepwell.scheduler import Scheduler
-from stepwell.schedules import (
-    WSD,
-    Constant,
-    Cosine,
-    Function,
-    InverseSqrt,
-    Linear,
-    MultiStep,
-    OneCycle,
-    Schedule,
-    warmup,
-)
+from stepwell.schedules import Constant, Cosine, Function, Linear, MultiStep, sequence
 
 
 def weight() -> Tensor:
@@ -139,81 +128,6 @@ def test_a_python_function_is_a_schedule() -> None:
         ours.step()
 
 
-# A longer horizon
-
-
-def test_stretch_is_as_if_the_horizon_had_been_known() -> None:
-    scheduler = Scheduler(sgd(1.0), lr=Linear(warmup=0.2), weight_decay=Linear(horizon=5), horizon=10)
-    scheduler.step(6)
-    assert scheduler.extend(20, how="stretch") == {"lr": [14 / 16], "weight_decay": [0.0]}
-    assert scheduler.schedules == {"lr": Linear(horizon=20, warmup=4), "weight_decay": Linear(horizon=20)}
-    assert scheduler.horizon == 20
-
-
-def test_hold_stays_at_the_end() -> None:
-    scheduler = Scheduler(sgd(1.0), lr=Linear(end=0.25), horizon=4)
-    scheduler.step(4)
-    scheduler.extend(100, how="hold")
-    scheduler.step(60)
-    assert rates(scheduler.optimizer) == [0.25]
-
-
-def test_rewarm_goes_from_where_it_is_to_the_peak_and_down_again() -> None:
-    scheduler = Scheduler(sgd(1.0), lr=Linear(warmup=2, end=0.5), horizon=4)
-    scheduler.step(4)
-    assert scheduler.extend(12, how="rewarm", warmup=0.25) == {"lr": [0.5]}
-    # Two of the eight new steps up, six down.
-    expected = [0.5, 0.75] + [1 - 0.5 * t / 6 for t in range(7)] + [0.5, 0.5]
-    assert [rate for (rate,) in run(scheduler, 11)] == pytest.approx(expected)
-    assert scheduler.schedules["lr"](3) == 0.75  # what was, has been
-
-
-@settings(deadline=None)
-@given(
-    st.sampled_from(
-        [Linear(), Cosine(warmup=0.1, end=0.1), WSD(warmup=5), InverseSqrt(warmup=4), OneCycle(), Constant()]
-    )
-    | st.just(warmup(Cosine(), 0.1, shape="cosine")),
-    st.integers(40, 60),
-    st.integers(0, 80),
-)
-def test_rewarm_never_jumps_and_resumes(schedule: Schedule, horizon: int, at: int) -> None:
-    scheduler = Scheduler(sgd(0.3), lr=schedule, horizon=horizon)
-    scheduler.step(at)
-    (before,) = rates(scheduler.optimizer)
-    scheduler.extend(at + 100, how="rewarm", warmup=10)
-    assert rates(scheduler.optimizer) == pytest.approx([before], rel=1e-12)
-    state = scheduler.state_dict()
-    other = Scheduler(sgd(0.3), lr=schedule, horizon=horizon)
-    other.load_state_dict(state, schedule="saved")
-    for _ in range(105):
-        assert rates(other.optimizer) == rates(scheduler.optimizer)
-        other.step()
-        scheduler.step()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"horizon": 5, "how": "stretch"}, "horizon must be more than the 5 steps that are done, got 5"),
-        ({"horizon": 9, "how": "strech"}, "how must be 'stretch', 'hold' or 'rewarm', got 'strech'"),
-        ({"horizon": 9, "how": "hold", "warmup": 2}, "how='hold' has no warm-up, got warmup=2; how='rewarm' has one"),
-        (
-            {"horizon": 9, "how": "stretch", "warmup": 0.1},
-            "how='stretch' has no warm-up, got warmup=0.1; how='rewarm' has one",
-        ),
-        ({"horizon": 8, "how": "rewarm", "warmup": 3}, "warmup must be less than the 3 steps that are left, got 3"),
-    ],
-)
-def test_extensions_that_are_wrong_change_nothing(arguments: Any, message: str) -> None:
-    scheduler = Scheduler(sgd(1.0), lr=Linear(), horizon=6)
-    scheduler.step(5)
-    before = copy.deepcopy(scheduler.state_dict())
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        scheduler.extend(**arguments)
-    assert scheduler.state_dict() == before
-
-
 # A new base
 
 
@@ -227,6 +141,28 @@ def test_override_gives_a_new_base_and_says_so(caplog: pytest.LogCaptureFixture)
     assert scheduler.base_lrs == [4.0, 2.0]
     scheduler.step()
     assert rates(optimizer) == [2.0, 1.0]
+
+
+def test_numbers_of_numpy_are_rates_and_bases() -> None:
+    optimizer = sgd(np.float32(0.5), momentum=np.float32(0.75))  # type: ignore[arg-type]
+    scheduler = Scheduler(optimizer, lr=Linear(), momentum=Constant(), horizon=4)
+    scheduler.step()
+    assert scheduler.last == {"lr": [0.375], "momentum": [0.75]}
+    scheduler.override(lr=np.float32(0.25))  # type: ignore[arg-type]
+    assert (rates(optimizer), scheduler.base_lrs) == ([0.1875], [0.25])
+    assert {type(value) for value in (*scheduler.base_lrs, *scheduler.get_last_lr(), *scheduler.get_lr())} == {float}
+
+
+def test_override_leaves_groups_alone_that_are_not_scheduled(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = sgd(2e-3, 1e-3, names=("rest", "scheduled"))
+    scheduler = Scheduler(optimizer, lr={"scheduled": Linear()}, horizon=4)
+    with caplog.at_level(logging.INFO, logger="stepwell"):
+        assert scheduler.override(lr=5e-4) == {"lr": [2e-3, 5e-4]}
+    assert caplog.messages == ["overridden: next lr of group 1 = 0.0005, was 0.001"]
+    assert scheduler.base_lrs == [2e-3, 5e-4]
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # brings groups of its own
+    scheduler.override(lr=4e-4)
+    assert scheduler.base_lrs == [2e-3, 4e-4]
 
 
 def test_override_of_an_element_and_of_groups_at_zero() -> None:
@@ -373,6 +309,26 @@ def test_the_saved_side_can_be_taken() -> None:
     assert rates(scheduler.optimizer) == [0.5]
     scheduler.extend(20, how="stretch")  # from then on it is this scheduler's own
     assert scheduler.schedules == {"lr": MultiStep(horizon=20, at=[2], gamma=0.5)}
+
+
+def test_the_saved_side_is_taken_as_it_was_given() -> None:
+    saved = Scheduler(sgd(1.0), lr=sequence(Constant(), Linear(), at=[0.5]), horizon=10)
+    state = json.loads(json.dumps(saved.state_dict()))
+    scheduler = Scheduler(sgd(1.0), lr=Linear(), horizon=99)
+    scheduler.load_state_dict(state, schedule="saved")
+    assert scheduler.horizon == 10
+    assert scheduler.state_dict() == state
+    scheduler.extend(20, how="stretch")
+    assert [rate for (rate,) in run(scheduler, 21)] == pytest.approx([1.0] * 10 + [1 - t / 10 for t in range(11)])
+
+
+def test_a_state_that_has_the_lengths_in_steps_alone_loads_too() -> None:
+    state = {"step": 3, "schedules": {"lr": "Linear(horizon=10, warmup=2)"}}
+    scheduler = Scheduler(sgd(1.0), lr=Constant(), horizon=99)
+    scheduler.load_state_dict(state, schedule="saved")
+    assert (scheduler.horizon, rates(scheduler.optimizer)) == (99, [7 / 8])
+    scheduler.extend(18, how="stretch")
+    assert scheduler.schedules == {"lr": Linear(horizon=18, warmup=2)}
 
 
 def halves(step: int) -> float:

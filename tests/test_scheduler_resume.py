@@ -69,6 +69,8 @@ def test_the_state_is_the_step_and_what_it_was_taken_under() -> None:
     assert scheduler.state_dict() == {
         "step": 1,
         "schedules": {"lr": "Cosine(horizon=100, warmup=10)", "weight_decay": "Linear(horizon=100)"},
+        "given": {"lr": "Cosine(warmup=0.1)", "weight_decay": "Linear()"},
+        "horizon": 100,
     }
 
 
@@ -117,6 +119,56 @@ def test_a_new_learning_rate_that_the_loaded_groups_overlook_is_named(caplog: py
     with caplog.at_level(logging.INFO, logger="stepwell"):
         scheduler.load_state_dict(first.state_dict())
     assert caplog.messages == ["resumed at step 1: next lr = 0.72, was 0.72"]
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        (
+            (0.4, 0.8),
+            "next lr = 0.32, was 0.32 (first of 2 groups); the loaded base of lr of group 1 is 0.6: setting its "
+            "'initial_lr' to 0.8 takes the new one",
+        ),
+        (
+            (0.5, 0.6),
+            "next lr = 0.32, was 0.32 (first of 2 groups); the loaded base of lr is 0.4: override(lr=0.5) takes the "
+            "new one",
+        ),
+    ],
+)
+def test_a_new_rate_of_any_group_is_named(
+    new: tuple[float, ...], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = sgd(0.4, 0.6)
+    first = Scheduler(saved, lr=Linear(), horizon=10)
+    first.step(2)
+    optimizer = sgd(*new)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=10)
+    optimizer.load_state_dict(saved.state_dict())
+    with caplog.at_level(logging.INFO, logger="stepwell"):
+        scheduler.load_state_dict(first.state_dict())
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", f"resumed at step 2: {message}")
+    ]
+
+
+def test_a_jump_in_any_scheduled_group_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = sgd(0.4, 0.8, weight_decay=0.1)
+    scheduler = Scheduler(optimizer, lr={0: Constant(), 1: Linear()}, weight_decay={1: Constant()}, horizon=4)
+    with caplog.at_level(logging.INFO, logger="stepwell"):
+        scheduler.load_state_dict({**scheduler.state_dict(), "step": 1})
+        optimizer.param_groups[0]["weight_decay"] = 7.0  # not scheduled, nobody's business
+        scheduler.load_state_dict({**scheduler.state_dict(), "step": 1})
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        (
+            "WARNING",
+            "resumed at step 1: next lr of group 1 = 0.6, was 0.8; next weight_decay of group 1 = 0.1, was 0.1",
+        ),
+        (
+            "INFO",
+            "resumed at step 1: next lr of group 0 = 0.4, was 0.4; next weight_decay of group 1 = 0.1, was 0.1",
+        ),
+    ]
 
 
 def test_with_several_groups_the_message_tells_of_the_first(caplog: pytest.LogCaptureFixture) -> None:

@@ -96,8 +96,9 @@ class _Listening(ReduceLROnPlateau):
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been heard: counts and the best metric, as plain numbers."""
-        return {name: getattr(self, name) for name in self._saved()}
+        """What has been heard: counts and the best metric; and the rates, for `get_last_lr`. All are plain numbers."""
+        heard = {name: getattr(self, name) for name in self._saved()}
+        return {**heard, "last_lr": [float(rate) for rate in self._last_lr]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where a state was saved. The rates themselves are the optimizer's, and come back with its state.
@@ -110,6 +111,7 @@ class _Listening(ReduceLROnPlateau):
             raise ValueError(f"not the state of a {type(self).__name__}: it has no {missing[0]!r}{hint}")
         for name in self._saved():
             setattr(self, name, state_dict[name])
+        self._last_lr = list(state_dict.get("last_lr", map(float, self._rates())))  # earlier states lack it
 
     def _saved(self) -> tuple[str, ...]:
         return _STATE

@@ -167,10 +167,13 @@ def find_lr(
             if not math.isfinite(loss):
                 diverged = True
                 break
-            average = smoothing * average + (1 - smoothing) * loss
+            # The exponential average, divided by the sum of its weights, as one step from the last: so the average of a
+            # loss that stays the same is that loss, to the bit, and falls nowhere.
+            past = smoothing * (1 - smoothing**index) / (1 - smoothing ** (index + 1))
+            average = loss + (average - loss) * past
             rates.append(rate)
             losses.append(loss)
-            smoothed.append(average / (1 - smoothing ** (index + 1)))
+            smoothed.append(average)
             if _took_off(smoothed, diverge):
                 diverged = True
                 break

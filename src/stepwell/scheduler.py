@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from stepwell.announcing import Readings, next_values, other_bases
 from stepwell.hearing import hear
 from stepwell.naming import nearest
 from stepwell.saved_schedules import check_same, read, written
@@ -19,7 +20,7 @@ from stepwell.schedules import Length, Schedule
 from stepwell.schedules.extending import extended
 from stepwell.schedules.fields import check_horizon
 from stepwell.snapshot import is_open
-from stepwell.tracks import Entry, Group, Selector, Track, by_selector, copied, find_entry, plain, selects
+from stepwell.tracks import Entry, Group, Selector, Track, by_selector, copied, find_entry, is_number, plain, selects
 
 _LOG = logging.getLogger("stepwell")
 
@@ -111,7 +112,7 @@ class Scheduler(LRScheduler):
         if last_epoch >= 0:
             self._check_bases()
         self._initial_step()
-        self._made_with = self._first(Entry.base)
+        self._made_with = self._read(Entry.base)
         self._follow()
 
     @property
@@ -165,19 +166,21 @@ class Scheduler(LRScheduler):
 
         Args:
             horizon: the new total of optimizer steps, more than are done.
-            how: "stretch" lays every schedule over the new horizon, as if it had been known from the start: in
-                mid-decay the values jump up. "hold" goes on at the value that each schedule ends with. "rewarm" goes in
-                a line from the present value to the peak, and lays each schedule, without its own warm-up, over the
-                steps that are left (Ibrahim et al. 2024, arXiv:2403.08763).
-            warmup: how long "rewarm" takes to the peak: steps, or a share of the steps that are left; by default 0.01.
+            how: "stretch" lays every schedule over the new horizon, as if it had been known from the start, also one
+                that has a horizon of its own: in mid-decay the values jump up. "hold" goes on at the value that each
+                schedule ends with. "rewarm" goes in a line from the present value to where each schedule begins without
+                its own warm-up, and lays it over the steps that are left (Ibrahim et al. 2024, arXiv:2403.08763). That
+                is its peak, but where the rise is part of the shape: `OneCycle`, `Cyclic`, `Noam` and each turn of
+                `repeat` begin low, and rise again.
+            warmup: how long "rewarm" takes to there: steps, or a share of the steps that are left; by default 0.01.
                 The other ways have none.
 
         Returns:
             The values set, as `last`.
 
         Raises:
-            ValueError: a horizon that is not beyond the steps done, an unknown way, or a warm-up for one that has none.
-                Nothing has changed then.
+            ValueError: a horizon that is not beyond the steps done, an unknown way, a warm-up for one that has none, or
+                "rewarm" to a schedule that begins at 0. Nothing has changed then.
         """
         wanted = check_horizon("horizon", horizon)
         if wanted is None or wanted <= self.last_epoch:
@@ -196,7 +199,8 @@ class Scheduler(LRScheduler):
         After a resume this is how a new learning rate comes into force: groups bring their old base with them.
 
         Args:
-            bases: the new base of the first group whose base is not 0; the others keep their ratio to it.
+            bases: the new base of the first scheduled group whose base is not 0; the other scheduled ones keep their
+                ratio to it, and those that are not scheduled keep their values.
 
         Returns:
             The values set, as `last`.
@@ -210,12 +214,12 @@ class Scheduler(LRScheduler):
             if name not in self._entries:
                 there = ", ".join(self._entries)
                 raise TypeError(f"{name!r} is not scheduled here; there are {there}{nearest(name, self._entries)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             if not value - value == 0:
                 raise ValueError(f"{name} must be a finite number, got {value!r}")
             entry = self._entries[name]
-            groups = [group for group in self._groups if entry.stands_in(group)]
+            groups = list(self._scheduled(entry).values())
             old = next((base for group in groups if (base := entry.base(group))), 0.0)
             if value < 0 < old:
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
@@ -223,27 +227,31 @@ class Scheduler(LRScheduler):
                 raise ValueError(
                     f"every group's base of {name} is 0, and keeps no ratio to {value!r}: set the groups' own"
                 )
-            changes += [(entry, group, entry.base(group) / old * value) for group in groups]
+            changes += [(entry, group, entry.base(group) / old * float(value)) for group in groups]
 
         def change() -> None:
             for entry, group, base in changes:
                 entry.set_base(group, base)
 
         self._change("overridden", change)
-        self._made_with = self._first(Entry.base)
+        self._made_with = self._read(Entry.base)
         return self.last
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, and the schedules as text, so that a resume under another schedule is noticed."""
-        return {"step": self.last_epoch, "schedules": written(self._resolved)}
+        """The step, and the schedules as text, so that a resume under another schedule is noticed.
+
+        "schedules" has every length in steps; "given", under "horizon", is what `extend` lays over a longer one.
+        """
+        schedules, given = written(self._resolved), written(self._given)
+        return {"step": self.last_epoch, "schedules": schedules, "given": given, "horizon": self.horizon}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], *, schedule: Literal["same", "this", "saved"] | None = None
     ) -> None:
         """Go to the saved step and set its values at once; says "next lr = …, was …" on the logger "stepwell".
 
-        It says so at level INFO, and at WARNING, which Python shows unless told otherwise, where a value jumps or a
-        base is another than this scheduler was made with: groups bring their old base with them.
+        It says so at level INFO, and at WARNING, which Python shows unless told otherwise, where in a scheduled group a
+        value jumps or a base is another than this scheduler was made with: groups bring their old base with them.
 
         Args:
             state_dict: what `state_dict()` gave.
@@ -264,11 +272,15 @@ class Scheduler(LRScheduler):
         saved = state_dict.get("schedules") or {}
         if schedule == "same":
             check_same(written(self._resolved), saved)
-        resolved = read(saved, self._resolved) if schedule == "saved" else self._resolved
+        resolved, given, horizon = self._resolved, self._given, self.horizon
+        if schedule == "saved":
+            resolved = read(saved, self._resolved)
+            # Earlier states lack these, and know the lengths in steps alone.
+            given = read(state_dict["given"], self._resolved) if "given" in state_dict else resolved
+            horizon = check_horizon("horizon", state_dict.get("horizon", horizon))
 
         def go() -> None:
-            if schedule == "saved":
-                self._given = resolved
+            self._given, self.horizon = given, horizon
             self._set(resolved)
             self.last_epoch = state_dict["step"]
 
@@ -295,14 +307,18 @@ class Scheduler(LRScheduler):
 
     def _write(self) -> None:
         """Set the values of the current step."""
-        groups = self.optimizer.param_groups
-        if len(groups) != len(self._seen) or not all(map(operator.is_, groups, self._seen)):
-            self._survey()  # groups were added, or came anew from a state dict
+        self._keep_up()
         for track in self._tracks:
             track.write(self.last_epoch)
-        self._last_lr = [group["lr"] for group in groups]
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         if any(rate.__class__ is not float for rate in self._last_lr):
             self._last_lr = [copied(rate) for rate in self._last_lr]
+
+    def _keep_up(self) -> None:
+        """Survey the groups where some were added, or came anew from a state dict."""
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self._seen) or not all(map(operator.is_, groups, self._seen)):
+            self._survey()
 
     def _survey(self) -> None:
         """Find the groups of every schedule, and the bases that they multiply."""
@@ -324,17 +340,14 @@ class Scheduler(LRScheduler):
 
     def _change(self, what: str, change: Callable[[], None], *, resumed: bool = False) -> None:
         """Make a change, set the values, and say what becomes of them."""
-        before = self._first(Entry.read)
+        before = self._read(Entry.read)
         change()
         self._write()
-        after, bases = self._first(Entry.read), self._first(Entry.base)
-        said = "; ".join(f"next {name} = {after[name]:.4g}, was {before[name]:.4g}" for name in after)
-        said += f" (first of {len(self._groups)} groups)" * (len(self._groups) > 1)
-        ignored = {name: made for name, made in self._made_with.items() if bases[name] != made} if resumed else {}
-        for name, made in ignored.items():
-            said += f"; the loaded base of {name} is {bases[name]:.4g}: override({name}={made:g}) takes the new one"
+        after = self._read(Entry.read)
+        said = next_values(before, after, len(self._groups))
+        ignored = other_bases(self._made_with, self._read(Entry.base)) if resumed else ""
         level = logging.WARNING if resumed and (ignored or before != after) else logging.INFO
-        _LOG.log(level, "%s: %s", what, said)
+        _LOG.log(level, "%s: %s", what, said + ignored)
 
     def _check_bases(self) -> None:
         for name, entry in self._entries.items():
@@ -345,10 +358,18 @@ class Scheduler(LRScheduler):
                         "load the optimizer's state before giving last_epoch"
                     )
 
-    def _first(self, look: Callable[[Entry, Group], Any]) -> dict[str, float]:
-        """What the first group that has it says, for each scheduled hyper-parameter."""
+    def _scheduled(self, entry: Entry) -> dict[int, Group]:
+        """The groups in which a schedule sets the entry, by their index."""
+        self._keep_up()
+        found = {id(group) for track in self._tracks if track.entry == entry for group in track.groups}
         return {
-            name: float(look(entry, next(group for group in self._groups if entry.stands_in(group))))
+            index: group for index, group in enumerate(self._groups) if id(group) in found and entry.stands_in(group)
+        }
+
+    def _read(self, look: Callable[[Entry, Group], Any]) -> Readings:
+        """What each scheduled group says, for each scheduled hyper-parameter."""
+        return {
+            name: {index: float(look(entry, group)) for index, group in self._scheduled(entry).items()}
             for name, entry in self._entries.items()
         }
 

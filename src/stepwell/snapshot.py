@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepwell.wrapping import bare
+
 _OPEN: set[int] = set()
 
 
 def is_open(optimizer: Optimizer) -> bool:
-    """Whether a snapshot of the optimizer is open: steps that it takes now will not have happened."""
-    return id(optimizer) in _OPEN
+    """Whether a snapshot of the optimizer is open, in a wrapper or out: steps taken now will not have happened."""
+    return id(bare(optimizer)) in _OPEN
 
 
 class Snapshot:
@@ -27,7 +30,7 @@ class Snapshot:
     """
 
     def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
-        self.optimizer = optimizer
+        self.optimizer = bare(optimizer)
         self.model = model
 
     def __enter__(self) -> Self:
@@ -80,10 +83,23 @@ class Snapshot:
         return {p: state for p, state in self.optimizer.state.items() if isinstance(p, Tensor)}
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor, and what stood in it."""
+
+    tensor: Tensor
+    before: Tensor
+
+    def put_back(self) -> Tensor:
+        return self.tensor.copy_(self.before)
+
+
 def _kept(value: Any) -> Any:
     """A tensor with a copy of it; a list of parameters as another list of them; anything else as a copy."""
     if isinstance(value, Tensor):
-        return value, value.detach().clone()
+        return _Kept(value, value.detach().clone())
+    if type(value) is tuple:
+        return tuple(map(_kept, value))
     if isinstance(value, list) and any(isinstance(one, Tensor) for one in value):
         return list(value)
     return copy.deepcopy(value)
@@ -93,8 +109,11 @@ def _put_back(live: dict[str, Any], kept: dict[str, Any]) -> None:
     for name in [name for name in live if name not in kept]:
         del live[name]
     for name, value in kept.items():
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Tensor):
-            tensor, before = value
-            live[name] = tensor.copy_(before)
-        else:
-            live[name] = value
+        live[name] = _before(value)
+
+
+def _before(kept: Any) -> Any:
+    """What was kept, as it was."""
+    if type(kept) is tuple:
+        return tuple(map(_before, kept))
+    return kept.put_back() if isinstance(kept, _Kept) else kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,13 +185,15 @@ def is_number(value: Any) -> bool:
     """Is it one number, which a schedule can scale?"""
     if isinstance(value, Tensor):
         return value.numel() == 1
-    return isinstance(value, (float, int)) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def plain(value: Any) -> Any:
-    """A tensor as a number: a base stays what it is while the live value is written in place."""
+    """A tensor, or a number of NumPy's, as one of Python's: a base stays what it is while the live value is written."""
     if isinstance(value, Tensor):
         return value.item()
+    if is_number(value) and type(value) is not int:
+        return float(value)
     return type(value)(map(plain, value)) if isinstance(value, (tuple, list)) else value
 
 

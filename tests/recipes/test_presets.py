@@ -111,6 +111,18 @@ def test_each_lays_over_models_and_trains_a_step(name, kind):
     assert math.isfinite(model.loss().item())
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"llama"}))  # its warm-up is 2000 steps, whatever the horizon
+def test_each_whose_lengths_are_shares_is_tried_for_a_few_steps(name, horizon):
+    model = Vision()
+    optimizer, scheduler = stepwell.plan(model, name, horizon=horizon).build()
+    for _ in range(horizon):
+        model.loss().backward()
+        optimizer.step()
+        scheduler.step()
+    assert math.isfinite(model.loss().item())
+
+
 @pytest.mark.parametrize("name", ["Schedule-Free", "schedule_free", "SCHEDULE-FREE"])
 def test_case_and_underscores_do_not_matter(name):
     assert Recipe.preset(name) is PRESETS["schedule-free"]

@@ -13,7 +13,22 @@ import numpy as np
 import pytest
 
 from stepwell.algebra import sqrt
-from stepwell.schedules import Constant, Cosine, Linear, Schedule, sequence
+from stepwell.schedules import (
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Cyclic,
+    InverseSqrt,
+    Linear,
+    MultiStep,
+    Noam,
+    OneCycle,
+    Power,
+    Schedule,
+    Step,
+    repeat,
+    sequence,
+)
 
 SHAPES = [Constant, Linear, Cosine]
 
@@ -49,6 +64,27 @@ def test_a_share_is_rounded_to_the_nearest_step(shape: Any, share: float, horizo
     resolved = shape(warmup=share).resolve(horizon)
     assert resolved.warmup == steps
     assert type(resolved.warmup) is int
+
+
+@pytest.mark.parametrize(
+    ("schedule", "horizon", "expected"),
+    [
+        (OneCycle(), 1, OneCycle(horizon=1, rise=1)),
+        (Power(), 3, Power(horizon=3, flat=1)),
+        (Step(every=0.01), 10, Step(horizon=10, every=1)),
+        (MultiStep(at=[0.3, 0.6, 0.8]), 1, MultiStep(horizon=1, at=[1, 1, 1])),
+        (Noam(warmup=0.01), 10, Noam(horizon=10, warmup=1)),
+        (InverseSqrt(timescale=0.01), 10, InverseSqrt(horizon=10, timescale=1)),
+        (CosineRestarts(first=0.01), 10, CosineRestarts(horizon=10, first=1)),
+        (Cyclic(up=0.01, down=0.01), 10, Cyclic(horizon=10, up=1, down=1)),
+        (repeat(Linear(), 0.01), 10, repeat(Linear(horizon=1), 1, horizon=10)),
+        (sequence(Linear(), Linear(), at=[0.01]), 10, sequence(Linear(horizon=1), Linear(horizon=9), at=[1])),
+    ],
+)
+def test_a_share_is_one_step_at_least_where_there_must_be_one(
+    schedule: Schedule, horizon: int, expected: Schedule
+) -> None:
+    assert schedule.resolve(horizon) == expected
 
 
 @pytest.mark.parametrize("shape", SHAPES)

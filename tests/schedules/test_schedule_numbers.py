@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from stepwell.schedules import Constant, Cosine, InverseSqrt, Linear, Schedule, sequence
+from stepwell.schedules import Constant, Cosine, CosineRestarts, InverseSqrt, Linear, Schedule, repeat, sequence
 
 SCHEDULES = [
     Constant(),
@@ -78,6 +79,28 @@ def test_jax_under_jit(schedule: Schedule) -> None:
         [schedule(step) for step in (0, 5, 10, 50, 99, 100, 129)], abs=1e-6
     )
     assert compiled(jax.numpy.array(STEPS)).tolist() == pytest.approx(one_by_one(schedule), abs=1e-6)
+
+
+@pytest.mark.parametrize("length", [41, 47, 49])  # 1/length, rounded to a float32, is below it for 41 and 47
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda length: repeat(Linear(), length),
+        lambda length: CosineRestarts(first=length),
+        lambda length: CosineRestarts(cycles=3, horizon=3 * length),
+    ],
+)
+def test_jax_restarts_at_the_step_that_a_restart_falls_on(make: Callable[[int], Schedule], length: int) -> None:
+    jax = pytest.importorskip("jax")
+    compiled = jax.jit(make(length))
+    assert [float(compiled(turn * length)) for turn in range(3)] == pytest.approx([1.0] * 3, abs=1e-6)
+
+
+def test_jax_restarts_where_cycles_grow() -> None:
+    jax = pytest.importorskip("jax")
+    for schedule in (CosineRestarts(first=47, growth=2), CosineRestarts(cycles=3, growth=2, horizon=7 * 47)):
+        compiled = jax.jit(schedule)
+        assert [float(compiled(47 * turns)) for turns in (0, 1, 3)] == pytest.approx([1.0] * 3, abs=1e-6)
 
 
 def test_jax_takes_a_schedule_as_a_static_argument() -> None:

@@ -98,9 +98,9 @@ A, B = Constant(), Linear()
             "at must ascend from at least step 1, got [0.8, 100], which is at 800, 100",
         ),
         (
-            lambda: sequence(A, B, at=[0.01]).resolve(10),
+            lambda: sequence(A, A, B, at=[0.01, 0.02]).resolve(10),
             ValueError,
-            "at must ascend from at least step 1, got [0.01], which is at 0",
+            "at must ascend from at least step 1, got [0.01, 0.02], which is at 1, 1",
         ),
         (
             lambda: sequence(A, B, at=[10]).resolve(10),

@@ -106,6 +106,7 @@ PEERS: dict[str, tuple[Schedule, Callable[[Any], Any]]] = {
     "ExponentialLR": (Exponential(gamma=0.97), lambda o: lr_scheduler.ExponentialLR(o, 0.97)),
     "StepLR": (Step(every=7, gamma=0.4), lambda o: lr_scheduler.StepLR(o, 7, 0.4)),
     "MultiStepLR": (MultiStep(at=[3, 9, 30], gamma=0.4), lambda o: lr_scheduler.MultiStepLR(o, [3, 9, 30], 0.4)),
+    "MultiStepLR, twice": (MultiStep(at=[3, 3], gamma=0.4), lambda o: lr_scheduler.MultiStepLR(o, [3, 3], 0.4)),
     "CosineAnnealingWarmRestarts": (
         CosineRestarts(first=5, growth=3, end=0.1),
         lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 5, 3, eta_min=0.1 * BASE),
@@ -193,7 +194,7 @@ def test_growth_that_is_no_whole_number_fills_the_horizon() -> None:
         (lambda: Exponential(gamma=1.5), "gamma must be a finite number above 0 and at most 1, got 1.5"),
         (lambda: Exponential(end=0.0), "end must be a finite number above 0 and at most 1, got 0.0"),
         (lambda: Step(every=0), "every must be at least 1, got 0"),
-        (lambda: MultiStep(at=[5, 5]), "at must ascend, got [5, 5]"),
+        (lambda: MultiStep(at=[6, 5]), "at must ascend, got [6, 5]"),
         (lambda: MultiStep(at=[5], warmup=9), "at must not lie in the warm-up of 9 steps, got [5]"),
         (lambda: MultiStep(at=[0.5, 0.4]).resolve(10), "at must ascend"),
         (

@@ -12,9 +12,9 @@ from typing import Any
 
 from stepwell.averaging import has_average
 from stepwell.integrations.needing import needed
-from stepwell.integrations.scalars import bare
 from stepwell.planning import plan
 from stepwell.recipes import Recipe, named
+from stepwell.wrapping import bare
 
 pl: Any = needed("lightning", extra="lightning", least="2.4")
 Callback: Any = pl.pytorch.Callback

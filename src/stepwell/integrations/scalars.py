@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch.optim import Optimizer
-
-
-def bare(optimizer: Any) -> Any:
-    """The optimizer itself, where Accelerate, Lightning or another wrapper holds it."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    return optimizer
+from stepwell.wrapping import bare
 
 
 def scalars(optimizer: Any) -> dict[str, float]:

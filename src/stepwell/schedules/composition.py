@@ -34,6 +34,9 @@ class _Around(Schedule):
         except ValueError as error:
             raise ValueError(f"{self!r}: {error}") from None
 
+    def stretched(self, horizon: int | None) -> Self:
+        return replace(super().stretched(horizon), schedule=self.schedule.stretched(None))
+
     def __repr__(self) -> str:
         rest = [f"{name}={value!r}" for name, value in given(self).items() if name != "schedule"]
         return f"{type(self).__name__.lower()}({', '.join([repr(self.schedule), *rest])})"
@@ -98,8 +101,11 @@ class Clamp(_Around):
     def resolve(self, horizon: int | None = None) -> Self:
         return replace(self, schedule=self._inner(horizon))
 
-    def stretched(self, horizon: int) -> Self:
+    def stretched(self, horizon: int | None) -> Self:
         return replace(self, schedule=self.schedule.stretched(horizon))
+
+    def without_warmup(self) -> Schedule:
+        return replace(self, schedule=self.schedule.without_warmup())
 
     def factor(self, step: Any) -> Any:
         value = maximum(self.schedule.factor(step), self.low)
@@ -120,6 +126,9 @@ class Shift(_Around):
             raise ValueError(f"by must be less than the horizon of {known} steps, got {self.by}")
         return replace(self, schedule=self._inner(None if known is None else known - by), by=by, horizon=None)
 
+    def without_warmup(self) -> Schedule:
+        return replace(self, schedule=self.schedule.without_warmup())
+
     def factor(self, step: Any) -> Any:
         by = int(self.by)
         return self.schedule.factor(maximum(step, max(by, 0)) - by)
@@ -135,16 +144,18 @@ class Repeat(_Around):
 
     def resolve(self, horizon: int | None = None) -> Self:
         known = self.horizon or check_horizon("horizon", horizon)
-        every = in_steps(self.every, known, self)
-        if every < 1:
-            raise ValueError(f"every must be at least 1 step, got {self.every} of {known} steps")
+        every = in_steps(self.every, known, self, least=1)
         return replace(self, schedule=self._inner(every), every=every, horizon=known)
+
+    def stretched(self, horizon: int | None) -> Self:
+        return replace(self, horizon=horizon)  # there are more turns, each as long as it was
 
     def factor(self, step: Any) -> Any:
         every = int(self.every)
         if self.horizon is not None:
             step = minimum(step, self.horizon)
-        turn = floor(step / every)
+        # Half a step on: XLA multiplies by the reciprocal, and 47 · (1/47) may lie below 1.
+        turn = floor((step + 0.5) / every)
         last = min(
             math.inf if self.times is None else self.times - 1,
             math.inf if self.horizon is None else (self.horizon - 1) // every,
@@ -173,6 +184,12 @@ class Product(Schedule):
     def resolve(self, horizon: int | None = None) -> Self:
         known = self.horizon or check_horizon("horizon", horizon)
         return replace(self, schedules=tuple(one.resolve(known) for one in self.schedules), horizon=None)
+
+    def stretched(self, horizon: int | None) -> Self:
+        return replace(self, schedules=tuple(one.stretched(None) for one in self.schedules), horizon=horizon)
+
+    def without_warmup(self) -> Schedule:
+        return replace(self, schedules=tuple(one.without_warmup() for one in self.schedules))
 
     def factor(self, step: Any) -> Any:
         value = self.schedules[0].factor(step)

@@ -61,8 +61,9 @@ class CosineRestarts(Schedule):
         warmup = int(self.warmup)
         if self.horizon is not None:
             step = minimum(step, self.horizon)
-        place = self._place(maximum(step, warmup) - warmup)
-        cycle = self._cycle(place)
+        way, unit = self._way(maximum(step, warmup) - warmup)
+        place = way / unit
+        cycle = self._cycle(way, unit)
         last = self._last_cycle
         if last is not None:
             cycle = minimum(cycle, last)
@@ -70,26 +71,29 @@ class CosineRestarts(Schedule):
         peak = maximum(self.peak_decay**cycle, self.end)
         return warmed_up(step, warmup, between(peak, self.end, descent("cosine", through)))
 
-    def _place(self, since: Any) -> Any:
-        """Steps since the warm-up, in lengths of the first cycle."""
+    def _way(self, since: Any) -> tuple[Any, int]:
+        """How far it is since the warm-up, and how far the first cycle goes, in the same measure.
+
+        Whole numbers wherever a restart falls on a step, so that it is met without a rounding error.
+        """
         if self.cycles is None:
-            return since / max(int(self.first or 1), 1)
+            return since, max(int(self.first or 1), 1)
         assert self.horizon is not None
         length = self.horizon - int(self.warmup)
-        # Multiplied first: a restart that falls on a step is then met without a rounding error.
-        return since * self._start(self.cycles) / length if length else self._start(self.cycles)
+        return (since * self._start(self.cycles), length) if length else (self._start(self.cycles), 1)
 
     def _start(self, cycle: Any) -> Any:
         """Where a cycle starts, in lengths of the first one."""
         return cycle if self.growth == 1 else (self.growth**cycle - 1) / (self.growth - 1)
 
-    def _cycle(self, place: Any) -> Any:
-        """The cycle that a place lies in."""
-        if self.growth == 1:
-            return floor(place)
-        guess = floor(log(place * (self.growth - 1) + 1) / math.log(self.growth))
-        guess = where(place < self._start(guess), guess - 1, guess)  # the logarithm may be off by a rounding
-        return where(place < self._start(guess + 1), guess, guess + 1)
+    def _cycle(self, way: Any, unit: int) -> Any:
+        """The cycle that it has come to."""
+        place = way / unit
+        guess = floor(place if self.growth == 1 else log(place * (self.growth - 1) + 1) / math.log(self.growth))
+        # The logarithm may be off by a rounding, and the place too: XLA multiplies by the reciprocal, and 47 · (1/47)
+        # may lie below 1. A product of whole numbers is exact.
+        guess = where(way < self._start(guess) * unit, guess - 1, guess)
+        return where(way < self._start(guess + 1) * unit, guess, guess + 1)
 
     @property
     def _last_cycle(self) -> int | None:
@@ -98,7 +102,7 @@ class CosineRestarts(Schedule):
             return self.cycles - 1
         if self.horizon is None:
             return None
-        return int(self._cycle(self._place(max(self.horizon - int(self.warmup) - 1, 0))))
+        return int(self._cycle(*self._way(max(self.horizon - int(self.warmup) - 1, 0))))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

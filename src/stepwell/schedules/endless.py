@@ -177,6 +177,7 @@ class MultiStep(_Endless):
         horizon: where the schedule holds; None has no end, unless the scheduler knows one.
         warmup: steps (int), or a share of the horizon (float strictly between 0 and 1); at most the horizon.
         at: steps (int, at least 1) or shares of the horizon, ascending, after the warm-up, none beyond the horizon.
+            Where several are the same step, as shares of a short horizon may be, it falls that often there.
         gamma: the factor, above 0 and at most 1.
     """
 
@@ -186,7 +187,7 @@ class MultiStep(_Endless):
     def __post_init__(self) -> None:
         super().__post_init__()
         starts = [self.warmup, *self.at]
-        if all(isinstance(start, int) for start in starts) and sorted(set(self.at)) != list(self.at):
+        if all(isinstance(start, int) for start in starts) and sorted(self.at) != list(self.at):
             raise ValueError(f"at must ascend, got {list(self.at)}")
         if self.at and isinstance(self.warmup, int) and isinstance(self.at[0], int) and self.at[0] < self.warmup:
             raise ValueError(f"at must not lie in the warm-up of {self.warmup} steps, got {list(self.at)}")

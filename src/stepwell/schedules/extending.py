@@ -26,9 +26,10 @@ def extended(
         how: "stretch", "hold" or "rewarm".
         done: the present step.
         horizon: the new horizon, more than `done`.
-        warmup: of "rewarm": steps to the peak, or a share of those that are left, `WARMUP` for None.
+        warmup: of "rewarm": steps to where the schedule begins, or a share of those left, `WARMUP` for None.
 
-    Raises ValueError for another way, for a length that does not fit, and for a warm-up of another way than "rewarm".
+    Raises ValueError for another way, for a length that does not fit, for a warm-up of another way than "rewarm", and
+    where that has no way up.
     """
     if how not in ("stretch", "hold", "rewarm"):
         raise ValueError(f"how must be 'stretch', 'hold' or 'rewarm', got {how!r}")
@@ -47,22 +48,27 @@ def extended(
 
 
 def rewarmed(schedule: Schedule, so_far: Schedule, done: int, horizon: int, warmup: Length) -> Schedule:
-    """As it was up to step `done`; then in a line back to the peak, and down again (Ibrahim et al. 2024, 2403.08763).
+    """As it was up to step `done`; then in a line back up, and down again (Ibrahim et al. 2024, arXiv:2403.08763).
 
     Args:
         schedule: what is laid over the new steps, without its own warm-up.
         so_far: what the steps that are done were trained under, every length in steps.
         done: the present step, at least 0.
         horizon: the new horizon, more than `done`.
-        warmup: steps to the peak, or a share of those that are left.
+        warmup: steps to where the schedule begins, or a share of those that are left.
 
-    Raises ValueError for a warm-up that leaves no step to the schedule.
+    Raises ValueError for a warm-up that leaves no step to the schedule, and for a schedule that begins at 0.
     """
     left = horizon - done
     length = in_steps(warmup, left, schedule)
     if length >= left:
         raise ValueError(f"warmup must be less than the {left} steps that are left, got {warmup}")
     rest = schedule.without_warmup().stretched(left - length).resolve(left - length)
-    peak = rest(0)
-    again = Warmup(schedule=rest, length=length, start=so_far(done) / peak if peak else 0.0)
+    now, begin = so_far(done), rest(0)
+    if now and not begin:  # a warm-up multiplies where it goes to: it would train at 0
+        raise ValueError(
+            f"how='rewarm' goes to where the schedule begins, and {schedule!r} begins at 0: how='stretch' and "
+            "how='hold' go on with it; a rise made by warmup=, or by warmup(schedule, length), is left out here"
+        )
+    again = Warmup(schedule=rest, length=length, start=now / begin if begin else 0.0)
     return sequence(so_far, again, at=[done], cut=True).resolve() if done else again.resolve()

@@ -29,12 +29,12 @@ def horizon() -> Any:
 def length(default: Any = MISSING, *, least: int = 0, fits: bool = True) -> Any:
     """A field for a length; `fits` refuses one longer than the horizon. None is taken where it is the default."""
     check = partial(check_length, least=least)
-    return _checked(_or_none(check) if default is None else check, default, length=True, fits=fits)
+    return _checked(_or_none(check) if default is None else check, default, length=True, least=least, fits=fits)
 
 
 def lengths(*, least: int = 0) -> Any:
     """A field for a tuple of lengths, in ascending order."""
-    return _checked(partial(check_lengths, least=least), MISSING, length=True, fits=False)
+    return _checked(partial(check_lengths, least=least), MISSING, length=True, least=least, fits=False)
 
 
 def factor(default: Any = MISSING) -> Any:

@@ -69,7 +69,8 @@ class Schedule:
 
         A schedule that has a horizon of its own keeps it; `horizon` is for one that has none. Shares are rounded to
         the nearest step: neither 0.29 · 100 = 28.999… nor 0.07 · 100 = 7.000…1, as floats have it, moves a boundary.
-        (The Trainer of transformers rounds its `warmup_ratio` up: there a warm-up can be one step longer.)
+        (The Trainer of transformers rounds its `warmup_ratio` up: there a warm-up can be one step longer.) A length
+        that must be at least one step is one where its share rounds to none, so that a trial of a few steps runs.
 
         Args:
             horizon: total optimizer steps, at least 1.
@@ -80,7 +81,8 @@ class Schedule:
         """
         known = self._own_horizon or check_horizon("horizon", horizon)
         changes: dict[str, Any] = {
-            field.name: _in_steps(getattr(self, field.name), known, self) for field in _lengths(self)
+            field.name: _in_steps(getattr(self, field.name), known, self, field.metadata["least"])
+            for field in _lengths(self)
         }
         if self.needs_horizon:
             required(known, self)
@@ -92,13 +94,17 @@ class Schedule:
             resolved.check_fits(known)
         return resolved
 
-    def stretched(self, horizon: int) -> Self:
-        """The same schedule over another horizon: shares follow it, lengths in steps stay."""
+    def stretched(self, horizon: int | None) -> Self:
+        """The same schedule over another horizon: shares follow it, lengths in steps stay.
+
+        So do the schedules inside that end with it, also those that had a horizon of their own. None leaves the horizon
+        to whoever resolves the schedule.
+        """
         changes: dict[str, Any] = {"horizon": horizon} if "horizon" in _names(self) else {}
         return replace(self, **changes)
 
     def without_warmup(self) -> Schedule:
-        """The same schedule from the end of its warm-up on."""
+        """The same schedule from the end of its warm-up on; itself, where the rise is part of its shape."""
         changes: dict[str, Any] = {"warmup": 0} if "warmup" in _names(self) else {}
         return replace(self, **changes)
 
@@ -161,9 +167,12 @@ def required(horizon: int | None, schedule: Schedule) -> int:
     return horizon
 
 
-def in_steps(length: Length, horizon: int | None, schedule: Schedule) -> int:
-    """A length of `schedule` in steps. Raises ValueError where it is a share of a horizon that is not known."""
-    return length if isinstance(length, int) else round(length * required(horizon, schedule))
+def in_steps(length: Length, horizon: int | None, schedule: Schedule, least: int = 0) -> int:
+    """A length of `schedule` in steps, a share as at least `least`.
+
+    Raises ValueError where it is a share of a horizon that is not known.
+    """
+    return length if isinstance(length, int) else max(round(length * required(horizon, schedule)), least)
 
 
 def _wide(step: Any) -> Any:
@@ -172,10 +181,10 @@ def _wide(step: Any) -> Any:
     return step.astype("int32") if getattr(dtype, "kind", None) in ("i", "u") and dtype.itemsize < 4 else step
 
 
-def _in_steps(value: Any, horizon: int | None, schedule: Schedule) -> Any:
+def _in_steps(value: Any, horizon: int | None, schedule: Schedule, least: int) -> Any:
     if isinstance(value, tuple):
-        return tuple(in_steps(one, horizon, schedule) for one in value)
-    return None if value is None else in_steps(value, horizon, schedule)
+        return tuple(in_steps(one, horizon, schedule, least) for one in value)
+    return None if value is None else in_steps(value, horizon, schedule, least)
 
 
 def _lengths(schedule: Schedule) -> list[Field[Any]]:

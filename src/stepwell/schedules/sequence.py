@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -52,6 +52,12 @@ class Sequence(Schedule):
         # All lengths are steps now: the horizon decides nothing any more, and the resolved schedule does not name it.
         return type(self)(pieces=pieces, at=starts[1:], cut=self.cut)
 
+    def stretched(self, horizon: int | None) -> Self:
+        return replace(self, pieces=(*self.pieces[:-1], self.pieces[-1].stretched(None)), horizon=horizon)
+
+    def without_warmup(self) -> Schedule:
+        return replace(self, pieces=(self.pieces[0].without_warmup(), *self.pieces[1:]))
+
     def factor(self, step: Any) -> Any:
         if isinstance(step, int):  # one step needs one piece only
             index = bisect_right(self.at, step)
@@ -63,7 +69,7 @@ class Sequence(Schedule):
 
     def _starts(self, horizon: int | None) -> tuple[int, ...]:
         """The step at which each schedule starts."""
-        starts = (0, *(in_steps(start, horizon, self) for start in self.at))
+        starts = (0, *(in_steps(start, horizon, self, least=1) for start in self.at))
         if any(after <= before for before, after in pairwise(starts)):
             steps = ", ".join(map(str, starts[1:]))
             raise ValueError(f"at must ascend from at least step 1, got {list(self.at)}, which is at {steps}")

@@ -7,8 +7,9 @@ from typing import Any
 
 from stepwell.describing import describe
 from stepwell.integrations.huggingface.library import transformers
-from stepwell.integrations.scalars import bare, rate_name, scalars
+from stepwell.integrations.scalars import rate_name, scalars
 from stepwell.optimizer import Optimizer
+from stepwell.wrapping import bare
 
 _LOG = logging.getLogger("stepwell")
 
