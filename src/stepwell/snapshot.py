@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepwell.wrapping import bare
+from stepwell.unwrapping import bare
 
 _OPEN: set[int] = set()
 

@@ -14,7 +14,7 @@ from stepwell.averaging import has_average
 from stepwell.integrations.needing import needed
 from stepwell.planning import plan
 from stepwell.recipes import Recipe, named
-from stepwell.wrapping import bare
+from stepwell.unwrapping import bare
 
 pl: Any = needed("lightning", extra="lightning", least="2.4")
 Callback: Any = pl.pytorch.Callback

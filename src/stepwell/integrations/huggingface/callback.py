@@ -9,7 +9,7 @@ from stepwell.describing import describe
 from stepwell.integrations.huggingface.library import transformers
 from stepwell.integrations.scalars import rate_name, scalars
 from stepwell.optimizer import Optimizer
-from stepwell.wrapping import bare
+from stepwell.unwrapping import bare
 
 _LOG = logging.getLogger("stepwell")
 
