@@ -145,8 +145,26 @@ class TestRounding:
         if lost:
             assert found["rounding"] == [
                 f"weight are {str(dtype).removeprefix('torch.')}, and steps of {lr:.2g} round to nothing on weights of "
-                "size 1; keep the weights in float32"
+                "size 1; keep the weights in float32, or give master='float32'"
             ]
+
+    @pytest.mark.parametrize(
+        ("dtype", "master"),
+        [
+            (torch.bfloat16, "stochastic"),
+            (torch.bfloat16, "kahan"),
+            (torch.bfloat16, "compensated"),
+            (torch.bfloat16, "float32"),
+            (torch.float16, "float32"),
+        ],
+    )
+    def test_a_master_keeps_what_would_be_lost(self, dtype, master):
+        model = nn.Linear(4, 4, bias=False, dtype=dtype)
+        nn.init.ones_(model.weight)
+        small = ADAMW.set(lr=1e-4)
+        assert "rounding" in warnings(model, small)
+        assert "rounding" not in warnings(model, small.replace(master=master))
+        assert "rounding" not in warnings(model, small.replace(routes=Route(rule="AdamW", master=master)))
 
     def test_without_data_the_size_is_that_of_most_initialisations(self):
         with torch.device("meta"):
