@@ -180,6 +180,11 @@ class TestRounding:
         assert "rounding" in warnings(model, halved)
         assert "rounding" not in warnings(model, ADAMW.set(lr=5e-3).replace(schedules={"lr": "cosine"}), horizon=10)
 
+    def test_without_a_horizon_the_highest_rate_comes_after_the_longest_warm_up(self):
+        model = nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
+        nn.init.ones_(model.weight)
+        assert "rounding" not in warnings(model, ADAMW.set(lr=5e-3).replace(schedules={"lr": "Constant(warmup=9000)"}))
+
     def test_a_rule_whose_steps_are_not_of_the_size_of_the_rate(self):
         model = nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
         assert "rounding" not in warnings(model, Recipe(routes=Route(rule="SGD", hyper_parameters={"lr": 0.05})))

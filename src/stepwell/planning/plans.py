@@ -141,8 +141,9 @@ class Plan:
         return sum(group.parameters for group in self.groups)
 
     def course(self, group: PlannedGroup, name: str) -> Course | None:
-        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon. None where it is no number,
-        and where a schedule needs a horizon and none is known."""
+        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon (None for a schedule that
+        none ends and that does not come to rest). None where it is no number, and where a schedule needs a horizon and
+        none is known."""
         if not entry_called(name).stands_in(group.rule.values()):
             return None
         return course(self.base(group, name), group.schedules.get(name), self.horizon)
@@ -236,7 +237,7 @@ class Plan:
         return fragment(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data, for `json.dumps`; rates as [start, peak, end]."""
+        """The plan as plain data, for `json.dumps`; rates as [start, peak, end], which is None for one that goes on."""
         return {
             "recipe": self.recipe.to_dict(),
             "hash": self.recipe.hash,
