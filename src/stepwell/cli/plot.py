@@ -15,21 +15,25 @@ HELP = "\n\n".join(
     (
         "Draw schedules, in the terminal or as a picture.",
         "A schedule is written as in Python, or by its name alone; it is read, not run. A file that ends in .toml or "
-        ".json holds one as data; recipe:llama draws what that recipe of [bold]stepwell presets[/bold] schedules, and "
+        ".json holds one as data; recipe:muon draws what that recipe of [bold]stepwell presets[/bold] schedules, and "
         "recipe:mine.toml what a recipe of your own does.",
         "[bold]Examples[/bold]\n"
         "  stepwell plot cosine --horizon 10000\n"
         '  stepwell plot "Cosine(warmup=0.1)" "WSD(warmup=0.1)" --out wsd.svg\n'
-        "  stepwell plot \"warmup(OneCycle(), 0.05, shape='cosine')\" --lr 3e-4",
+        "  stepwell plot \"warmup(OneCycle(), 0.05, shape='cosine')\" --lr 3e-4\n"
+        "  stepwell plot recipe:llama --horizon 10000",
     )
 )
+STEPS = 1000
 
 
 def plot(
     schedules: Annotated[
         list[str], typer.Argument(metavar="SCHEDULE", help="Schedules to draw over each other.", show_default=False)
     ],
-    horizon: Annotated[str, typer.Option(metavar="INTEGER", help="Total optimizer steps.")] = "1000",
+    horizon: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="Total optimizer steps.", show_default=str(STEPS))
+    ] = None,
     lr: Annotated[str, typer.Option(metavar="NUMBER", help="The base that factors multiply.")] = "1.0",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture there instead: .svg or .html.")
@@ -43,22 +47,26 @@ def plot(
     from stepwell.report.sampled import sampled
     from stepwell.report.sketch import sketch
 
-    steps = whole_number("--horizon", horizon, low=1)
+    steps = STEPS if horizon is None else whole_number("--horizon", horizon, low=1)
     base = number("--lr", lr, above=0)
     kind = None if out is None else picture(out)
     if as_json and out is not None:
         raise InputError("--out writes a picture and --json prints data: give one of them")
     with users():
         found = {name: schedule for text in schedules for name, schedule in _read(text).items()}
+        try:
+            resolved = {name: schedule.resolve(steps) for name, schedule in found.items()}
+        except ValueError as error:
+            raise InputError(f"{error}; give --horizon" if horizon is None else str(error)) from error
         series = [
-            sampled(name, schedule.resolve(steps), steps, colour=index, base=base)
-            for index, (name, schedule) in enumerate(found.items())
+            sampled(name, schedule, steps, colour=index, base=base)
+            for index, (name, schedule) in enumerate(resolved.items())
         ]
     if as_json:
         data = [
             {
                 "name": one.name,
-                "schedule": repr(found[one.name].resolve(steps)),
+                "schedule": repr(resolved[one.name]),
                 "steps": [int(step) for step, _ in one.points],
                 "values": [value for _, value in one.points],
             }
