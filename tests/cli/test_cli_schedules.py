@@ -54,6 +54,14 @@ def test_plot_says_the_peak_of_cycles_that_it_cannot_draw_one_by_one(stepwell):
     assert len(re.findall("⣿{72}", out)) >= 10  # a band, up to its peak
 
 
+def test_plot_draws_a_schedule_up_to_its_own_horizon(stepwell):
+    _, out, _ = stepwell("plot", "Linear(horizon=5000)", "Linear()")
+    assert "Linear(horizon=5000): 1 at step 0, at most 1, 0 from step 5,000 on\n" in out
+    assert "Linear(): 1 at step 0, at most 1, 0 from step 5,000 on\n" in out
+    _, out, _ = stepwell("plot", "Linear(horizon=5000)", "--horizon", "1000")
+    assert "Linear(horizon=5000): 1 at step 0, at most 1, 0.8 at step 1,000\n" in out
+
+
 @pytest.mark.parametrize("name", ["s.svg", "s.html"])
 def test_plot_writes_a_picture(stepwell, here, name):
     code, out, _ = stepwell("plot", "wsd", "--out", name)
