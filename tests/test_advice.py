@@ -79,7 +79,7 @@ def test_adjustments_multiply_and_say_why() -> None:
     # Four times the batch: twice the rate. Deeper: half. Fine-tuning: a tenth.
     (rate,) = advise("adamw", batch_size=1024, reference_batch_size=256, deeper=True, fine_tuning=True)["lr"]
     assert (rate.low, rate.high) == pytest.approx((1e-5, 1e-4))
-    assert [line[:6] for line in rate.lines[1:]] == ["× 2: a", "× 0.5:", "× 0.1:"]
+    assert [line[:6] for line in rate.lines[1:]] == ["× 0.1:", "× 2: a", "× 0.5:"]
     (unstable,) = advise("adamw", unstable=True)["lr"]
     assert (unstable.low, unstable.high) == pytest.approx((1e-5, 1e-4))
 
@@ -94,11 +94,31 @@ def test_sources_that_disagree_are_all_given() -> None:
 
 def test_conversions_from_adamw() -> None:
     lion = advise("lion", adamw_lr=3e-4, adamw_weight_decay=0.1)
-    assert [(one.low, one.high) for one in lion["lr"]] == [(1e-4, 3e-4), pytest.approx((3e-5, 1e-4))]
+    assert [(one.low, one.high) for one in lion["lr"]] == [pytest.approx((3e-5, 1e-4)), (1e-4, 3e-4)]
     assert [(one.low, one.high) for one in lion["weight_decay"]] == [pytest.approx((0.3, 1.0))]
     muon = advise("muon", adamw_lr=3e-4)
     assert [(one.low, one.high) for one in muon["lr"]] == [(3e-4, 3e-4), (0.02, 0.02)]
     assert "match_rms_adamw" in muon["lr"][0].lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rates"),
+    [
+        ("adamw", [(2e-5, 2e-5)]),
+        ("adam", [(2e-5, 2e-5)]),
+        # What the tables say is for training from scratch: a tenth of it.
+        ("lion", [(2e-6, 2e-5 / 3), (1e-5, 3e-5)]),
+        ("muon", [(2e-5, 2e-5), (0.002, 0.002)]),
+    ],
+)
+def test_a_rate_that_is_known_is_known_for_this_fine_tuning(optimizer: str, rates: list[tuple[float, float]]) -> None:
+    found = advise(optimizer, adamw_lr=2e-5, fine_tuning=True)["lr"]
+    assert ranges(found) == rates
+
+
+def test_a_rate_that_is_known_is_too_high_where_training_is_unstable_or_deeper() -> None:
+    assert ranges(advise("adamw", adamw_lr=2e-5, unstable=True)["lr"]) == [(2e-6, 2e-6)]
+    assert ranges(advise("adamw", adamw_lr=2e-5, deeper=True)["lr"]) == [(1e-5, 1e-5)]
 
 
 def test_the_decays_timescale() -> None:
@@ -108,6 +128,9 @@ def test_the_decays_timescale() -> None:
     assert "2405.13698" in decay.lines[0]
     exact = advise("adamw", steps=10_000, adamw_lr=1e-3)["weight_decay"][-1]
     assert (exact.low, exact.high) == pytest.approx((0.1, 0.1))
+    # Lion's are 3e-4 to 1e-3, a tenth to a third of 3e-3; their middle is √3e-7.
+    lions = advise("lion", steps=1000, adamw_lr=3e-3)["weight_decay"][-1]
+    assert (lions.low, lions.high) == pytest.approx((1 / (1000 * 3e-7**0.5),) * 2)
 
 
 def test_the_untuned_warmup_and_the_steps_of_a_decay() -> None:

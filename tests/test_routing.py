@@ -248,6 +248,18 @@ class TestOptions:
         )
 
 
+class TestNames:
+    def test_a_rule_stands_alone(self, model):
+        groups = create_optimizer(model, "prodigy", d_coef=0.5).param_groups
+        assert {(group["rule"], group["d_coef"]) for group in groups} == {("Prodigy", 0.5)}
+
+    def test_a_file_is_read(self, model, tmp_path):
+        path = tmp_path / "recipe.toml"
+        PRESETS["muon"].set(lr=0.007).save(path)
+        groups = create_optimizer(model, str(path)).param_groups
+        assert {(group["rule"], group["lr"]) for group in groups} == {("Muon", 0.007), ("AdamW", 0.007)}
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("recipe", "settings", "kind", "message"),
@@ -256,7 +268,14 @@ class TestMistakes:
                 "munon",
                 {},
                 ValueError,
-                "unknown recipe 'munon'; did you mean 'muon'?; recipes are " + ", ".join(PRESETS),
+                f"unknown recipe 'munon'; did you mean 'muon'?; recipes are {', '.join(PRESETS)}, every rule of "
+                "stepwell.list_optimizers(), and files that end in .toml or .json",
+            ),
+            (
+                5,
+                {},
+                TypeError,
+                "recipe must be a stepwell.Recipe, or the name of a preset, a rule or a file, got 5",
             ),
             ("lion", {"beta": 0.9}, TypeError, "unknown hyper-parameter 'beta' for Lion; did you mean 'betas'?"),
             (
@@ -275,7 +294,7 @@ class TestMistakes:
             ("adamw", {"roles": {"embed": "emedding"}}, ValueError, None),
             ("adamw", {"engine": "turbo"}, ValueError, None),
         ],
-        ids=["recipe", "one rule", "two rules", "prefixed", "range", "role", "engine"],
+        ids=["recipe", "no recipe", "one rule", "two rules", "prefixed", "range", "role", "engine"],
     )
     def test_mistakes_are_named(self, recipe, settings, kind, message, model):
         with pytest.raises(kind) as error:

@@ -143,8 +143,8 @@ BRANCHES = (
     ),
     Branch(
         "You have no time to find a rate.",
-        'A range test ([`stepwell find-lr`](getting-started.md)) costs a minute. "prodigy" finds a rate on the way, at '
-        "twice the state, and needs some hundred steps for it.",
+        'A range test ([`stepwell find-lr`](schedules.md#finding-a-rate)) costs a minute. "prodigy" finds a rate on '
+        "the way, at twice the state, and needs some hundred steps for it.",
         (_beside_adamw("prodigy"), _off_by_two),
     ),
     Branch(

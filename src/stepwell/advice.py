@@ -101,12 +101,13 @@ def advise(
         steps: total optimizer steps, at least 1.
         batch_size: samples in a step, at least 1.
         reference_batch_size: the batch size that a rate you know was found at: rates are scaled from it.
-        fine_tuning: all weights of a trained model are trained on.
+        fine_tuning: all weights of a trained model are trained on, at a tenth of the rates of the tables.
         transfer_learning: a trained model is used on another task.
-        deeper: the network is deeper than what the rate was found for.
-        unstable: training has been unstable.
+        deeper: the network is deeper than what the rate was found for; `adamw_lr` too.
+        unstable: training has been unstable; at `adamw_lr` too, where that is given.
         beta2: of Adam and its kin, at least 0 and below 1.
-        adamw_lr: a rate of AdamW that is known to work here: others are converted from it.
+        adamw_lr: a rate of AdamW that is known to work here, for this fine-tuning if it is one. The rates of Adam, Lion
+            and Muon are converted from it; they come first, and decay is reckoned from them.
         adamw_weight_decay: its decay, likewise.
 
     Raises:
@@ -142,12 +143,11 @@ def advise(
     if reference_batch_size is not None and batch_size is None:
         raise ValueError("reference_batch_size says what a rate was found at; give batch_size to scale it to")
 
-    rates = _rates(optimizer, adamw_lr)
+    rates = _rates(optimizer, adamw_lr, fine_tuning)
     ratio = batch_size / reference_batch_size if batch_size and reference_batch_size else 1.0
     rates = [scaled for rate in rates for scaled in _scaled(rate, optimizer, ratio)]
     for wanted, (factor, source) in (
         (deeper, tables.RATE_DEEPER),
-        (fine_tuning, tables.RATE_FINE_TUNING),
         (unstable, tables.RATE_UNSTABLE),
     ):
         if wanted:
@@ -165,15 +165,23 @@ def advise(
     )
 
 
-def _rates(optimizer: str, adamw_lr: float | None) -> list[Suggestion]:
-    found = [_said("lr", tables.LEARNING_RATES[optimizer])] if optimizer in tables.LEARNING_RATES else []
+def _rates(optimizer: str, adamw_lr: float | None, fine_tuning: bool) -> list[Suggestion]:
+    """The rates of the tables and what comes of AdamW's, which is first where it is known."""
+
+    def table(said: Range) -> Suggestion:
+        # The tables speak of training from scratch; a rate that is known here is not of that kind.
+        rate = _said("lr", said)
+        return rate.times(*tables.RATE_FINE_TUNING) if fine_tuning else rate
+
+    found = [table(tables.LEARNING_RATES[optimizer])] if optimizer in tables.LEARNING_RATES else []
+    adamws = table(tables.LEARNING_RATES["adamw"]) if adamw_lr is None else _known("lr", adamw_lr)
     if optimizer in tables.FROM_ADAMW:
-        base = _adamw("lr", adamw_lr, tables.LEARNING_RATES["adamw"])
-        found.append(_converted(base, tables.FROM_ADAMW[optimizer][0]))
-    elif optimizer in ("adam", "adamw") and adamw_lr is not None:
-        found = [_adamw("lr", adamw_lr, tables.LEARNING_RATES["adamw"])]
+        converted = _converted(adamws, tables.FROM_ADAMW[optimizer][0])
+        found = [*found, converted] if adamw_lr is None else [converted, *found]
+    elif optimizer in ("adam", "adamw"):
+        found = [adamws]
     if optimizer == "muon":
-        found.append(_said("lr", tables.MUON_ORIGINAL))
+        found.append(table(tables.MUON_ORIGINAL))
     return found
 
 
@@ -213,12 +221,14 @@ def _decays(
         elif epochs is not None and epochs > long:
             decay = decay.times(by_long, f"long, > {long} epochs ({tables.DECAY_SOURCE})")
         found.append(decay)
+    if adamw_weight_decay is None:
+        adamws = [_said("weight_decay", in_use) for in_use in tables.DECAY_IN_USE]
+    else:
+        adamws = [_known("weight_decay", adamw_weight_decay)]
     if optimizer in tables.FROM_ADAMW:
-        bases = [_adamw("weight_decay", adamw_weight_decay, in_use) for in_use in tables.DECAY_IN_USE]
-        found += [_converted(base, tables.FROM_ADAMW[optimizer][1]) for base in dict.fromkeys(bases)]
+        found += [_converted(decay, tables.FROM_ADAMW[optimizer][1]) for decay in adamws]
     elif optimizer == "adamw":
-        bases = [_adamw("weight_decay", adamw_weight_decay, in_use) for in_use in tables.DECAY_IN_USE]
-        found += dict.fromkeys(bases)
+        found += adamws
     if steps is not None and optimizer in ("adamw", "lion", "muon"):
         found.append(_by_timescale(rate, steps, epochs))
     return found
@@ -284,10 +294,8 @@ def _said(name: str, said: Range) -> Suggestion:
     return Suggestion(name, said.low, said.high, (f"{written(said.low, said.high)} ({said.source})",))
 
 
-def _adamw(name: str, known: float | None, otherwise: Range) -> Suggestion:
-    if known is None:
-        return _said(name, otherwise)
-    return Suggestion(name, known, known, (f"{known:g}: AdamW's, as given",))
+def _known(name: str, value: float) -> Suggestion:
+    return Suggestion(name, value, value, (f"{value:g}: AdamW's, as given",))
 
 
 def _converted(base: Suggestion, factor: Range) -> Suggestion:

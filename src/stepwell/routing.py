@@ -12,7 +12,7 @@ from stepwell.codecs import MasterKind, StateDtype
 from stepwell.engines.choice import EngineName
 from stepwell.optimizer import OnNonfinite, Optimizer
 from stepwell.planning import plan
-from stepwell.recipes import Recipe, preset
+from stepwell.recipes import Recipe, named
 from stepwell.roles import Role
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Schedule
@@ -43,8 +43,8 @@ def create_optimizer(
 
     Args:
         model: the model, on any device.
-        recipe: a `Recipe`, or the name of a preset (`stepwell.recipes.PRESETS`). "muon" gives Muon to hidden matrices
-            and AdamW to the rest, convolutions among it.
+        recipe: a `Recipe`, or the name of a preset (`stepwell.recipes.PRESETS`), of a rule, or of a recipe's file
+            (.toml, .json). "muon" gives Muon to hidden matrices and AdamW to the rest, convolutions among it.
         lr: learning rate per step of every rule in the recipe; by default the recipe's. "muon" scales Muon's updates to
             the size of AdamW's (arXiv:2502.16982), so that both take an AdamW rate; "muon-original" does not.
         weight_decay: λ of the decayed groups of every rule in the recipe; by default the recipe's.
@@ -57,7 +57,7 @@ def create_optimizer(
             before them, to that rule alone (`adamw_lr=3e-4`, `muon_eps=1e-8`).
 
     Raises:
-        TypeError: for a model that is no module, or an unknown hyper-parameter.
+        TypeError: for a model that is no module, what is no recipe, or an unknown hyper-parameter.
         ValueError: for an unknown recipe, a model with nothing to train, a role or value out of range.
     """
     if not isinstance(model, nn.Module):
@@ -65,7 +65,7 @@ def create_optimizer(
             f"create_optimizer takes a torch.nn.Module, got {type(model).__name__}; "
             "stepwell.Optimizer and its siblings take parameters"
         )
-    chosen = preset(recipe) if isinstance(recipe, str) else recipe
+    chosen = named(recipe)
     values = {"lr": lr, "weight_decay": weight_decay}
     chosen = chosen.set(**{name: value for name, value in values.items() if value is not None}, **hyper_parameters)
     changes = {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from xml.etree import ElementTree
 
 import pytest
 
 from stepwell import Recipe, Route
+from stepwell.cli.plot import HELP
 
 
 def test_plot_draws_in_the_terminal(stepwell):
@@ -37,6 +39,27 @@ def test_plot_draws_what_a_recipe_schedules(stepwell, here):
         "recipe:mine.toml betas[0]: 1",
         "recipe:llama: 0",
     ]
+
+
+@pytest.mark.parametrize("command", re.findall(r"stepwell (plot .*)", HELP))
+def test_the_examples_of_plot_run(stepwell, here, command):
+    code, _, err = stepwell(*shlex.split(command))
+    assert (code, err) == (0, "")
+
+
+def test_plot_says_the_peak_of_cycles_that_it_cannot_draw_one_by_one(stepwell):
+    code, out, _ = stepwell("plot", "Cyclic(up=50)", "--horizon", "60000")
+    assert code == 0
+    assert "Cyclic(up=50): 0.1 at step 0, at most 1, 0.1 from step 60,000 on\n" in out
+    assert len(re.findall("⣿{72}", out)) >= 10  # a band, up to its peak
+
+
+def test_plot_draws_a_schedule_up_to_its_own_horizon(stepwell):
+    _, out, _ = stepwell("plot", "Linear(horizon=5000)", "Linear()")
+    assert "Linear(horizon=5000): 1 at step 0, at most 1, 0 from step 5,000 on\n" in out
+    assert "Linear(): 1 at step 0, at most 1, 0 from step 5,000 on\n" in out
+    _, out, _ = stepwell("plot", "Linear(horizon=5000)", "--horizon", "1000")
+    assert "Linear(horizon=5000): 1 at step 0, at most 1, 0.8 at step 1,000\n" in out
 
 
 @pytest.mark.parametrize("name", ["s.svg", "s.html"])
@@ -106,7 +129,14 @@ def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, mess
     ("arguments", "message"),
     [
         (("plot", "cosin"), "unknown schedule 'cosin'; did you mean 'Cosine'?"),
-        (("plot", "Cosine(warmup=2000)"), "warmup must be at most the horizon of 1000 steps, got 2000"),
+        (
+            ("plot", "Cosine(warmup=2000)"),
+            "warmup must be at most the horizon of 1000 steps, got 2000; give --horizon\n",
+        ),
+        (
+            ("plot", "recipe:llama", "--horizon", "999"),
+            "warmup must be at most the horizon of 999 steps, got 2000\n",
+        ),
         (("plot", "Cosine(warmpu=3)"), "unknown argument 'warmpu' for Cosine"),
         (("plot", "Step"), "Step.__init__() missing 1 required keyword-only argument: 'every'"),
         (("plot", "missing.toml"), "cannot read 'missing.toml': No such file or directory"),

@@ -145,8 +145,26 @@ class TestRounding:
         if lost:
             assert found["rounding"] == [
                 f"weight are {str(dtype).removeprefix('torch.')}, and steps of {lr:.2g} round to nothing on weights of "
-                "size 1; keep the weights in float32"
+                "size 1; keep the weights in float32, or give master='float32'"
             ]
+
+    @pytest.mark.parametrize(
+        ("dtype", "master"),
+        [
+            (torch.bfloat16, "stochastic"),
+            (torch.bfloat16, "kahan"),
+            (torch.bfloat16, "compensated"),
+            (torch.bfloat16, "float32"),
+            (torch.float16, "float32"),
+        ],
+    )
+    def test_a_master_keeps_what_would_be_lost(self, dtype, master):
+        model = nn.Linear(4, 4, bias=False, dtype=dtype)
+        nn.init.ones_(model.weight)
+        small = ADAMW.set(lr=1e-4)
+        assert "rounding" in warnings(model, small)
+        assert "rounding" not in warnings(model, small.replace(master=master))
+        assert "rounding" not in warnings(model, small.replace(routes=Route(rule="AdamW", master=master)))
 
     def test_without_data_the_size_is_that_of_most_initialisations(self):
         with torch.device("meta"):
@@ -161,6 +179,11 @@ class TestRounding:
         halved = ADAMW.set(lr=5e-3).replace(schedules={"lr": "clamp(Constant(), high=0.5)"})
         assert "rounding" in warnings(model, halved)
         assert "rounding" not in warnings(model, ADAMW.set(lr=5e-3).replace(schedules={"lr": "cosine"}), horizon=10)
+
+    def test_without_a_horizon_the_highest_rate_comes_after_the_longest_warm_up(self):
+        model = nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
+        nn.init.ones_(model.weight)
+        assert "rounding" not in warnings(model, ADAMW.set(lr=5e-3).replace(schedules={"lr": "Constant(warmup=9000)"}))
 
     def test_a_rule_whose_steps_are_not_of_the_size_of_the_rate(self):
         model = nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)

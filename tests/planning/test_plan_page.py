@@ -82,6 +82,11 @@ class TestPlot:
     def test_a_schedule_that_needs_no_horizon(self):
         assert text_of(stepwell.plan(Language(), "t5-adafactor").plot())
 
+    def test_without_a_horizon_a_long_warm_up_is_drawn_whole(self):
+        slow = RECIPE.replace(schedules={"lr": "Constant(warmup=5000)"})
+        # Up to the rate at its end, 0.02, and over all its 5000 steps.
+        assert {"0.02", "5,000"} <= set(text_of(stepwell.plan(Language(), slow).plot()))
+
     @pytest.mark.parametrize(
         ("recipe", "name", "message"),
         [

@@ -322,11 +322,19 @@ class TestDiff:
 
 
 class TestArguments:
+    def test_a_recipe_may_be_a_rule_or_a_file(self, tmp_path):
+        path = tmp_path / "recipe.toml"
+        RECIPE.save(path)
+        plan = stepwell.plan(language(), str(path))
+        assert plan.recipe == RECIPE
+        assert {type(group.rule).__name__ for group in stepwell.plan(language(), "prodigy").groups} == {"Prodigy"}
+        assert "NAdam" in [row.title for row in plan.memory(beside=["nadam"]).rows]
+
     @pytest.mark.parametrize(
         ("arguments", "kind", "message"),
         [
             ({"recipe": "mun"}, ValueError, "unknown recipe 'mun'; did you mean 'muon'?; recipes are "),
-            ({"recipe": 5}, TypeError, "recipe must be a stepwell.Recipe or the name of a preset, got 5"),
+            ({"recipe": 5}, TypeError, "recipe must be a stepwell.Recipe, or the name of a preset, a rule or "),
             ({"horizon": 0}, ValueError, "horizon must be at least 1 step, got 0"),
             ({"horizon": -3}, ValueError, "horizon must be at least 1 step, got -3"),
             ({"horizon": float("nan")}, TypeError, "horizon must be a whole number of steps (int), got nan"),

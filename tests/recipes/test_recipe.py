@@ -124,6 +124,12 @@ class TestChanges:
         assert [changed.rule_of(route).lr for route in changed.routes] == [0.01, 1.5e-4]
         assert changed.rule_of(changed.routes[0]).momentum == 0.45
 
+    def test_a_rule_that_has_no_number_there_is_left_as_it_is(self):
+        first = Route(rule="Prodigy", name="matrices", select="ndim(2)")
+        other = Route(rule="Prodigy", hyper_parameters={"beta3": 0.8})
+        changed = Recipe(routes=(first, other)).scaled(beta3=0.5)
+        assert [changed.rule_of(route).values()["beta3"] for route in changed.routes] == [None, 0.4]
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -136,8 +142,18 @@ class TestChanges:
                 lambda: TWO.set(momentun=0.5),
                 "unknown hyper-parameter 'momentun' for Muon and AdamW; did you mean 'momentum'?",
             ),
-            (lambda: TWO.scaled(lrr=2), "no rule of the recipe has a number 'lrr'; did you mean 'lr'?"),
-            (lambda: TWO.scaled(nesterov=2), "no rule of the recipe has a number 'nesterov'; did you mean 'nesterov'?"),
+            (
+                lambda: PRESETS["lion"].scaled(lrr=2),
+                "no rule of the recipe has a number 'lrr'; there are lr, weight_decay; did you mean 'lr'?",
+            ),
+            (
+                lambda: PRESETS["lion"].scaled(betas=2),
+                "no rule of the recipe has a number 'betas'; there are lr, weight_decay",
+            ),
+            (
+                lambda: PRESETS["lion"].scaled(maximize=2),
+                "no rule of the recipe has a number 'maximize'; there are lr, weight_decay",
+            ),
             (
                 lambda: PRESETS["lion"].set(lion_lrr=0.5),
                 "unknown hyper-parameter 'lion_lrr' for Lion",

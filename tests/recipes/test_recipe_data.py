@@ -14,7 +14,7 @@ from hypothesis import given
 import stepwell
 from recipes.drawn import FUNCTIONS, recipes
 from stepwell import Recipe, RecipeError, Route, select
-from stepwell.recipes import PRESETS
+from stepwell.recipes import PRESETS, named
 from stepwell.schedules import Cosine
 
 MINE = """\
@@ -124,6 +124,37 @@ class TestFiles:
     def test_a_file_of_another_kind_is_not_written(self, tmp_path):
         with pytest.raises(ValueError, match=r"^a recipe's file ends in \.toml or \.json, got '.*mine\.yaml'$"):
             mine().save(tmp_path / "mine.yaml")
+
+
+class TestNamed:
+    """What every function and command takes for a recipe."""
+
+    def test_a_preset_a_rule_a_file_and_a_recipe(self, tmp_path):
+        path = tmp_path / "recipe.toml"
+        mine().save(path)
+        assert named("Schedule_Free") == PRESETS["schedule-free"]
+        assert named("prodigy") == Recipe(name="Prodigy", routes=(Route(rule="Prodigy"),))
+        assert named("cautious(adan)").routes == (Route(rule="cautious(Adan)"),)
+        assert named(str(path)) == named(mine()) == mine()
+
+    def test_a_preset_wins_over_a_rule_of_the_same_name(self):
+        assert named("AdamW") == PRESETS["adamw"]
+
+    @pytest.mark.parametrize(
+        ("given", "kind", "message"),
+        [
+            ("prodgy", ValueError, "unknown recipe 'prodgy'; did you mean 'Prodigy'?; recipes are adamw, "),
+            ("lama", ValueError, "unknown recipe 'lama'; did you mean 'llama'?; recipes are adamw, "),
+            ("cautios(AdamW)", ValueError, "unknown wrapper 'cautios'; did you mean 'cautious'?"),
+            ("cautious(Prodgy)", ValueError, "unknown rule 'Prodgy'; did you mean 'Prodigy'?"),
+            ("absent.toml", RecipeError, "absent.toml: cannot be read: No such file or directory"),
+            (None, TypeError, "recipe must be a stepwell.Recipe, or the name of a preset, a rule or a file, got None"),
+        ],
+    )
+    def test_what_is_none(self, given, kind, message):
+        with pytest.raises(kind) as error:
+            named(given)
+        assert str(error.value).startswith(message)
 
 
 def mistakes_in(text: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from xml.etree import ElementTree
 
 import pytest
@@ -8,7 +9,7 @@ from stepwell.report.charts import Series
 from stepwell.report.plots import drawing, page
 from stepwell.report.sampled import sampled
 from stepwell.report.sketch import sketch
-from stepwell.schedules import Linear
+from stepwell.schedules import CosineRestarts, Cyclic, Function, Linear
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -42,6 +43,39 @@ def test_a_schedule_is_sampled_at_every_step_or_at_many():
     many = sampled("line", Linear(horizon=10_000), 10_000, points=100)
     assert len(many.points) == 101
     assert (many.points[0], many.points[-1]) == ((0, 1.0), (10_000, 0.0))
+
+
+def test_cycles_between_two_samples_are_covered():
+    # Each of 600 strides of 100 steps is a whole cycle: 0.1 at its ends, 1 in its middle.
+    found = sampled("line", Cyclic(up=50, horizon=60_000), 60_000)
+    assert found.points[:5] == [(0, 0.1), (50, 1.0), (100, 0.1), (150, 1.0), (200, 0.1)]
+    assert len(found.points) == 1201
+    # A wave falls from 1 to 0 and starts anew.
+    waves = sampled("line", CosineRestarts(first=100, horizon=60_000), 60_000)
+    assert waves.points[:3] == [(0, 1.0), (99, pytest.approx((1 + math.cos(0.99 * math.pi)) / 2)), (100, 1.0)]
+
+
+def test_a_peak_between_two_samples_is_found():
+    found = sampled("line", Linear(warmup=334_000, horizon=1_000_000), 1_000_000, base=0.1)
+    assert max(value for _, value in found.points) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda step: 0.5 if step % 100 else 1.0,  # takes no arrays
+        lambda step: 0.5 + 0.5 * (step % 100 == 0),
+        lambda step: math.cos(step * math.pi / 50) / 4 + 0.75,
+    ],
+)
+def test_a_function_of_the_step_is_looked_at_between_samples_too(function):
+    found = sampled("line", Function(function=function), 50_000, points=500)
+    assert {value for _, value in found.points} == {0.5, 1.0}
+
+
+def test_a_function_that_gives_no_factor_is_refused():
+    with pytest.raises(ValueError, match=r"gave -1\.0 at step 7777; a factor must be a finite number"):
+        sampled("line", Function(function=lambda step: 1.0 - 2.0 * (step == 7777)), 50_000)
 
 
 def test_a_picture_stands_alone():

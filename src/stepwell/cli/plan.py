@@ -14,14 +14,15 @@ HELP = "\n\n".join(
     (
         "Say what a recipe will do to a model, before anything is allocated.",
         "Every parameter's rule, learning rate and decay, [bold]and why[/bold]; below the table, what is likely not "
-        "meant. RECIPE is the name of a preset ([bold]stepwell presets[/bold]), or a file of your own, .toml or .json.",
+        "meant. RECIPE is the name of a preset ([bold]stepwell presets[/bold]) or of a rule "
+        "([bold]stepwell list[/bold]), or a file of your own, .toml or .json.",
         "[bold]Examples[/bold]\n"
         "  stepwell plan muon --model mymodel:make --horizon 10000\n"
         "  stepwell plan recipe.toml --hf-config config.json --html plan.html\n"
         "  stepwell plan muon --model mymodel:make --explain blocks.3.attn.qkv.weight",
     )
 )
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A preset, or a file.", show_default=False)]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A preset, a rule, or a file.", show_default=False)]
 
 
 def plan(

@@ -15,21 +15,26 @@ HELP = "\n\n".join(
     (
         "Draw schedules, in the terminal or as a picture.",
         "A schedule is written as in Python, or by its name alone; it is read, not run. A file that ends in .toml or "
-        ".json holds one as data; recipe:llama draws what that recipe of [bold]stepwell presets[/bold] schedules, and "
+        ".json holds one as data; recipe:muon draws what that recipe of [bold]stepwell presets[/bold] schedules, and "
         "recipe:mine.toml what a recipe of your own does.",
         "[bold]Examples[/bold]\n"
         "  stepwell plot cosine --horizon 10000\n"
         '  stepwell plot "Cosine(warmup=0.1)" "WSD(warmup=0.1)" --out wsd.svg\n'
-        "  stepwell plot \"warmup(OneCycle(), 0.05, shape='cosine')\" --lr 3e-4",
+        "  stepwell plot \"warmup(OneCycle(), 0.05, shape='cosine')\" --lr 3e-4\n"
+        "  stepwell plot recipe:llama --horizon 10000",
     )
 )
+STEPS = 1000
 
 
 def plot(
     schedules: Annotated[
         list[str], typer.Argument(metavar="SCHEDULE", help="Schedules to draw over each other.", show_default=False)
     ],
-    horizon: Annotated[str, typer.Option(metavar="INTEGER", help="Total optimizer steps.")] = "1000",
+    horizon: Annotated[
+        str | None,
+        typer.Option(metavar="INTEGER", help="Total optimizer steps.", show_default=f"{STEPS}, or a schedule's own"),
+    ] = None,
     lr: Annotated[str, typer.Option(metavar="NUMBER", help="The base that factors multiply.")] = "1.0",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture there instead: .svg or .html.")
@@ -43,22 +48,27 @@ def plot(
     from stepwell.report.sampled import sampled
     from stepwell.report.sketch import sketch
 
-    steps = whole_number("--horizon", horizon, low=1)
+    given = None if horizon is None else whole_number("--horizon", horizon, low=1)
     base = number("--lr", lr, above=0)
     kind = None if out is None else picture(out)
     if as_json and out is not None:
         raise InputError("--out writes a picture and --json prints data: give one of them")
     with users():
         found = {name: schedule for text in schedules for name, schedule in _read(text).items()}
+        steps = given or max(STEPS, *map(_own_horizon, found.values()))
+        try:
+            resolved = {name: schedule.resolve(steps) for name, schedule in found.items()}
+        except ValueError as error:
+            raise InputError(f"{error}; give --horizon" if horizon is None else str(error)) from error
         series = [
-            sampled(name, schedule.resolve(steps), steps, colour=index, base=base)
-            for index, (name, schedule) in enumerate(found.items())
+            sampled(name, schedule, steps, colour=index, base=base)
+            for index, (name, schedule) in enumerate(resolved.items())
         ]
     if as_json:
         data = [
             {
                 "name": one.name,
-                "schedule": repr(found[one.name].resolve(steps)),
+                "schedule": repr(resolved[one.name]),
                 "steps": [int(step) for step, _ in one.points],
                 "values": [value for _, value in one.points],
             }
@@ -71,7 +81,9 @@ def plot(
         typer.echo(sketch([one.points for one in series], x_name="step", y_name=y_name, low=0.0), nl=False)
         for one in series:
             start, peak, end = one.points[0][1], max(y for _, y in one.points), one.points[-1][1]
-            typer.echo(f"{one.name}: {numbers.rate(start)} at step 0, at most {numbers.rate(peak)}, {_end(end, steps)}")
+            last = f"at step {steps:,}" if _own_horizon(resolved[one.name]) > steps else f"from step {steps:,} on"
+            values = f"{numbers.rate(start)} at step 0, at most {numbers.rate(peak)}, {numbers.rate(end)}"
+            typer.echo(f"{one.name}: {values} {last}")
         return 0
     drawn = drawing(series, x_name="step", y_name=y_name, low=0.0)
     write_whole(out, f"{drawn}\n" if kind == "svg" else page("Schedules", drawn))
@@ -79,10 +91,8 @@ def plot(
     return 0
 
 
-def _end(value: float, steps: int) -> str:
-    from stepwell.report import numbers
-
-    return f"{numbers.rate(value)} from step {steps:,} on"
+def _own_horizon(schedule: Schedule) -> int:
+    return getattr(schedule, "horizon", None) or 0
 
 
 def _read(text: str) -> dict[str, Schedule]:

@@ -180,5 +180,5 @@ def contestant(name: str, *, beside: Iterable[str] = ()) -> Contestant:
     """The one of this name, as `choose` has it; an error also lists names that would have done `beside` them."""
     if spelled(name) in CONTESTANTS:
         return CONTESTANTS[spelled(name)]
-    recipe = named(name, beside=beside)
+    recipe = named(name, beside=beside, rules=False)  # a rule alone has no schedule to be compared under
     return Contestant.of(recipe, Path(name).stem if Path(name).suffix else recipe.name)

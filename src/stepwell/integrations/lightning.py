@@ -37,18 +37,16 @@ def configure(
 
     Args:
         module: the LightningModule.
-        recipe: a `Recipe`, the name of a preset, or a recipe's file.
+        recipe: a `Recipe`, or the name of a preset, a rule or a file, as `stepwell.plan` takes it.
         horizon: total optimizer steps; by default the Trainer's `estimated_stepping_batches`.
         hyper_parameters: `lr=1e-3`, `adamw_weight_decay=0.1` and so on, as `Recipe.set` takes them.
 
     Raises:
-        TypeError: an unknown hyper-parameter.
-        ValueError: an unknown preset; a schedule that needs a horizon in a training without an end.
+        TypeError: what is no recipe; an unknown hyper-parameter.
+        ValueError: an unknown recipe; a schedule that needs a horizon in a training without an end.
         RecipeError: where recipe and module do not fit, naming every mistake.
     """
-    chosen = named(recipe) if isinstance(recipe, str) else recipe
-    if not isinstance(chosen, Recipe):
-        raise TypeError(f"recipe must be a stepwell.Recipe, the name of a preset or a file, got {recipe!r}")
+    chosen = named(recipe)
     trainer = getattr(module, "_trainer", None)  # `trainer` itself raises where there is none
     if horizon is None and trainer is not None and math.isfinite(trainer.estimated_stepping_batches):
         horizon = int(trainer.estimated_stepping_batches)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from stepwell.schedules import Schedule
 
 SAMPLES = 4096  # enough to see every peak: warm-ups of a thousandth of the horizon, cycles of a hundredth
+# Without a horizon, how many times its lengths a schedule is followed: to see a whole cycle after all that is told by
+# their rise alone, which is half of one.
+BEYOND = 4
 
 
 @dataclass(frozen=True)
 class Course:
-    """A value at step 0, at its highest, and at the horizon."""
+    """A value at step 0, at its highest, and at the horizon; without a horizon, where it comes to rest: None where it
+    does not."""
 
     start: float
     peak: float
-    end: float
+    end: float | None
 
     @property
     def is_constant(self) -> bool:
@@ -26,7 +31,7 @@ class Course:
     def __str__(self) -> str:
         if self.is_constant:
             return f"{self.peak:.3g}"
-        return " → ".join(f"{value:.3g}" for value in (self.start, self.peak, self.end))
+        return " → ".join("…" if value is None else f"{value:.3g}" for value in (self.start, self.peak, self.end))
 
 
 def course(base: float, schedule: Schedule | None, horizon: int | None) -> Course | None:
@@ -37,9 +42,29 @@ def course(base: float, schedule: Schedule | None, horizon: int | None) -> Cours
         resolved = schedule.resolve(horizon)
     except ValueError:
         return None
-    last = horizon if horizon is not None else getattr(resolved, "horizon", None) or SAMPLES
+    last = horizon if horizon is not None else reach(resolved, SAMPLES)
     steps = np.arange(last + 1) if last < SAMPLES else np.unique(np.linspace(0, last, SAMPLES).round().astype(int))
     factors = [float(resolved(int(step))) for step in steps]
     highest = int(np.argmax(factors))  # the peak itself may lie between two of the samples
     around = range(int(steps[max(highest - 1, 0)]), int(steps[min(highest + 1, len(steps) - 1)]) + 1)
-    return Course(base * factors[0], base * max(float(resolved(step)) for step in around), base * factors[-1])
+    ends = horizon or _own_horizon(resolved) or len(set(factors[len(factors) // 2 :])) == 1
+    peak = max(float(resolved(step)) for step in around)
+    return Course(base * factors[0], base * peak, base * factors[-1] if ends else None)
+
+
+def reach(schedule: Schedule, least: int) -> int:
+    """How many steps show what a schedule does where no horizon is known: its own horizon, or else at least so many."""
+    return _own_horizon(schedule) or max(least, BEYOND * _lengths(schedule))
+
+
+def _own_horizon(schedule: Schedule) -> int | None:
+    return getattr(schedule, "horizon", None)
+
+
+def _lengths(part: Any) -> int:
+    """All whole numbers in a schedule, and in those that it is made of: nothing that has a length begins later."""
+    if isinstance(part, Schedule):
+        part = tuple(getattr(part, field.name) for field in fields(part))
+    if isinstance(part, tuple):
+        return sum(map(_lengths, part))
+    return max(part, 0) if isinstance(part, int) else 0

@@ -119,8 +119,8 @@ def _misplaced(group: PlannedGroup) -> Iterator[Doubt]:
 
 
 def _too_small(group: PlannedGroup, horizon: int | None) -> Iterator[Doubt]:
-    """16-bit weights whose step is below half the distance to the next number."""
-    if type(group.rule).__name__ not in UNIT_STEP:
+    """16-bit weights whose step is below half the distance to the next number, and no master keeps what is lost."""
+    if group.storage.master is not None or type(group.rule).__name__ not in UNIT_STEP:
         return
     way = course(group.rule.lr, group.schedules.get("lr"), horizon)
     peak = group.rule.lr if way is None else way.peak
@@ -136,7 +136,7 @@ def _too_small(group: PlannedGroup, horizon: int | None) -> Iterator[Doubt]:
         yield Doubt(
             "rounding",
             f"{_names(lost)} are {str(weight.dtype).removeprefix('torch.')}, and steps of {peak:.2g} round to nothing "
-            f"on weights of size {_size(weight):.2g}; keep the weights in float32",
+            f"on weights of size {_size(weight):.2g}; keep the weights in float32, or give master='float32'",
         )
 
 

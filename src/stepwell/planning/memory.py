@@ -20,7 +20,7 @@ from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
 from stepwell.planning.spreading import Spread
 from stepwell.preparing import prepare
-from stepwell.recipes import Recipe, RecipeError, preset
+from stepwell.recipes import Recipe, RecipeError, named
 from stepwell.report import numbers
 from stepwell.rules.rule import Rule, Shape, flags
 from stepwell.tabular import text_table
@@ -117,7 +117,7 @@ def memory(plan: Plan, spread: Spread, beside: Sequence[str | Recipe | Storage])
     for given in beside:
         if isinstance(given, Storage):
             given = own.replace(**given._asdict(), name=" ".join((title, *(_WORDS[word] for word in given if word))))
-        chosen = preset(given) if isinstance(given, str) else given
+        chosen = named(given)
         other = chosen.replace(roles=own.roles, depths=own.depths, engine=own.engine)
         try:
             groups = lay(plan.model, other).groups

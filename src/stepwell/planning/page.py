@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING
 
 from stepwell.naming import nearest
+from stepwell.planning.course import reach
 from stepwell.planning.laying import PlannedGroup
 from stepwell.planning.memory import Memory
 from stepwell.report import numbers, plots
@@ -20,7 +21,7 @@ from stepwell.tracks import entry_called, numbers_in
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan
 
-DEFAULT_STEPS = 1000  # what is drawn of a schedule that needs no horizon, where none is known
+DEFAULT_STEPS = 1000  # drawn at least of a schedule that needs no horizon, where none is known
 EXAMPLES = 3
 HEADINGS = ("group", "rule", "tensors", "parameters", "lr: start → peak → end", "decay", "why")
 
@@ -90,16 +91,16 @@ def _has(group: PlannedGroup, name: str) -> bool:
 
 def _drawn(plan: Plan, name: str) -> Markup | None:
     """A line for each course that the hyper-parameter takes; None where it has none without a horizon."""
-    steps = plan.horizon or DEFAULT_STEPS
+    known = [group for group in plan.groups if _has(group, name) and plan.course(group, name) is not None]
+    schedules = [group.schedules.get(name, Constant()).resolve(plan.horizon) for group in known]
+    steps = plan.horizon or max((reach(one, DEFAULT_STEPS) for one in schedules), default=DEFAULT_STEPS)
     groups: dict[tuple[str, float], list[str]] = {}
     lines: dict[tuple[str, float], Series] = {}
-    for group in plan.groups:
-        if not _has(group, name) or plan.course(group, name) is None:
-            continue
-        schedule, base = group.schedules.get(name, Constant()), plan.base(group, name)
-        key = (repr(schedule), base)
+    for group, schedule in zip(known, schedules, strict=True):
+        base = plan.base(group, name)
+        key = (repr(group.schedules.get(name, Constant())), base)
         if key not in lines:
-            lines[key] = sampled("", schedule.resolve(steps), steps, colour=len(lines), base=base)
+            lines[key] = sampled("", schedule, steps, colour=len(lines), base=base)
         groups.setdefault(key, []).append(group.name)
     if not lines:
         return None

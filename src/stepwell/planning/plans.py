@@ -14,7 +14,7 @@ from stepwell.optimizer import Optimizer
 from stepwell.planning.course import Course, course
 from stepwell.planning.doubts import Doubt, doubts
 from stepwell.planning.laying import OWN_RATE, Laid, PlannedGroup, lay
-from stepwell.recipes import Recipe, preset
+from stepwell.recipes import Recipe, named
 from stepwell.roles import ROLES, ParameterRole
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Constant, Schedule
@@ -141,8 +141,9 @@ class Plan:
         return sum(group.parameters for group in self.groups)
 
     def course(self, group: PlannedGroup, name: str) -> Course | None:
-        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon. None where it is no number,
-        and where a schedule needs a horizon and none is known."""
+        """How a hyper-parameter of a group goes: at step 0, at its highest, at the horizon (None for a schedule that
+        none ends and that does not come to rest). None where it is no number, and where a schedule needs a horizon and
+        none is known."""
         if not entry_called(name).stands_in(group.rule.values()):
             return None
         return course(self.base(group, name), group.schedules.get(name), self.horizon)
@@ -178,11 +179,12 @@ class Plan:
                 alone, as `shard_state` does; each tensor is cut along its first dimension. The figures are those of
                 the first rank, which holds the most.
             replicas: into how many groups the ranks are divided, each of which shares everything among its own (HSDP).
-            beside: recipes, or names of presets, that could be taken in its place, or a `stepwell.codecs.Storage` for
-                the same recipe stored so. One that does not fit the model, or needs the same as another, is left out.
+            beside: recipes, or their names as `stepwell.plan` takes them, that could be taken in its place, or a
+                `stepwell.codecs.Storage` for the same recipe stored so. One that does not fit the model, or needs the
+                same as another, is left out.
 
         Raises:
-            TypeError, ValueError: a number of ranks that is none, an unknown preset.
+            TypeError, ValueError: a number of ranks that is none, an unknown recipe.
         """
         from stepwell.planning.memory import memory
         from stepwell.planning.spreading import Spread
@@ -236,7 +238,7 @@ class Plan:
         return fragment(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data, for `json.dumps`; rates as [start, peak, end]."""
+        """The plan as plain data, for `json.dumps`; rates as [start, peak, end], which is None for one that goes on."""
         return {
             "recipe": self.recipe.to_dict(),
             "hash": self.recipe.hash,
@@ -345,19 +347,17 @@ def plan(
 
     Args:
         model: the model, on any device.
-        recipe: a `Recipe`, or the name of a preset.
+        recipe: a `Recipe`, or the name of a preset, a rule (alone, without a schedule), or a file (.toml, .json).
         horizon: total optimizer steps, at least 1. Left out, it is counted from the loader.
         loader: the data loader, or its length in batches.
         counting: how long the loader is gone through (`epochs`, `accumulation`, …), as `stepwell.horizon` takes it.
 
     Raises:
-        TypeError: for a model that is no module.
-        ValueError: for an unknown preset, a horizon below 1, or a model with nothing to train.
+        TypeError: for a model that is no module, or what is no recipe.
+        ValueError: for an unknown recipe, a horizon below 1, or a model with nothing to train.
         RecipeError: where recipe and model do not fit, naming every mistake.
     """
-    chosen = preset(recipe) if isinstance(recipe, str) else recipe
-    if not isinstance(chosen, Recipe):
-        raise TypeError(f"recipe must be a stepwell.Recipe or the name of a preset, got {recipe!r}")
+    chosen = named(recipe)
     counted = None
     if loader is not None:
         from stepwell.horizon import horizon as count

@@ -15,6 +15,7 @@ from stepwell.recipes.fields import as_selector
 from stepwell.recipes.mistakes import Mistakes, RecipeError
 from stepwell.recipes.recipe import NOT_KNOWN, Recipe
 from stepwell.recipes.route import Route, changed_values
+from stepwell.rules.registry import UnknownRuleError, rule_class, rule_names
 from stepwell.schedules import Schedule, parse
 from stepwell.schedules import from_dict as schedule_from_dict
 from stepwell.select import Predicates, Selector
@@ -250,14 +251,40 @@ def load(path: Path, *, functions: Predicates | None = None) -> Recipe:
     return read(text, functions=functions, subject=str(path))
 
 
-def named(text: str, *, beside: Iterable[str] = ()) -> Recipe:
-    """The recipe that a user names: a preset, or a file. Raises ValueError, RecipeError among them, for neither; names
-    that would have done `beside` presets are listed with them."""
-    from stepwell.recipes.presets import preset
+def named(given: str | Recipe, *, beside: Iterable[str] = (), rules: bool = True) -> Recipe:
+    """The recipe that a user gives, or names: a preset, a file, or a rule.
 
-    path = Path(text)
-    is_file = path.suffix in (".toml", ".json") or (path.suffix != "" and path.is_file())
-    return load(path) if is_file else preset(text, beside=beside)
+    Args:
+        given: the recipe, or its name. A preset wins over a rule of the same name.
+        beside: names that would have done, to be listed with the presets.
+        rules: whether a rule will do. It is then a recipe of its own: alone, at its defaults, without a schedule.
+
+    Raises:
+        TypeError: for what is neither a recipe nor a name.
+        ValueError: for a name that nobody has, with the nearest; for a file, RecipeError.
+    """
+    from stepwell.recipes.presets import PRESETS, preset, spelled
+
+    if isinstance(given, Recipe):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(f"recipe must be a stepwell.Recipe, or the name of a preset, a rule or a file, got {given!r}")
+    path = Path(given)
+    if path.suffix in (".toml", ".json") or (path.suffix != "" and path.is_file()):
+        return load(path)
+    if spelled(given) in PRESETS or not rules:
+        return preset(given, beside=beside)
+    try:
+        rule = rule_class(given).__name__
+    except UnknownRuleError:
+        if "(" in given:  # what is wrong with it, the wrapper or the rule, is said already
+            raise
+        known = list(dict.fromkeys((*PRESETS, *beside)))
+        raise ValueError(
+            f"unknown recipe {given!r}{nearest(given, [*rule_names(), *known])}; recipes are {', '.join(known)}, every "
+            "rule of stepwell.list_optimizers(), and files that end in .toml or .json"
+        ) from None
+    return Recipe(name=rule, routes=(Route(rule=rule),))
 
 
 def save(recipe: Recipe, path: Path) -> None:

@@ -233,11 +233,14 @@ class Recipe(Frozen):
         rules = {route.name: self.rule_of(route).values() for route in self.routes}
         for name in factors:
             if not any(Entry(name).stands_in(values) for values in rules.values()):
-                known = {each for values in rules.values() for each in values}
-                raise TypeError(f"no rule of the recipe has a number {name!r}{nearest(name, known)}")
+                known = sorted({each for one in rules.values() for each in one if Entry(each).stands_in(one)})
+                raise TypeError(
+                    f"no rule of the recipe has a number {name!r}; there are {', '.join(known)}{nearest(name, known)}"
+                )
         routes = []
         for route in self.routes:
-            own = {name: rules[route.name][name] * by for name, by in factors.items() if name in rules[route.name]}
+            values = rules[route.name]
+            own = {name: values[name] * by for name, by in factors.items() if Entry(name).stands_in(values)}
             routes.append(dataclasses.replace(route, hyper_parameters={**route.hyper_parameters, **own}))
         return self.replace(routes=tuple(routes))
 
