@@ -22,6 +22,7 @@ from stepwell.checkpoint.names import EXTRA_STATE, bare, plain_name
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import MODEL, OPTIMIZER, VALUES, check_kinds, class_name, remember
 from stepwell.checkpoint.tensorfile import TensorFile, in_parallel
+from stepwell.checkpoint.unwrapping import inner_optimizer, inner_scheduler
 from stepwell.optimizer import Optimizer as StepwellOptimizer
 from stepwell.scheduler import Scheduler
 
@@ -77,6 +78,7 @@ def load(
     if schedule not in ("same", "this", "saved"):
         raise ValueError(f"schedule must be 'same', 'this' or 'saved', got {schedule!r}")
     check_kinds(model, optimizer)
+    optimizer, scheduler = inner_optimizer(optimizer), inner_scheduler(scheduler)
     if random is None:
         random = optimizer is not None
     while True:
