@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,46 @@ def test_big_slots_are_read_into_place(tmp_path: Path) -> None:
     fresh = stepwell.AdamW(model.named_parameters(), lr=0.1)
     checkpoint.load(tmp_path, optimizer=fresh)
     assert torch.equal(fresh.state[model.weight]["exp_avg"], expected)
+
+
+class InFloat32(torch.optim.Optimizer):
+    """Keeps float32 beside weights of any dtype; what it loads torch casts to the weights' dtype."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    def step(self, closure: Any = None) -> None:
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["sum"] = self.state[p].get("sum", 0) + torch.cos(p.detach().float())
+
+
+def copying(params: Any) -> torch.optim.Optimizer:
+    """Ours, with a hook that hands it a copy of what it loads."""
+    optimizer = stepwell.AdamW(params, lr=0.1)
+    optimizer.register_load_state_dict_pre_hook(lambda _, state: copy.deepcopy(state))
+    return optimizer
+
+
+@pytest.mark.parametrize("made", [InFloat32, copying])
+def test_big_slots_that_are_there_are_loaded_into_optimizers_that_copy_them(
+    made: Callable[[Any], torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model = nn.Linear(200, 300, dtype=torch.bfloat16)
+    optimizer = made(model.parameters())
+
+    def go() -> None:
+        for p in model.parameters():
+            p.grad = torch.cos(p.detach())
+        optimizer.step()
+
+    go()
+    checkpoint.save(tmp_path, model=model, optimizer=optimizer)
+    saved = {name: value.clone() for name, value in optimizer.state[model.weight].items() if name != "step"}
+    go()
+    checkpoint.load(tmp_path, model=model, optimizer=optimizer)
+    for name, value in saved.items():
+        loaded = optimizer.state[model.weight][name]
+        assert torch.equal(loaded, value.to(loaded.dtype)), name
 
 
 def test_channels_last_and_complex(tmp_path: Path) -> None:

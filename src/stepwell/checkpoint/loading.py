@@ -54,8 +54,9 @@ def load(
     """Go on where `save` was: `extra = load("runs/gpt", model=model, optimizer=optimizer, scheduler=scheduler)`.
 
     Everything is matched by name and read in place, so that no second copy of it comes to be in memory; slots keep the
-    dtype that they were saved in. Nothing is changed before all files are known to be whole and all of it is known to
-    fit. How to run (engine, clipping, foreach, fused) stays as it is here.
+    dtype that they were saved in. (An optimizer that is not ours gets new slots for those that it has, and may cast
+    them, as torch does to their parameter's dtype.) Nothing is changed before all files are known to be whole and all
+    of it is known to fit. How to run (engine, clipping, foreach, fused) stays as it is here.
 
     Args:
         path: a folder of checkpoints, of which the newest is loaded, or one of them: "runs/gpt/000012".

@@ -137,11 +137,16 @@ def _match_weight(found: Match, name: str, value: Tensor, file: TensorFile, key:
 def match_optimizer(
     section: Mapping[str, Any], optimizer: Optimizer, model: nn.Module | None, library: Library
 ) -> Match:
-    """Where the optimizer's state goes, as a state dict in the optimizer's own order and groups."""
+    """Where the optimizer's state goes, as a state dict in the optimizer's own order and groups.
+
+    A live slot is filled once the state dict has been handed over. So only an optimizer of ours is given one, as it
+    takes what it gets: others may copy or cast it, as torch's do, and so may hooks; a copy would stay unfilled.
+    """
     found = Match()
     names = parameter_names(optimizer, model)
     groups = list(matched_groups(section, optimizer, names, library.read, found.differences))
     state: dict[int, Any] = {}
+    takes_over = isinstance(optimizer, StepwellOptimizer) and not optimizer._optimizer_load_state_dict_pre_hooks
     unknown = dict.fromkeys(section["parameters"])
     for group, live_group, those in zip(groups, optimizer.param_groups, names, strict=True):
         for index, name, p in zip(group.values["params"], those, live_group["params"], strict=True):
@@ -151,7 +156,7 @@ def match_optimizer(
                 and name in section["state"]
                 and group.keeps_state
             ):
-                live = optimizer.state.get(p) or {}
+                live = optimizer.state.get(p) or {} if takes_over else {}
                 state[index] = {
                     slot: decode(value, _placing(library, p, live.get(slot), found.fills))
                     for slot, value in section["state"][name].items()
@@ -192,7 +197,8 @@ def _placing(library: Library, p: Tensor, live: Any, fills: list[Fill]) -> Calla
         entry = file.entries[key]
         if entry.size <= SMALL:
             return file.read(key)
-        if isinstance(live, Tensor) and live.dtype == entry.dtype and tuple(live.shape) == entry.shape:
+        saved = entry.dtype, entry.shape, p.device
+        if isinstance(live, Tensor) and (live.dtype, tuple(live.shape), live.device) == saved:
             fills.append(Fill(file, key, live, live=True))
             return live
         new = torch.empty(entry.shape, dtype=entry.dtype, device=p.device)
