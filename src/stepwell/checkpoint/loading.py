@@ -226,28 +226,40 @@ class _Load:
 
 @contextlib.contextmanager
 def undoing(*objects: Any) -> Iterator[None]:
-    """Within this context an error puts back what these objects and their groups held. Tensors are not copied."""
-    known = list(_with_inner(objects))
-    attributes = [(each, dict(vars(each))) for each in known]
-    groups = [(group, dict(group)) for each in known for group in getattr(each, "param_groups", ())]
+    """Within this context an error puts back what these objects, their groups and their state held.
+
+    Tensors are not copied: what is put back are the ones that were there.
+    """
+    known = _with_inner(objects)
+    states = [state for each in known if isinstance(state := getattr(each, "state", None), dict)]
+    held = [group for each in known for group in getattr(each, "param_groups", ())] + states
+    held += [slots for state in states for slots in state.values() if isinstance(slots, dict)]
+    before = [(each, dict(each)) for each in [*held, *map(vars, known)]]
     try:
         yield
     except BaseException:
-        for held, before in groups:
-            held.clear()
-            held.update(before)
-        for each, before in attributes:
-            vars(each).clear()
-            vars(each).update(before)
+        for each, content in before:
+            each.clear()
+            each.update(content)
         raise
 
 
-def _with_inner(objects: Sequence[Any]) -> Iterator[Any]:
-    """The objects, and the schedulers inside a SequentialLR or a ChainedScheduler."""
-    for each in objects:
-        if each is not None:
-            yield each
-            yield from _with_inner(getattr(each, "_schedulers", ()))
+# Where schedulers and optimizers hold others: SequentialLR and ChainedScheduler, wrappers, and what `offload` made.
+_INNER = ("_schedulers", "scheduler", "optimizer", "_there")
+
+
+def _with_inner(objects: Sequence[Any]) -> list[Any]:
+    """The objects that have state, and those inside them."""
+    found: dict[int, Any] = {}
+    waiting = list(objects)
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, (list, tuple)):
+            waiting += each
+        elif id(each) not in found and hasattr(each, "state_dict"):
+            found[id(each)] = each
+            waiting += [getattr(each, name, None) for name in _INNER]
+    return list(found.values())
 
 
 @contextlib.contextmanager
