@@ -57,6 +57,8 @@ def loaded(
     """
     try:
         return _loaded(groups, state_dict, name_of, copy)
+    except torch.OutOfMemoryError:
+        raise
     except (LookupError, AttributeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"this is no optimizer's state dict: {type(error).__name__}: {error}") from error
 

@@ -216,6 +216,54 @@ def test_a_disk_that_fails_after_all_was_found_whole(
         assert all(torch.equal(p, weights[name]) for name, p in training.model.named_parameters())
 
 
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> Training:
+        model = torch.nn.Linear(200, 100)
+        return Training(model, stepwell.AdamW(model.named_parameters(), lr=0.01))
+
+    saved = made()
+    saved.model(torch.ones(2, 200)).square().mean().backward()
+    saved.optimizer.step()
+    saved.save(tmp_path)
+    training = made()
+    before = training.everything()
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory$"):
+        training.load(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory$"):
+        training.load(tmp_path)
+    monkeypatch.undo()
+    assert training.everything() == before
+
+
+class Broken(torch.nn.Linear):
+    def get_extra_state(self) -> Any:
+        raise TypeError("not to be had")
+
+    def set_extra_state(self, state: Any) -> None:
+        raise NotImplementedError
+
+
+def test_what_the_users_own_code_raises_is_no_damage(make: Make, tmp_path: Path) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("not now")
+
+    make("adamw").go(1).save(tmp_path)
+    with pytest.raises(TypeError, match=r"^not to be had$"):
+        checkpoint.load(tmp_path, model=Broken(2, 2), strict=False)
+    training = make("adamw")
+    training.optimizer.register_state_dict_pre_hook(refuse)
+    with pytest.raises(ValueError, match=r"^not now$") as raised:
+        training.load(tmp_path)
+    assert not isinstance(raised.value, CheckpointError)
+
+
 def section(name: str, **change: Any) -> Callable[[dict[str, Any]], None]:
     return lambda data: data[name].update(change)
 

@@ -18,7 +18,7 @@ from stepwell.checkpoint.differences import Difference, Differences
 from stepwell.checkpoint.errors import CheckpointError, DamagedError, MismatchError, one_line
 from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.matching import Fill, Library, Match, match_model, match_optimizer
-from stepwell.checkpoint.names import EXTRA_STATE, bare, plain_name
+from stepwell.checkpoint.names import EXTRA_STATE, bare, named_tensors, plain_name
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import MODEL, OPTIMIZER, VALUES, check_kinds, class_name, remember
 from stepwell.checkpoint.tensorfile import TensorFile, in_parallel
@@ -123,8 +123,8 @@ class _Load:
 
     def __call__(self, strict: bool, random: bool) -> Extra:
         values = self._library(VALUES)
-        weights = self._match("model", self.model, lambda section: self._of_model(section))
-        slots = self._match("optimizer", self.optimizer, lambda section: self._of_optimizer(section))
+        weights = self._match("model", self.model, self._of_model())
+        slots = self._match("optimizer", self.optimizer, self._of_optimizer())
         steps = self._match("scheduler", self.scheduler, lambda section: self._of_scheduler(section, values))
         with self._reading("random"):
             states = decode(self.found.random, values.read) if random and self.found.random else None
@@ -173,24 +173,30 @@ class _Load:
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """Within this context a section that is not as it should be is a damaged one."""
+        """Within this context a section that is not as it should be is a damaged one.
+
+        A lack of memory is another matter, and so is what the user's own code raises, which is called outside.
+        """
         try:
             yield
         except DamagedError:
             raise
         except CheckpointError as error:
             raise CheckpointError(f"{self.where}: {error}") from error
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             what = f"{type(error).__name__}: {one_line(error)}"
             raise DamagedError(f"{self.where / manifest.NAME} is damaged in its section {name!r}: {what}") from error
 
-    def _of_model(self, section: dict[str, Any]) -> Match:
-        assert self.model is not None
-        return match_model(section, self.model, self._library(MODEL))
+    def _of_model(self) -> Callable[[dict[str, Any]], Match]:
+        named = [] if self.model is None else list(named_tensors(self.model))  # asks modules for their extra state
+        return lambda section: match_model(section, named, self._library(MODEL))
 
-    def _of_optimizer(self, section: dict[str, Any]) -> Match:
-        assert self.optimizer is not None
-        return match_optimizer(section, self.optimizer, self.model, self._library(OPTIMIZER))
+    def _of_optimizer(self) -> Callable[[dict[str, Any]], Match]:
+        optimizer = self.optimizer
+        if optimizer is None:
+            return lambda _: Match()
+        live = optimizer.state_dict()["param_groups"]  # runs hooks
+        return lambda section: match_optimizer(section, optimizer, live, self.model, self._library(OPTIMIZER))
 
     def _of_scheduler(self, section: dict[str, Any], values: Library) -> Match:
         state, there, here = decode(section["state"], values.read), section["class"], class_name(self.scheduler)

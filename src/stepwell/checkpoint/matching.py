@@ -5,7 +5,7 @@ Nothing is changed here. Big tensors are only given their places, to be read onc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from stepwell.checkpoint.differences import Difference, compare_groups
 from stepwell.checkpoint.errors import CheckpointError, one_line
 from stepwell.checkpoint.grouping import matched_groups
-from stepwell.checkpoint.names import EXTRA_STATE, named_tensors, parameter_names
+from stepwell.checkpoint.names import EXTRA_STATE, parameter_names
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import dtype_name
 from stepwell.checkpoint.tensorfile import TensorFile, check_dtype
@@ -88,15 +88,15 @@ class Match:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def match_model(section: Mapping[str, Any], model: nn.Module, library: Library) -> Match:
-    """Where the weights go. Tied ones are read once, wherever they were tied."""
+def match_model(section: Mapping[str, Any], named: Iterable[tuple[str, Any]], library: Library) -> Match:
+    """Where the weights go, the model's `named_tensors`. Tied ones are read once, wherever they were tied."""
     found = Match()
     tied, beside = section["tied"], section["extra_state"]
     saved = {*library.place, *tied, *beside}
     for target in tied.values():
         library.of(target)
     read: dict[int, str] = {}
-    for name, value in named_tensors(model):
+    for name, value in named:
         if name not in saved:
             found.differences.append(Difference("missing", f"weight {name!r}"))
             continue
@@ -135,16 +135,20 @@ def _match_weight(found: Match, name: str, value: Tensor, file: TensorFile, key:
 
 
 def match_optimizer(
-    section: Mapping[str, Any], optimizer: Optimizer, model: nn.Module | None, library: Library
+    section: Mapping[str, Any],
+    optimizer: Optimizer,
+    live_groups: list[dict[str, Any]],
+    model: nn.Module | None,
+    library: Library,
 ) -> Match:
-    """Where the optimizer's state goes, as a state dict in the optimizer's own order and groups.
+    """Where the optimizer's state goes, as a state dict in the order and groups that its own, `live_groups`, has.
 
     A live slot is filled once the state dict has been handed over. So only an optimizer of ours is given one, as it
     takes what it gets: others may copy or cast it, as torch's do, and so may hooks; a copy would stay unfilled.
     """
     found = Match()
     names = parameter_names(optimizer, model)
-    groups = list(matched_groups(section, optimizer, names, library.read, found.differences))
+    groups = list(matched_groups(section, optimizer, live_groups, names, library.read, found.differences))
     state: dict[int, Any] = {}
     takes_over = isinstance(optimizer, StepwellOptimizer) and not optimizer._optimizer_load_state_dict_pre_hooks
     unknown = dict.fromkeys(section["parameters"])
