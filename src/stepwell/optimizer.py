@@ -404,8 +404,8 @@ class Optimizer(torch.optim.Optimizer):
         Parameters are matched by name where both sides have names, else in order. How to run (engine, clipping) and to
         store (`state_dtype`, `master`) stays as it is here: state that was stored otherwise is converted, and the
         logger says so once. With `state_dtype=None` slots keep the dtype that they were saved in. With `copy=False` the
-        state dict's tensors become the slots, where they are on their parameter's device and stored as is asked here:
-        whoever made them for this has no second copy in memory.
+        state dict's tensors become the slots, where they are on their parameter's device: whoever made them for this
+        has no second copy in memory, and may fill them, and the weights, until the next step, which converts them.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"a state dict is what optimizer.state_dict() gave, got a {type(state_dict).__name__}")
@@ -420,13 +420,18 @@ class Optimizer(torch.optim.Optimizer):
             group.pop("fingerprint", None)
             group.update(new)
         self._buckets.forget()
+        if copy:
+            self._settle()
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def _settle(self) -> None:
+        """Bring state, and what is kept beside the weights, into the storage that the groups ask for."""
         for group in self.param_groups:
             rule = rule_class(group["rule"]).of(group)
             for p in group["params"]:
                 if self.state.get(p) and self._buckets.layout_of(p) is None:  # parts are settled at the next step
                     settle_storage(rule.fit(tuple(p.shape)), p, self.state[p], Storage.of(group))
-        for hook in self._optimizer_load_state_dict_post_hooks.values():
-            hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         known = {"_skipped": self.skipped, "_gradient_norm": self.gradient_norm}

@@ -96,6 +96,40 @@ def test_whatever_the_storage(dtype: torch.dtype, storage: dict[str, Any], tmp_p
             assert same, name
 
 
+@pytest.mark.parametrize("offloaded", [False, True])
+@pytest.mark.parametrize("here", ["kahan", "compensated", "float32", None])
+@pytest.mark.parametrize("there", ["kahan", "compensated", "float32", None])
+def test_another_master_keeps_what_was_saved_beside_the_weights(
+    there: Any, here: Any, offloaded: bool, tmp_path: Path
+) -> None:
+    """As where the model loads its weights, and then the optimizer its state."""
+
+    def make(seeded: int, master: Any) -> tuple[nn.Module, stepwell.Optimizer]:
+        torch.manual_seed(seeded)
+        model = nn.Linear(300, 200, dtype=torch.bfloat16)
+        optimizer = stepwell.AdamW(model.parameters(), lr=1e-3, state_dtype="float32", master=master)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape).to(p.dtype)
+        optimizer.step()
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        return model, stepwell.offload(optimizer) if offloaded else optimizer
+
+    saving, loading, expected = make(0, there), make(1, here), make(2, here)
+    checkpoint.save(tmp_path, model=saving[0], optimizer=saving[1])
+    checkpoint.load(tmp_path, model=loading[0], optimizer=loading[1])
+    expected[0].load_state_dict(saving[0].state_dict())
+    expected[1].load_state_dict(saving[1].state_dict())
+    for training in (loading, expected):
+        for _ in range(2):
+            training[1].step()
+    for p, q in zip(loading[0].parameters(), expected[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+        ours, theirs = loading[1].state[p], expected[1].state[q]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(theirs[name])) for name in ours)
+
+
 def test_into_a_training_that_goes_on(make: Make, tmp_path: Path) -> None:
     # Back to an earlier checkpoint: slots that are there are filled, not made anew.
     training = make("muon", dtype=torch.bfloat16).go(2)

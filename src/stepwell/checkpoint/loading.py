@@ -151,6 +151,8 @@ class _Load:
             for line in generators.restore(states):
                 _LOG.warning("%s: %s", self.where, line)
         remember(self.found.training, self.model, self.optimizer)
+        if isinstance(self.optimizer, StepwellOptimizer):  # now that weights and slots are those that belong together
+            self.optimizer._settle()
         if extra.differences:
             _LOG.warning("%s was loaded with differences:\n%s", self.where, extra.differences)
         return extra
