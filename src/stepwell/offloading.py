@@ -172,6 +172,9 @@ class Offloaded(Optimizer):
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
+    def _home_of(self, parameter: Tensor) -> torch.device:
+        return HOST
+
     @torch.no_grad()
     def _settle(self) -> None:
         self._with_weights(self.param_groups, self._host._settle)

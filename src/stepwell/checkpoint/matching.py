@@ -161,8 +161,9 @@ def match_optimizer(
                 and group.keeps_state
             ):
                 live = optimizer.state.get(p) or {} if takes_over else {}
+                home = optimizer._home_of(p) if isinstance(optimizer, StepwellOptimizer) else p.device
                 state[index] = {
-                    slot: decode(value, _placing(library, p, live.get(slot), found.fills))
+                    slot: decode(value, _placing(library, home, live.get(slot), found.fills))
                     for slot, value in section["state"][name].items()
                 }
     found.differences += [Difference("unexpected", f"state of {name!r}") for name in unknown]
@@ -170,7 +171,7 @@ def match_optimizer(
     after: Sequence[Mapping[str, Any]] = found.state["param_groups"]
     if isinstance(optimizer, StepwellOptimizer):
         try:
-            after = loaded(optimizer.param_groups, found.state, optimizer._name_of, copy=False)[1]
+            after = loaded(optimizer.param_groups, found.state, optimizer._name_of, optimizer._home_of, copy=False)[1]
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"its optimizer's state does not fit: {one_line(error)}") from error
     for group, live_group, new in zip(groups, optimizer.param_groups, after, strict=True):
@@ -193,7 +194,7 @@ def _fits(name: str, p: Tensor, saved: Mapping[str, Any], differences: list[Diff
     return True
 
 
-def _placing(library: Library, p: Tensor, live: Any, fills: list[Fill]) -> Callable[[Any], Tensor]:
+def _placing(library: Library, home: torch.device, live: Any, fills: list[Fill]) -> Callable[[Any], Tensor]:
     """Finds the tensors of one slot: a small one is read, a big one gets a place, which may be the live slot's."""
 
     def place(key: Any) -> Tensor:
@@ -201,11 +202,11 @@ def _placing(library: Library, p: Tensor, live: Any, fills: list[Fill]) -> Calla
         entry = file.entries[key]
         if entry.size <= SMALL:
             return file.read(key)
-        saved = entry.dtype, entry.shape, p.device
+        saved = entry.dtype, entry.shape, home
         if isinstance(live, Tensor) and (live.dtype, tuple(live.shape), live.device) == saved:
             fills.append(Fill(file, key, live, live=True))
             return live
-        new = torch.empty(entry.shape, dtype=entry.dtype, device=p.device)
+        new = torch.empty(entry.shape, dtype=entry.dtype, device=home)
         fills.append(Fill(file, key, new, live=False))
         return new
 
