@@ -16,7 +16,10 @@ import stepwell
 from conformance.cases import PLAIN_CASES, Case, assert_near, assert_same_bits, rows, such_as
 from conformance.storage import SHAPES, STORAGES, Kept
 from conformance.training import give_gradients, numbers_of, parameter, parameters_of, slots_of, train, weights
-from stepwell import Optimizer, Scheduler, offloading, rules
+from stepwell import Optimizer, Scheduler, checkpoint, offloading, rules
+from stepwell.checkpoint import manifest
+from stepwell.checkpoint.matching import Library, match_optimizer
+from stepwell.checkpoint.tensorfile import TensorFile
 from stepwell.offloading import Offloaded
 
 # Whatever is offloaded is worked out by the CPU's engines, which have tests of their own: one rule of each kind.
@@ -435,6 +438,33 @@ class TestOnCuda:
         assert twin.is_pinned()
         assert twin.grad is not None
         assert twin.grad.is_pinned()
+
+
+def test_what_a_checkpoint_loads_goes_to_the_host_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The device may have no room for it; here it is one that holds no numbers.
+    model = nn.Linear(200, 100)  # a big slot and a small one
+    saving = stepwell.AdamW(model.named_parameters())
+    model(torch.ones(2, 200)).square().mean().backward()
+    saving.step()
+    where = checkpoint.save(tmp_path, optimizer=saving)
+    loading = stepwell.offload(stepwell.AdamW(nn.Linear(200, 100, device="meta").named_parameters()))
+    found, file = manifest.read(where), "optimizer.safetensors"
+    went: set[Any] = set()
+    to = Tensor.to
+
+    def moved(self: Tensor, device: Any, **options: Any) -> Tensor:
+        went.add(device)
+        return to(self, device, **options)
+
+    monkeypatch.setattr(Tensor, "to", moved)
+    with TensorFile(where / file, found.files[file]) as opened:
+        groups = loading.state_dict()["param_groups"]
+        match = match_optimizer(found.optimizer or {}, loading, groups, None, Library([opened]))
+    monkeypatch.undo()
+    slots = [slot for state in match.state["state"].values() for slot in state.values() if isinstance(slot, Tensor)]
+    assert len(slots) == 4
+    assert len(match.fills) == 2
+    assert {slot.device for slot in slots} | went == {offloading.HOST}
 
 
 def test_a_graph_cannot_capture_what_the_host_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,22 +48,34 @@ def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loaded(
-    groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of: Callable[[Tensor], str], *, copy: bool = True
+    groups: list[dict[str, Any]],
+    state_dict: Mapping[str, Any],
+    name_of: Callable[[Tensor], str],
+    home_of: Callable[[Tensor], torch.device],
+    *,
+    copy: bool = True,
 ) -> Loaded:
     """The state and the groups that the state dict gives to an optimizer with these groups.
 
     Parameters are matched by name where both sides have names, else by their order. Slots are copies, or, without
-    `copy`, the state dict's own tensors where these are on their parameter's device. Raises ValueError where they do
-    not match, where a slot has another shape than its parameter, and where the rules differ.
+    `copy`, the state dict's own tensors where these are at home: on the device where their parameter's state lies.
+    Raises ValueError where they do not match, where a slot has another shape than its parameter, and where the rules
+    differ.
     """
     try:
-        return _loaded(groups, state_dict, name_of, copy)
+        return _loaded(groups, state_dict, name_of, home_of, copy)
+    except torch.OutOfMemoryError:
+        raise
     except (LookupError, AttributeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"this is no optimizer's state dict: {type(error).__name__}: {error}") from error
 
 
 def _loaded(
-    groups: list[dict[str, Any]], state_dict: Mapping[str, Any], name_of: Callable[[Tensor], str], copy: bool
+    groups: list[dict[str, Any]],
+    state_dict: Mapping[str, Any],
+    name_of: Callable[[Tensor], str],
+    home_of: Callable[[Tensor], torch.device],
+    copy: bool,
 ) -> Loaded:
     saved_groups = _saved_groups(state_dict)
     if len(groups) != len(saved_groups):
@@ -82,7 +94,7 @@ def _loaded(
         for parameter, key in matched:
             slots = state_dict["state"].get(key)
             if slots:
-                state[parameter] = _slots(rule, parameter, slots, name_of(parameter), copy)
+                state[parameter] = _slots(rule, parameter, slots, name_of(parameter), home_of(parameter), copy)
     return state, new_groups
 
 
@@ -176,8 +188,8 @@ def _few(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str, copy: bool) -> State:
-    """The saved slots on the parameter's device, as they were saved, with what was saved beside the weights."""
+def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str, home: torch.device, copy: bool) -> State:
+    """The saved slots on the device where they belong, as they were saved, with what was saved beside the weights."""
     shape = tuple(parameter.shape)
     fitted = rule.fit(shape)
     known = {slot.name: slot for slot in fitted.slot_list()}
@@ -197,7 +209,7 @@ def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str, c
             _check(fitted, known[slot], shape, found, name)
         elif slot in names_beside(WEIGHTS) and tuple(getattr(value, "shape", ())) != shape:
             raise ValueError(f"the saved {slot!r} of {name} has another shape than the parameter, which has {shape}")
-        state[slot] = value.detach().to(parameter.device, copy=copy, memory_format=torch.preserve_format)
+        state[slot] = value.detach().to(home, copy=copy, memory_format=torch.preserve_format)
     return state
 
 

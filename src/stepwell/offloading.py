@@ -158,23 +158,18 @@ class Offloaded(Optimizer):
             for mine, group in zip(self.param_groups, self._host.param_groups, strict=True)
             if any(mine is one for one in chosen)
         ]
-        parameters = self._parameters(chosen)
-        self._bring(parameters, gradients=False)()
-        self._host._hold(holds, there)
-        self._send(parameters)
-        self._join()
+        self._with_weights(chosen, lambda: self._host._hold(holds, there))
         self._listen()
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any], *, copy: bool = True) -> None:
         """Take over a state dict, as `Optimizer.load_state_dict` does; state goes to the host at once."""
         self._tell()
-        self._bring(self._parameters(self.param_groups), gradients=False)()
         given = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = before(self, given)
             given = given if replaced is None else replaced
-        self._host.load_state_dict(given, copy=copy)
+        self._with_weights(self.param_groups, lambda: self._host.load_state_dict(given, copy=copy))
         self.state.clear()
         for mine, there in zip(self.param_groups, self._host.param_groups, strict=True):
             mine.pop("fingerprint", None)
@@ -182,6 +177,13 @@ class Offloaded(Optimizer):
         self._listen()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _home_of(self, parameter: Tensor) -> torch.device:
+        return HOST
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        self._with_weights(self.param_groups, self._host._settle)
 
     def kernel_source(self) -> str:
         """The source of the fused kernels that run on the host. Raises ValueError where no group runs fused."""
@@ -302,6 +304,14 @@ class Offloaded(Optimizer):
             pairs[p.device].append((p, self._twin(p)))
         for device, of_it in pairs.items():
             self._buses[device].send(of_it)
+
+    def _with_weights(self, groups: list[dict[str, Any]], do: Callable[[], None]) -> None:
+        """Let the host do something with the weights as they are, and take over what becomes of them."""
+        parameters = self._parameters(groups)
+        self._bring(parameters, gradients=False)()
+        do()
+        self._send(parameters)
+        self._join()
 
     def _join(self) -> None:
         """What the devices do next waits for what was sent; the host does not."""

@@ -409,8 +409,9 @@ class Optimizer(torch.optim.Optimizer):
         Parameters are matched by name where both sides have names, else in order. How to run (engine, clipping) and to
         store (`state_dtype`, `master`) stays as it is here: state that was stored otherwise is converted, and the
         logger says so once. With `state_dtype=None` slots keep the dtype that they were saved in. With `copy=False` the
-        state dict's tensors become the slots, where they are on their parameter's device and stored as is asked here:
-        whoever made them for this has no second copy in memory.
+        state dict's tensors become the slots, where they are on the device on which the state lies. Whoever made them
+        for this has no second copy in memory, and may fill them, and the weights, before the next step, which converts
+        what was stored otherwise.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"a state dict is what optimizer.state_dict() gave, got a {type(state_dict).__name__}")
@@ -419,19 +420,28 @@ class Optimizer(torch.optim.Optimizer):
         for hook in hooks.values():
             replaced = hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        state, groups = loaded(self.param_groups, state_dict, self._name_of, copy=copy)
+        state, groups = loaded(self.param_groups, state_dict, self._name_of, self._home_of, copy=copy)
         self.state = state
         for group, new in zip(self.param_groups, groups, strict=True):
             group.pop("fingerprint", None)
             group.update(new)
         self._buckets.forget()
+        if copy:
+            self._settle()
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def _home_of(self, parameter: Tensor) -> torch.device:
+        """The device on which the parameter's state lies."""
+        return parameter.device
+
+    def _settle(self) -> None:
+        """Bring state, and what is kept beside the weights, into the storage that the groups ask for."""
         for group in self.param_groups:
             rule = rule_class(group["rule"]).of(group)
             for p in group["params"]:
                 if self.state.get(p) and self._buckets.layout_of(p) is None:  # parts are settled at the next step
                     settle_storage(rule.fit(tuple(p.shape)), p, self.state[p], Storage.of(group))
-        for hook in self._optimizer_load_state_dict_post_hooks.values():
-            hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         known = {"_skipped": self.skipped, "_gradient_norm": self.gradient_norm}

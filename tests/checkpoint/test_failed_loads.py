@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import stepwell
 from checkpoint.small_training import Training, language_model, sealed, seed
 from stepwell import checkpoint
 from stepwell.checkpoint import CheckpointError, DamagedError
@@ -134,6 +135,60 @@ def test_a_scheduler_that_refuses_its_state_undoes_all(tmp_path: Path) -> None:
     assert training.scheduler.optimizer is training.optimizer
 
 
+class Around(torch.optim.Optimizer):
+    """As a Lookahead: an optimizer inside, and something of its own beside it."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer.param_groups, optimizer.defaults)
+        self.optimizer = optimizer
+        self.state = optimizer.state
+        self.turns = 0
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+    def state_dict(self) -> Any:
+        return {**self.optimizer.state_dict(), "turns": self.turns}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.turns = 5
+        self.optimizer.state.clear()
+        self.optimizer.load_state_dict(state_dict)
+        self.state = self.optimizer.state
+
+
+@pytest.mark.parametrize("around", [stepwell.offload, Around], ids=["offloaded", "wrapped"])
+def test_a_refused_load_is_undone_in_the_optimizer_inside_too(
+    around: Callable[[Any], torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    def made(horizon: int) -> Training:
+        model = torch.nn.Linear(200, 100)  # a big slot and a small one
+        optimizer = around(stepwell.AdamW(model.named_parameters(), lr=0.01))
+        return Training(model, optimizer, stepwell.create_scheduler(optimizer, "cosine", horizon=horizon))
+
+    def go(training: Training, steps: int) -> None:
+        for _ in range(steps):
+            training.model(torch.ones(2, 200)).square().mean().backward()
+            training.optimizer.step()
+            training.scheduler.step()
+
+    saved = made(20)
+    go(saved, 7)
+    saved.save(tmp_path)
+    training = made(30)
+    go(training, 2)
+    before = training.everything()
+    slots = {p: dict(state) for p, state in training.optimizer.state.items()}
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        training.load(tmp_path)
+    assert training.everything() == before
+    for p, state in slots.items():
+        assert all(training.optimizer.state[p][name] is value for name, value in state.items())
+    assert getattr(training.optimizer, "turns", 0) == 0
+    go(training, 1)  # with the state that was put back
+    assert {state["step"] for state in training.optimizer.state.values()} == {3}
+
+
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_disk_that_fails_after_all_was_found_whole(
     number: int, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,6 +214,54 @@ def test_a_disk_that_fails_after_all_was_found_whole(
     assert after[1] == before[1]
     if not number:
         assert all(torch.equal(p, weights[name]) for name, p in training.model.named_parameters())
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> Training:
+        model = torch.nn.Linear(200, 100)
+        return Training(model, stepwell.AdamW(model.named_parameters(), lr=0.01))
+
+    saved = made()
+    saved.model(torch.ones(2, 200)).square().mean().backward()
+    saved.optimizer.step()
+    saved.save(tmp_path)
+    training = made()
+    before = training.everything()
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory$"):
+        training.load(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory$"):
+        training.load(tmp_path)
+    monkeypatch.undo()
+    assert training.everything() == before
+
+
+class Broken(torch.nn.Linear):
+    def get_extra_state(self) -> Any:
+        raise TypeError("not to be had")
+
+    def set_extra_state(self, state: Any) -> None:
+        raise NotImplementedError
+
+
+def test_what_the_users_own_code_raises_is_no_damage(make: Make, tmp_path: Path) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("not now")
+
+    make("adamw").go(1).save(tmp_path)
+    with pytest.raises(TypeError, match=r"^not to be had$"):
+        checkpoint.load(tmp_path, model=Broken(2, 2), strict=False)
+    training = make("adamw")
+    training.optimizer.register_state_dict_pre_hook(refuse)
+    with pytest.raises(ValueError, match=r"^not now$") as raised:
+        training.load(tmp_path)
+    assert not isinstance(raised.value, CheckpointError)
 
 
 def section(name: str, **change: Any) -> Callable[[dict[str, Any]], None]:

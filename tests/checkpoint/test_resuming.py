@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,40 @@ def test_whatever_the_storage(dtype: torch.dtype, storage: dict[str, Any], tmp_p
         for name, value in ours.items():
             same = torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
             assert same, name
+
+
+@pytest.mark.parametrize("offloaded", [False, True])
+@pytest.mark.parametrize("here", ["kahan", "compensated", "float32", None])
+@pytest.mark.parametrize("there", ["kahan", "compensated", "float32", None])
+def test_another_master_keeps_what_was_saved_beside_the_weights(
+    there: Any, here: Any, offloaded: bool, tmp_path: Path
+) -> None:
+    """As where the model loads its weights, and then the optimizer its state."""
+
+    def make(seeded: int, master: Any) -> tuple[nn.Module, stepwell.Optimizer]:
+        torch.manual_seed(seeded)
+        model = nn.Linear(300, 200, dtype=torch.bfloat16)
+        optimizer = stepwell.AdamW(model.parameters(), lr=1e-3, state_dtype="float32", master=master)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape).to(p.dtype)
+        optimizer.step()
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        return model, stepwell.offload(optimizer) if offloaded else optimizer
+
+    saving, loading, expected = make(0, there), make(1, here), make(2, here)
+    checkpoint.save(tmp_path, model=saving[0], optimizer=saving[1])
+    checkpoint.load(tmp_path, model=loading[0], optimizer=loading[1])
+    expected[0].load_state_dict(saving[0].state_dict())
+    expected[1].load_state_dict(saving[1].state_dict())
+    for training in (loading, expected):
+        for _ in range(2):
+            training[1].step()
+    for p, q in zip(loading[0].parameters(), expected[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+        ours, theirs = loading[1].state[p], expected[1].state[q]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(theirs[name])) for name in ours)
 
 
 def test_into_a_training_that_goes_on(make: Make, tmp_path: Path) -> None:
@@ -212,6 +247,46 @@ def test_big_slots_are_read_into_place(tmp_path: Path) -> None:
     fresh = stepwell.AdamW(model.named_parameters(), lr=0.1)
     checkpoint.load(tmp_path, optimizer=fresh)
     assert torch.equal(fresh.state[model.weight]["exp_avg"], expected)
+
+
+class InFloat32(torch.optim.Optimizer):
+    """Keeps float32 beside weights of any dtype; what it loads torch casts to the weights' dtype."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    def step(self, closure: Any = None) -> None:
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["sum"] = self.state[p].get("sum", 0) + torch.cos(p.detach().float())
+
+
+def copying(params: Any) -> torch.optim.Optimizer:
+    """Ours, with a hook that hands it a copy of what it loads."""
+    optimizer = stepwell.AdamW(params, lr=0.1)
+    optimizer.register_load_state_dict_pre_hook(lambda _, state: copy.deepcopy(state))
+    return optimizer
+
+
+@pytest.mark.parametrize("made", [InFloat32, copying])
+def test_big_slots_that_are_there_are_loaded_into_optimizers_that_copy_them(
+    made: Callable[[Any], torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model = nn.Linear(200, 300, dtype=torch.bfloat16)
+    optimizer = made(model.parameters())
+
+    def go() -> None:
+        for p in model.parameters():
+            p.grad = torch.cos(p.detach())
+        optimizer.step()
+
+    go()
+    checkpoint.save(tmp_path, model=model, optimizer=optimizer)
+    saved = {name: value.clone() for name, value in optimizer.state[model.weight].items() if name != "step"}
+    go()
+    checkpoint.load(tmp_path, model=model, optimizer=optimizer)
+    for name, value in saved.items():
+        loaded = optimizer.state[model.weight][name]
+        assert torch.equal(loaded, value.to(loaded.dtype)), name
 
 
 def test_channels_last_and_complex(tmp_path: Path) -> None:

@@ -112,3 +112,38 @@ def test_float16_and_a_step_that_the_scaler_leaves_out() -> None:
         assert torch.equal(before, model.weight) is (step == 1)
     assert (inside.last_epoch, inner.skipped) == (2, 1)
     assert inner.param_groups[0]["lr"] == pytest.approx(0.05)  # two of four steps
+
+
+def test_a_checkpoint_is_of_what_was_prepared(tmp_path: Path) -> None:
+    import accelerate
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    accelerator = accelerate.Accelerator(cpu=True)
+
+    def made(horizon: int) -> tuple[nn.Module, Any, Any, stepwell.Scheduler]:
+        torch.manual_seed(horizon)
+        model = nn.Linear(300, 300)
+        optimizer = stepwell.create_optimizer(model, "adamw", lr=1e-2)
+        scheduler = stepwell.create_scheduler(optimizer, "cosine", horizon=horizon)
+        return *accelerator.prepare(model, optimizer, scheduler), scheduler
+
+    def go(model: nn.Module, optimizer: Any, scheduler: Any) -> None:
+        for _ in range(3):
+            accelerator.backward(model(torch.ones(2, 300)).square().mean())
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+
+    model, optimizer, scheduler, _ = made(20)
+    go(model, optimizer, scheduler)
+    stepwell.checkpoint.save(tmp_path, model=model, optimizer=optimizer, scheduler=scheduler)
+    expected = {name: value.clone() for name, value in optimizer.state[model.weight].items() if name != "step"}
+    go(model, optimizer, scheduler)
+    stepwell.checkpoint.load(tmp_path, model=model, optimizer=optimizer, scheduler=scheduler)
+    assert all(torch.equal(value, optimizer.state[model.weight][name]) for name, value in expected.items())
+    assert stepwell.checkpoint.inspect(tmp_path).recipe is not None
+    model, optimizer, scheduler, inner = made(40)
+    stepwell.checkpoint.load(tmp_path, model=model, optimizer=optimizer, scheduler=scheduler, schedule="this")
+    assert inner.last_epoch == 3

@@ -85,7 +85,7 @@ class TestOperations:
     )
     def test_factorisations(self, function, flops):
         @dataclass(frozen=True, kw_only=True)
-        class Factored(Rule):
+        class Factored(Rule, abstract=True):
             acts_on = "matrices"
 
             def direction(self, p, g, s, h):

@@ -36,20 +36,22 @@ class MatchedGroup:
 def matched_groups(
     section: Mapping[str, Any],
     optimizer: Optimizer,
+    live_groups: list[dict[str, Any]],
     names: list[list[str]],
     read: Callable[[Any], Tensor],
     differences: list[Difference],
 ) -> Iterator[MatchedGroup]:
     """The live groups, each with the values of the saved group that its parameters were in.
 
-    Where its parameters were in several groups, or share one with those of other live groups, none of them is the one:
-    the live values stay, and that is a difference.
+    `live_groups` are as the optimizer's state dict has them. Where the parameters of one were in several groups,
+    or share one with those of other live groups, none of them is the one: the live values stay, and that is a
+    difference.
     """
     saved = [{key: decode(value, read) for key, value in group.items()} for group in section["groups"]]
     place = {name: index for index, group in enumerate(saved) for name in group["params"]}
     origins = [{place[name] for name in those if name in place} for those in names]
     start = 0
-    for index, (live, those) in enumerate(zip(optimizer.state_dict()["param_groups"], names, strict=True)):
+    for index, (live, those) in enumerate(zip(live_groups, names, strict=True)):
         where = f"group {live.get('name', index)!r}"
         position = {key: live[key] for key in ("param_names",) if key in live}
         position["params"] = list(range(start, start + len(those)))

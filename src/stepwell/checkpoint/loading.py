@@ -18,10 +18,11 @@ from stepwell.checkpoint.differences import Difference, Differences
 from stepwell.checkpoint.errors import CheckpointError, DamagedError, MismatchError, one_line
 from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.matching import Fill, Library, Match, match_model, match_optimizer
-from stepwell.checkpoint.names import EXTRA_STATE, bare, plain_name
+from stepwell.checkpoint.names import EXTRA_STATE, bare, named_tensors, plain_name
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import MODEL, OPTIMIZER, VALUES, check_kinds, class_name, remember
 from stepwell.checkpoint.tensorfile import TensorFile, in_parallel
+from stepwell.checkpoint.unwrapping import inner_optimizer, inner_scheduler
 from stepwell.optimizer import Optimizer as StepwellOptimizer
 from stepwell.scheduler import Scheduler
 
@@ -53,8 +54,9 @@ def load(
     """Go on where `save` was: `extra = load("runs/gpt", model=model, optimizer=optimizer, scheduler=scheduler)`.
 
     Everything is matched by name and read in place, so that no second copy of it comes to be in memory; slots keep the
-    dtype that they were saved in. Nothing is changed before all files are known to be whole and all of it is known to
-    fit. How to run (engine, clipping, foreach, fused) stays as it is here.
+    dtype that they were saved in. (An optimizer that is not ours gets new slots for those that it has, and may cast
+    them, as torch does to their parameter's dtype.) Nothing is changed before all files are known to be whole and all
+    of it is known to fit. How to run (engine, clipping, foreach, fused) stays as it is here.
 
     Args:
         path: a folder of checkpoints, of which the newest is loaded, or one of them: "runs/gpt/000012".
@@ -77,6 +79,7 @@ def load(
     if schedule not in ("same", "this", "saved"):
         raise ValueError(f"schedule must be 'same', 'this' or 'saved', got {schedule!r}")
     check_kinds(model, optimizer)
+    optimizer, scheduler = inner_optimizer(optimizer), inner_scheduler(scheduler)
     if random is None:
         random = optimizer is not None
     while True:
@@ -120,8 +123,8 @@ class _Load:
 
     def __call__(self, strict: bool, random: bool) -> Extra:
         values = self._library(VALUES)
-        weights = self._match("model", self.model, lambda section: self._of_model(section))
-        slots = self._match("optimizer", self.optimizer, lambda section: self._of_optimizer(section))
+        weights = self._match("model", self.model, self._of_model())
+        slots = self._match("optimizer", self.optimizer, self._of_optimizer())
         steps = self._match("scheduler", self.scheduler, lambda section: self._of_scheduler(section, values))
         with self._reading("random"):
             states = decode(self.found.random, values.read) if random and self.found.random else None
@@ -148,6 +151,8 @@ class _Load:
             for line in generators.restore(states):
                 _LOG.warning("%s: %s", self.where, line)
         remember(self.found.training, self.model, self.optimizer)
+        if isinstance(self.optimizer, StepwellOptimizer):  # now that weights and slots are those that belong together
+            self.optimizer._settle()
         if extra.differences:
             _LOG.warning("%s was loaded with differences:\n%s", self.where, extra.differences)
         return extra
@@ -170,24 +175,30 @@ class _Load:
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """Within this context a section that is not as it should be is a damaged one."""
+        """Within this context a section that is not as it should be is a damaged one.
+
+        A lack of memory is another matter, and so is what the user's own code raises, which is called outside.
+        """
         try:
             yield
         except DamagedError:
             raise
         except CheckpointError as error:
             raise CheckpointError(f"{self.where}: {error}") from error
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             what = f"{type(error).__name__}: {one_line(error)}"
             raise DamagedError(f"{self.where / manifest.NAME} is damaged in its section {name!r}: {what}") from error
 
-    def _of_model(self, section: dict[str, Any]) -> Match:
-        assert self.model is not None
-        return match_model(section, self.model, self._library(MODEL))
+    def _of_model(self) -> Callable[[dict[str, Any]], Match]:
+        named = [] if self.model is None else list(named_tensors(self.model))  # asks modules for their extra state
+        return lambda section: match_model(section, named, self._library(MODEL))
 
-    def _of_optimizer(self, section: dict[str, Any]) -> Match:
-        assert self.optimizer is not None
-        return match_optimizer(section, self.optimizer, self.model, self._library(OPTIMIZER))
+    def _of_optimizer(self) -> Callable[[dict[str, Any]], Match]:
+        optimizer = self.optimizer
+        if optimizer is None:
+            return lambda _: Match()
+        live = optimizer.state_dict()["param_groups"]  # runs hooks
+        return lambda section: match_optimizer(section, optimizer, live, self.model, self._library(OPTIMIZER))
 
     def _of_scheduler(self, section: dict[str, Any], values: Library) -> Match:
         state, there, here = decode(section["state"], values.read), section["class"], class_name(self.scheduler)
@@ -223,28 +234,40 @@ class _Load:
 
 @contextlib.contextmanager
 def undoing(*objects: Any) -> Iterator[None]:
-    """Within this context an error puts back what these objects and their groups held. Tensors are not copied."""
-    known = list(_with_inner(objects))
-    attributes = [(each, dict(vars(each))) for each in known]
-    groups = [(group, dict(group)) for each in known for group in getattr(each, "param_groups", ())]
+    """Within this context an error puts back what these objects, their groups and their state held.
+
+    Tensors are not copied: what is put back are the ones that were there.
+    """
+    known = _with_inner(objects)
+    states = [state for each in known if isinstance(state := getattr(each, "state", None), dict)]
+    held = [group for each in known for group in getattr(each, "param_groups", ())] + states
+    held += [slots for state in states for slots in state.values() if isinstance(slots, dict)]
+    before = [(each, dict(each)) for each in [*held, *map(vars, known)]]
     try:
         yield
     except BaseException:
-        for held, before in groups:
-            held.clear()
-            held.update(before)
-        for each, before in attributes:
-            vars(each).clear()
-            vars(each).update(before)
+        for each, content in before:
+            each.clear()
+            each.update(content)
         raise
 
 
-def _with_inner(objects: Sequence[Any]) -> Iterator[Any]:
-    """The objects, and the schedulers inside a SequentialLR or a ChainedScheduler."""
-    for each in objects:
-        if each is not None:
-            yield each
-            yield from _with_inner(getattr(each, "_schedulers", ()))
+# Where schedulers and optimizers hold others: SequentialLR and ChainedScheduler, wrappers, and what `offload` made.
+_INNER = ("_schedulers", "scheduler", "optimizer", "_there")
+
+
+def _with_inner(objects: Sequence[Any]) -> list[Any]:
+    """The objects that have state, and those inside them."""
+    found: dict[int, Any] = {}
+    waiting = list(objects)
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, (list, tuple)):
+            waiting += each
+        elif id(each) not in found and hasattr(each, "state_dict"):
+            found[id(each)] = each
+            waiting += [getattr(each, name, None) for name in _INNER]
+    return list(found.values())
 
 
 @contextlib.contextmanager

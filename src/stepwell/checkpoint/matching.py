@@ -5,7 +5,7 @@ Nothing is changed here. Big tensors are only given their places, to be read onc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from stepwell.checkpoint.differences import Difference, compare_groups
 from stepwell.checkpoint.errors import CheckpointError, one_line
 from stepwell.checkpoint.grouping import matched_groups
-from stepwell.checkpoint.names import EXTRA_STATE, as_saved, named_tensors, parameter_names
+from stepwell.checkpoint.names import EXTRA_STATE, as_saved, parameter_names
 from stepwell.checkpoint.plain import decode, tensor_keys
 from stepwell.checkpoint.saving import dtype_name
 from stepwell.checkpoint.tensorfile import TensorFile, check_dtype
@@ -88,15 +88,15 @@ class Match:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def match_model(section: Mapping[str, Any], model: nn.Module, library: Library) -> Match:
-    """Where the weights go. Tied ones are read once, wherever they were tied."""
+def match_model(section: Mapping[str, Any], named: Iterable[tuple[str, Any]], library: Library) -> Match:
+    """Where the weights go, the model's `named_tensors`. Tied ones are read once, wherever they were tied."""
     found = Match()
     tied, beside = section["tied"], section["extra_state"]
     saved = {*weight_keys(section, library), *tied, *beside}
     for target in tied.values():
         library.of(target)
     read: dict[int, str] = {}
-    for name, value in named_tensors(model):
+    for name, value in named:
         if name not in saved:
             found.differences.append(Difference("missing", f"weight {name!r}"))
             continue
@@ -142,13 +142,22 @@ def _match_weight(found: Match, name: str, value: Tensor, file: TensorFile, key:
 
 
 def match_optimizer(
-    section: Mapping[str, Any], optimizer: Optimizer, model: nn.Module | None, library: Library
+    section: Mapping[str, Any],
+    optimizer: Optimizer,
+    live_groups: list[dict[str, Any]],
+    model: nn.Module | None,
+    library: Library,
 ) -> Match:
-    """Where the optimizer's state goes, as a state dict in the optimizer's own order and groups."""
+    """Where the optimizer's state goes, as a state dict in the order and groups that its own, `live_groups`, has.
+
+    A live slot is filled once the state dict has been handed over. So only an optimizer of ours is given one, as it
+    takes what it gets: others may copy or cast it, as torch's do, and so may hooks; a copy would stay unfilled.
+    """
     found = Match()
     names = as_saved(parameter_names(optimizer, model), section["parameters"])
-    groups = list(matched_groups(section, optimizer, names, library.read, found.differences))
+    groups = list(matched_groups(section, optimizer, live_groups, names, library.read, found.differences))
     state: dict[int, Any] = {}
+    takes_over = isinstance(optimizer, StepwellOptimizer) and not optimizer._optimizer_load_state_dict_pre_hooks
     unknown = dict.fromkeys(section["parameters"])
     for group, live_group, those in zip(groups, optimizer.param_groups, names, strict=True):
         for index, name, p in zip(group.values["params"], those, live_group["params"], strict=True):
@@ -158,9 +167,10 @@ def match_optimizer(
                 and name in section["state"]
                 and group.keeps_state
             ):
-                live = optimizer.state.get(p) or {}
+                live = optimizer.state.get(p) or {} if takes_over else {}
+                home = optimizer._home_of(p) if isinstance(optimizer, StepwellOptimizer) else p.device
                 state[index] = {
-                    slot: decode(value, _placing(library, p, live.get(slot), found.fills))
+                    slot: decode(value, _placing(library, home, live.get(slot), found.fills))
                     for slot, value in section["state"][name].items()
                 }
     found.differences += [Difference("unexpected", f"state of {name!r}") for name in unknown]
@@ -168,7 +178,7 @@ def match_optimizer(
     after: Sequence[Mapping[str, Any]] = found.state["param_groups"]
     if isinstance(optimizer, StepwellOptimizer):
         try:
-            after = loaded(optimizer.param_groups, found.state, optimizer._name_of, copy=False)[1]
+            after = loaded(optimizer.param_groups, found.state, optimizer._name_of, optimizer._home_of, copy=False)[1]
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"its optimizer's state does not fit: {one_line(error)}") from error
     for group, live_group, new in zip(groups, optimizer.param_groups, after, strict=True):
@@ -191,7 +201,7 @@ def _fits(name: str, p: Tensor, saved: Mapping[str, Any], differences: list[Diff
     return True
 
 
-def _placing(library: Library, p: Tensor, live: Any, fills: list[Fill]) -> Callable[[Any], Tensor]:
+def _placing(library: Library, home: torch.device, live: Any, fills: list[Fill]) -> Callable[[Any], Tensor]:
     """Finds the tensors of one slot: a small one is read, a big one gets a place, which may be the live slot's."""
 
     def place(key: Any) -> Tensor:
@@ -199,10 +209,11 @@ def _placing(library: Library, p: Tensor, live: Any, fills: list[Fill]) -> Calla
         entry = file.entries[key]
         if entry.size <= SMALL:
             return file.read(key)
-        if isinstance(live, Tensor) and live.dtype == entry.dtype and tuple(live.shape) == entry.shape:
+        saved = entry.dtype, entry.shape, home
+        if isinstance(live, Tensor) and (live.dtype, tuple(live.shape), live.device) == saved:
             fills.append(Fill(file, key, live, live=True))
             return live
-        new = torch.empty(entry.shape, dtype=entry.dtype, device=p.device)
+        new = torch.empty(entry.shape, dtype=entry.dtype, device=home)
         fills.append(Fill(file, key, new, live=False))
         return new
 

@@ -24,6 +24,7 @@ from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.names import EXTRA_STATE, bare, named_tensors, parameter_names, plain_name
 from stepwell.checkpoint.plain import encode, readable
+from stepwell.checkpoint.unwrapping import inner_optimizer, inner_scheduler
 from stepwell.loading import ENGINE_FLAGS
 from stepwell.naming import nearest
 from stepwell.roles import parameter_roles
@@ -84,7 +85,7 @@ def save(
         path: the folder, made where it is missing.
         model: its parameters and persistent buffers. An optimizer whose groups carry no names gets them from it.
         optimizer: any torch optimizer: its state and its groups. How it runs (engine, foreach, fused) is left out.
-        scheduler: anything with `state_dict()`.
+        scheduler: anything with `state_dict()`. Of what Accelerate has prepared, the inside is saved, here and above.
         extra: what else the training needs, as a dict by name: plain values, tensors, NumPy arrays, in lists, tuples
             and dicts.
         keep: how many of this training's checkpoints stay, this one included: the last so many, or `Keep` for the best
@@ -108,6 +109,7 @@ def save(
         raise TypeError(f"keep must be a whole number of at least 1, or a Keep, got {keep!r}")
     if rule is not None:
         rule.check(extra or {})
+    optimizer, scheduler = inner_optimizer(optimizer), inner_scheduler(scheduler)
     training = _training_of(model, optimizer)
     sections, tensors = _sections(model, optimizer, scheduler, extra)
     try:

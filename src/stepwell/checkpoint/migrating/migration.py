@@ -26,6 +26,7 @@ from stepwell.checkpoint.migrating.rules import How, brought, inner, interpolate
 from stepwell.checkpoint.migrating.source import SavedGroup, Source, in_numbers, of_checkpoint
 from stepwell.checkpoint.names import as_saved, named_tensors, parameter_names
 from stepwell.checkpoint.saving import class_name
+from stepwell.checkpoint.unwrapping import inner_optimizer, inner_scheduler
 from stepwell.codecs import WEIGHTS, names_beside
 from stepwell.engines.batch import State
 from stepwell.naming import nearest
@@ -122,7 +123,7 @@ def migrate(
     """
     found = read(source, model, rule)
     name_parameters(found, model, names)
-    return carry(found, optimizer, model, scheduler, dtype)
+    return carry(found, inner_optimizer(optimizer), model, inner_scheduler(scheduler), dtype)
 
 
 def carry(
@@ -156,10 +157,11 @@ def read(source: Origin, model: nn.Module | None = None, written_by: str | None 
     """What a migration starts from, whose rule may be given. Raises CheckpointError where it cannot be read."""
     rule = "" if written_by is None else _known(written_by)
     if isinstance(source, Optimizer):
-        found = of_object(source.state_dict(), f"an optimizer ({class_name(source)})", rule)
-        for group, those in zip(found.groups, parameter_names(source, model), strict=True):
+        live: Optimizer = inner_optimizer(source)
+        found = of_object(live.state_dict(), f"an optimizer ({class_name(live)})", rule)
+        for group, those in zip(found.groups, parameter_names(live, model), strict=True):
             group.names = those
-            group.rule = rule or rule_of(group.values, class_name(source))
+            group.rule = rule or rule_of(group.values, class_name(live))
         return found
     if isinstance(source, Mapping):
         return of_object(source, "the state dict", rule)
