@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stepwell.bucket import real
+from stepwell.codecs import WEIGHTS, names_beside
 from stepwell.engines.batch import State
 from stepwell.layout import layout_of
 from stepwell.rules.registry import rule_class
@@ -34,7 +35,20 @@ def has_average(rule: str) -> bool:
     return hasattr(rule_class(rule), "averaged")
 
 
-def changes_places(group: Mapping[str, Any]) -> tuple[str, ...]:
+def copies(groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[tuple[Tensor, Tensor]]:
+    """What these groups' parameters hold and what is kept beside it, each with a copy. An average that changes places
+    with the weights comes along where it would be rounded to their dtype, and back."""
+    found: list[Tensor] = []
+    for group in groups:
+        exchanged = _changes_places(group)
+        for p in group["params"]:
+            if slots := state.get(p):
+                beside = [slots[name] for name in names_beside(WEIGHTS) if name in slots]
+                found += [p, *beside, *(slots[name] for name in exchanged if slots[name].dtype != p.dtype)]
+    return [(part, part.detach().clone()) for part in found]
+
+
+def _changes_places(group: Mapping[str, Any]) -> tuple[str, ...]:
     """The slots that hold the weights to train on while the parameters hold the average, and the average else."""
     rule = rule_class(group["rule"]).of(group)
     slots = namespace({slot.name: 0.0 for slot in rule.slot_list()})

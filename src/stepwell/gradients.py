@@ -6,14 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stepwell.algebra import square, where
-from stepwell.bucket import real
+from stepwell.bucket import check_dense, real
 from stepwell.engines.choice import fused
 from stepwell.layout import held, layout_of, sum_over_ranks
 
@@ -59,6 +59,50 @@ def _scaled_norm(gradient: Tensor) -> float:
 
 def _wide(gradient: Tensor) -> Tensor:
     return gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
+
+
+class Judged(NamedTuple):
+    """What gradients are multiplied with, None for a step that is left out; and their norm, where it was asked for."""
+
+    factor: float | None
+    norm: float | None = None
+
+
+def judged_by_host(
+    parameters: Iterable[Tensor],
+    *,
+    scale: Tensor | None,
+    limit: float | None,
+    on_nonfinite: str,
+    name_of: Callable[[Tensor], str],
+    with_kernel: bool,
+) -> Judged:
+    """Unscaling and clipping, and what is done about NaN and infinity, where the host may wait for the gradients.
+
+    Args:
+        parameters: all of them, whether they have a gradient or not.
+        scale: what the loss was multiplied with, or None.
+        limit: the greatest global norm, or None.
+        on_nonfinite: as the optimizer takes it.
+        name_of: what errors call a parameter.
+        with_kernel: as `gradient_norms` takes it.
+
+    Raises FloatingPointError where "raise" is asked for, and ValueError for a sparse gradient.
+    """
+    factor = 1.0 if scale is None else 1.0 / float(scale)
+    if limit is None and on_nonfinite == "ignore":
+        return Judged(factor)
+    given = [p for p in parameters if p.grad is not None]
+    check_dense(given, [p.grad for p in given if p.grad is not None], name_of)
+    norms = gradient_norms(given, with_kernel=with_kernel)
+    norm = math.hypot(*norms.values()) * factor
+    if on_nonfinite != "ignore":
+        bad = [] if math.isfinite(norm) else [p for p in given if not math.isfinite(norms[id(p)])]
+        if bad and on_nonfinite == "skip":
+            return Judged(None, norm)
+        if bad:
+            raise not_finite(bad, name_of)
+    return Judged(factor if limit is None else factor * clip_factor(norm, limit), norm)
 
 
 def not_finite(bad: Sequence[Tensor], name_of: Callable[[Tensor], str]) -> FloatingPointError:

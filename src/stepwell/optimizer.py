@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,19 +13,17 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from stepwell import averaging
 from stepwell.batching import Buckets, settle
-from stepwell.bucket import Bucket, check_dense, real
+from stepwell.bucket import Bucket, real
 from stepwell.codecs import (
-    WEIGHTS,
     MasterKind,
     StateDtype,
     Storage,
     check_storage,
     codecs_for,
-    names_beside,
     settle_storage,
 )
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
-from stepwell.gradients import clip_factor, gradient_norms, not_finite
+from stepwell.gradients import judged_by_host
 from stepwell.groups import STORAGE, check_fit, check_names, new_group
 from stepwell.layout import check_cut, check_stored, held, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
@@ -181,12 +178,12 @@ class Optimizer(torch.optim.Optimizer):
         """Step with the gradients that are there, or leave the step out."""
         self._buckets.check_captured(self.param_groups, self.state)
         found = self._buckets.agree(self.param_groups, self._name_of, getattr(self, "found_inf", None))
-        factor = 1.0
+        factor, scale = 1.0, getattr(self, "grad_scale", None)
         buckets = self._verdicts.judged(
             lambda: self._buckets.standing(self.param_groups, self.state, self._name_of),
             limit=self.clip_norm,
             on_nonfinite=self.on_nonfinite,
-            scale=getattr(self, "grad_scale", None),
+            scale=scale,
             found=found,
         )
         if buckets is not None:
@@ -195,11 +192,19 @@ class Optimizer(torch.optim.Optimizer):
             if found is not None and float(found):
                 self.skipped += 1
                 return
-            found_factor = self._gradient_factor()
-            if found_factor is None:
+            judged = judged_by_host(
+                [p for group in self.param_groups for p in group["params"]],
+                scale=scale,
+                limit=self.clip_norm,
+                on_nonfinite=self.on_nonfinite,
+                name_of=self._name_of,
+                with_kernel=self.engine in ("auto", "fused"),
+            )
+            self._gradient_norm = self._gradient_norm if judged.norm is None else judged.norm
+            if judged.factor is None:
                 self.skipped += 1
                 return
-            factor = found_factor
+            factor = judged.factor
             buckets = self._buckets.collect(self.param_groups, self.state, self._name_of)
             for bucket in buckets:
                 bucket.batch.verdict, bucket.batch.may_skip = None, False
@@ -251,24 +256,6 @@ class Optimizer(torch.optim.Optimizer):
     def gradient_norm(self, norm: float | None) -> None:
         self._gradient_norm = norm
 
-    def _gradient_factor(self) -> float | None:
-        """What to multiply all gradients with: unscaling and clipping. None means that this step is left out."""
-        scale = getattr(self, "grad_scale", None)
-        factor = 1.0 if scale is None else 1.0 / float(scale)
-        if self.clip_norm is None and self.on_nonfinite == "ignore":
-            return factor
-        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        check_dense(parameters, [p.grad for p in parameters if p.grad is not None], self._name_of)
-        norms = gradient_norms(parameters, with_kernel=self.engine in ("auto", "fused"))
-        norm = self.gradient_norm = math.hypot(*norms.values()) * factor
-        if self.on_nonfinite != "ignore":
-            bad = [] if math.isfinite(norm) else [p for p in parameters if not math.isfinite(norms[id(p)])]
-            if bad and self.on_nonfinite == "skip":
-                return None
-            if bad:
-                raise not_finite(bad, self._name_of)
-        return factor if self.clip_norm is None else factor * clip_factor(norm, self.clip_norm)
-
     def _name_of(self, parameter: Tensor) -> str:
         for index, group in enumerate(self.param_groups):
             for position, p in enumerate(group["params"]):
@@ -299,18 +286,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         self._recognise()
         groups = [group for group in self.param_groups if group.get("holds") == "training"]
-        kept = [
-            (part, part.detach().clone())
-            for group in groups
-            for rounded in [averaging.changes_places(group)]  # to the parameter's dtype, and back
-            for p in group["params"]
-            if (state := self.state.get(p))
-            for part in (
-                p,
-                *(state[name] for name in names_beside(WEIGHTS) if name in state),
-                *(state[name] for name in rounded if state[name].dtype != p.dtype),
-            )
-        ]
+        kept = averaging.copies(groups, self.state)
         try:
             self.eval()
             yield
