@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.optim.lr_scheduler import SequentialLR
 
 import stepwell
@@ -260,3 +261,16 @@ def test_a_wrapper_that_shows_no_hooks_is_called() -> None:
         TypeError, match=r"^counts='steps' needs an optimizer with the hooks .*, which a Hidden has not"
     ):
         Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")
+
+
+@pytest.mark.parametrize("counts", ["calls", "steps"])
+@pytest.mark.parametrize("make", [stepwell.AdamW, torch.optim.AdamW])
+def test_the_step_by_which_torch_has_state_made_counts_for_none(make: Any, counts: Any) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = make(model.parameters(), lr=1.0)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4, counts=counts)
+    get_state_dict(model, optimizer)
+    assert (scheduler.last_epoch, rates(optimizer)) == (0, [1.0])
+    take(optimizer)
+    scheduler.step()
+    assert (scheduler.last_epoch, rates(optimizer)) == (1, [0.75])

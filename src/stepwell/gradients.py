@@ -46,7 +46,9 @@ def gradient_norms(parameters: Iterable[Tensor], *, with_kernel: bool) -> dict[i
             norms[index] = _scaled_norm(gradients[index].double())
     found = {id(p): norm for (p, _, _), norm in zip(given, norms.tolist(), strict=True)}
     cut = [(p, layout) for p, _, layout in given if layout is not None]
-    squares = [torch.tensor(found[id(p)] ** 2, dtype=torch.float64, device=layout.device) for p, layout in cut]
+    squares = [
+        torch.tensor(found[id(p)] * found[id(p)], dtype=torch.float64, device=layout.device) for p, layout in cut
+    ]
     sums = sum_over_ranks(squares, [layout.groups for _, layout in cut])
     found.update({id(p): math.sqrt(total) for (p, _), total in zip(cut, map(float, sums), strict=True)})
     return found

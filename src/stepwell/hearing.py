@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -21,7 +21,8 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
         optimizer: any, also one inside a wrapper that has no hooks of its own, as Accelerate's has none.
         before: called before each step.
         taken: called after each step that was taken: not after one that a GradScaler or `on_nonfinite="skip"` left
-            out, nor after one that a `Snapshot` will take back, nor after one that goes into a CUDA graph.
+            out, nor after one that a `Snapshot` will take back, nor after one that goes into a CUDA graph, nor after
+            the one that torch's `get_state_dict` takes to have state made.
 
     Raises TypeError where `taken` is wanted of an optimizer that has no hooks, inside or out.
     """
@@ -49,7 +50,7 @@ def hear(optimizer: Optimizer, *, before: Callable[[], None], taken: Callable[[]
         skipped_before, skipped = skipped, getattr(hooked, "skipped", 0)
         found_inf = getattr(hooked, "found_inf", None)
         left_out = skipped > skipped_before or (found_inf is not None and bool(found_inf))
-        if taken is not None and not left_out and not is_open(optimizer):
+        if taken is not None and not left_out and not is_open(optimizer) and not _only_makes_state():
             taken()
 
     hooked.register_step_pre_hook(before_step)
@@ -65,6 +66,21 @@ def _is_captured(optimizer: Optimizer) -> bool:
     return first is not None and capturing(first.device)
 
 
+def _only_makes_state() -> bool:
+    """Whether torch takes the step itself, at a rate of 0 and with gradients of zeros, to have something to save."""
+    if torch.compiler.is_compiling():  # then the stack is not to be had
+        return False
+    making = getattr(sys.modules.get("torch.distributed.checkpoint.state_dict"), "_init_optim_state", None)
+    return making is not None and any(frame.f_code is making.__code__ for frame in _callers())
+
+
+def _callers() -> Iterator[FrameType]:
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None:
+        yield caller
+        caller = caller.f_back
+
+
 # What torch makes of the `step` of each class that an optimizer was made of: a class's and its base's run the hooks.
 _HOOKING = Optimizer.profile_hook_step(Optimizer.step).__code__
 
@@ -75,9 +91,5 @@ def _is_within_a_step(optimizer: Optimizer) -> bool:
         return False
     if sum(hasattr(vars(kind).get("step"), "hooked") for kind in type(optimizer).__mro__) < 2:
         return False
-    running = 0
-    caller: FrameType | None = sys._getframe(1)
-    while caller is not None:
-        running += caller.f_code is _HOOKING and caller.f_locals.get("self") is optimizer
-        caller = caller.f_back
-    return running > 1
+    running = [one for one in _callers() if one.f_code is _HOOKING and one.f_locals.get("self") is optimizer]
+    return len(running) > 1

@@ -169,6 +169,7 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if sharp := sharp_groups(self.param_groups):
+            self._buckets.agree(self.param_groups, self._name_of, None)  # before ranks add up their norms
             sharp_gradients(sharp, closure, self._name_of, with_kernel=self.engine in ("auto", "fused"))
         self._check_ready()
         self._take_step()

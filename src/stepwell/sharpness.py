@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,34 +30,32 @@ def sharp_gradients(
 ) -> None:
     """Leave in these groups' parameters the gradients of the closure at θ + ρ·g/‖g‖, and in all others their own.
 
-    The closure has been called once at θ. Raises TypeError where there is none, and ValueError for a sparse gradient.
+    The closure has been called once at θ. Without one, gradients that are all zeros stay as they are, for the sharpest
+    point is θ itself: torch's `get_state_dict` takes such a step to have state made.
+
+    Raises TypeError where there is no closure otherwise, and ValueError for a sparse gradient.
     """
-    if closure is None:
+    given = [(p, group) for group in groups for p in group["params"] if p.grad is not None]
+    check_dense([p for p, _ in given], [p.grad for p, _ in given if p.grad is not None], name_of)
+    length = math.hypot(*gradient_norms([p for p, _ in given], with_kernel=with_kernel).values())
+    if closure is not None:
+        with _ascended(given, length), torch.enable_grad():
+            closure()
+    elif length or not given:
         raise TypeError(
             f"{groups[0]['rule']} takes its gradient at two points: call optimizer.step(closure), where closure() "
             "clears the gradients, works out the loss and its gradients, and returns the loss"
         )
-    with _ascended(groups, name_of, with_kernel), torch.enable_grad():
-        closure()
 
 
 @contextlib.contextmanager
-def _ascended(
-    groups: Sequence[Mapping[str, Any]], name_of: Callable[[Tensor], str], with_kernel: bool
-) -> Iterator[None]:
-    # Where the objective is to be large, the worst point nearby is down its gradient.
-    parameters = [
-        (p, -float(group["rho"]) if group["maximize"] else float(group["rho"]))
-        for group in groups
-        for p in group["params"]
-        if p.grad is not None
-    ]
-    check_dense([p for p, _ in parameters], [p.grad for p, _ in parameters if p.grad is not None], name_of)
-    length = math.hypot(*gradient_norms([p for p, _ in parameters], with_kernel=with_kernel).values())
-    kept = [(p, p.detach().clone()) for p, _ in parameters]
+def _ascended(given: Sequence[tuple[Tensor, Mapping[str, Any]]], length: float) -> Iterator[None]:
+    kept = [(p, p.detach().clone()) for p, _ in given]
     if 0 < length < math.inf:
-        for p, rho in parameters:
-            p.add_(p.grad, alpha=rho / length)
+        for p, group in given:
+            # Where the objective is to be large, the worst point nearby is down its gradient.
+            rho = -float(group["rho"]) if group["maximize"] else float(group["rho"])
+            p.add_(cast(Tensor, p.grad), alpha=rho / length)
     try:
         yield
     finally:

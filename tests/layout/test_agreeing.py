@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import stepwell
 from layout.ranks import on_ranks
 from layout.trainings import RULES, net, optimizer_for, outcome, spread
+from stepwell.gradients import gradient_norms
 
-SOME = ["AdamW", "LAMB", "Prodigy", "Muon"]
+SOME = {name: RULES[name] for name in ("AdamW", "LAMB", "Prodigy", "Muon")} | {"SAM": stepwell.sam(RULES["AdamW"])}
 
 
 def gradients(model: nn.Module, step: int) -> None:
@@ -31,21 +35,23 @@ def made(rule: str, way: str) -> tuple[nn.Module, stepwell.Optimizer]:
     model = spread(net(), way)
     model = model.module if isinstance(model, DistributedDataParallel) else model
     # Without a compiler: what is asked here comes before any engine.
-    return model, optimizer_for(model, RULES[rule], clip_norm=1.0, shard_state=way == "zero", engine="foreach")
+    return model, optimizer_for(model, SOME[rule], clip_norm=1.0, shard_state=way == "zero", engine="foreach")
 
 
 def one_without(rule: str, way: str) -> tuple[str, bool]:
     """The error where the last rank lacks two gradients, and whether the weights are as they were."""
     model, optimizer = made(rule, way)
-    gradients(model, 0)
-    optimizer.step()
+    optimizer.step(lambda: gradients(model, 0))
     before = outcome(model, optimizer)
-    gradients(model, 1)
-    if dist.get_rank() == dist.get_world_size() - 1:
-        model.get_parameter("second.weight").grad = None
-        model.get_parameter("norm.bias").grad = None
+
+    def closure() -> None:
+        gradients(model, 1)
+        if dist.get_rank() == dist.get_world_size() - 1:
+            model.get_parameter("second.weight").grad = None
+            model.get_parameter("norm.bias").grad = None
+
     try:
-        optimizer.step()
+        optimizer.step(closure)
     except RuntimeError as error:
         after = outcome(model, optimizer)
         return str(error), all(_same(after[name], value) for name, value in before.items())
@@ -65,7 +71,7 @@ def test_a_gradient_that_one_rank_lacks_is_an_error_on_all() -> None:
         "parameter 'second.weight' (and 1 more) has a gradient on ranks 0 and none on ranks 1; no weight has changed. "
         "All ranks have to take the same step: let the loss of each use it, or set its grad to zeros where it has none"
     )
-    for result in on_ranks(all_without, 2, SOME, ["zero", "fsdp", "tp"]):
+    for result in on_ranks(all_without, 2, list(SOME), ["zero", "fsdp", "tp"]):
         for (rule, way), (message, untouched) in result.items():
             assert (message, untouched) == (expected, True), f"{rule} under {way}"
 
@@ -99,6 +105,20 @@ def copied(way: str) -> bool:
         if slot.to_local().shape == slot.shape:
             return False  # every rank has all of it
     return all(_same(one[name], value) for one in results[1:] for name, value in results[0].items())
+
+
+def enormous() -> float:
+    """The norm of a gradient of which one rank has a number whose square is beyond float64."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    weight = nn.Parameter(distribute_tensor(torch.zeros(4, dtype=torch.float64), mesh, [Shard(0)]))
+    gradient = torch.zeros(4, dtype=torch.float64)
+    gradient[3] = 1e200
+    weight.grad = distribute_tensor(gradient, mesh, [Shard(0)])
+    return gradient_norms([weight], with_kernel=False)[id(weight)]
+
+
+def test_a_norm_beyond_float64_is_infinite_on_all_ranks() -> None:
+    assert on_ranks(enormous, 2) == [math.inf, math.inf]
 
 
 def scaled_and_copied() -> tuple[list[tuple[int, bool]], bool]:

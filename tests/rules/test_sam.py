@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from rules.walking import quartic
 from stepwell import Optimizer, sam
@@ -157,3 +158,16 @@ def test_a_sparse_gradient_is_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match=r"the gradient of parameter 'weight' is sparse_coo, and only dense gradients"):
         optimizer.step(closure)
+
+
+def test_torch_makes_state_by_a_step_of_zeros_without_a_closure() -> None:
+    model = torch.nn.Linear(3, 2)
+    weights = [p.detach().clone() for p in model.parameters()]
+    optimizer = Optimizer(model.parameters(), sam(AdamW(lr=0.1)))
+    _, state = get_state_dict(model, optimizer)
+    assert all(map(torch.equal, model.parameters(), weights))
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert not state["state"]["weight"]["exp_avg"].any()
+    model(torch.ones(1, 3)).sum().backward()
+    with pytest.raises(TypeError, match="takes its gradient at two points"):
+        optimizer.step()
