@@ -13,6 +13,9 @@ class Plain:
     def sqrt(self, x: float) -> float:
         return math.sqrt(x) if x >= 0 else math.nan
 
+    def reciprocal(self, x: float) -> float:
+        return 1.0 / x if x else math.copysign(math.inf, x)
+
     def absolute(self, x: float) -> float:
         return abs(x)
 

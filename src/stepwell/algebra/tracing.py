@@ -142,6 +142,7 @@ _FOLDED: dict[str, Callable[..., Any]] = {
     "div": lambda x, y: x / y,
     "pow": lambda x, y: x**y,
     "neg": lambda x: -x,
+    "reciprocal": PLAIN.reciprocal,
     "lt": lambda x, y: x < y,
     "le": lambda x, y: x <= y,
     "gt": lambda x, y: x > y,
@@ -158,6 +159,8 @@ class Graph:
 
     def __init__(self) -> None:
         self.nodes: list[Expression] = []
+        # Whether it adds up what stands below each other in one matrix, not in all of a stack.
+        self.adds_below = False
         self._known: dict[tuple[Any, ...], Expression] = {}
 
     def load(self, array: str, level: Level = Level.ELEMENT) -> Expression:
@@ -182,6 +185,7 @@ class Graph:
         if node.level < Level.ROW:
             node = self.spread(node)
         elif (operation, node.level) in (("row_total", Level.COLUMN), ("column_total", Level.ROW)):
+            self.adds_below = True
             operation = "total"
         level = {"total": Level.TENSOR, "row_total": Level.ROW, "column_total": Level.COLUMN}[operation]
         return self._node(operation, (node,), None, level)
@@ -256,10 +260,10 @@ class Tracing:
         return x + weight * (y - x)
 
     def total(self, x: Expression) -> Any:
-        return x.graph.reduce("total", x)
+        return x if x.level <= Level.TENSOR else x.graph.reduce("total", x)
 
     def mean(self, x: Expression) -> Any:
-        return x.graph.mean("total", x)
+        return x if x.level <= Level.TENSOR else x.graph.mean("total", x)
 
     def row_mean(self, x: Expression) -> Any:
         return x.graph.mean("row_total", x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from stepwell.algebra.tracing import Expression, Graph, Level
@@ -62,6 +63,7 @@ def cut(
         kept={level: tuple(e for e in kept if e.level is level) for level in _BETWEEN},
         phases=phases,
         finishes=finishes,
+        adds_below=graph.adds_below,
     )
 
 
@@ -77,7 +79,7 @@ class _Cutter:
         self._store_phase = {array: self._place[e][0] // 2 for array, e in self._roots.items()}
         reduced = [e.arguments[0] for e in self.nodes if e.operation in REDUCTIONS]
         reduced = [e for e in reduced if e.level is Level.ELEMENT]
-        self._phases = 1 + max([*self._store_phase.values(), *(self._place[e][0] // 2 for e in reduced)], default=0)
+        self._phases = 1 + max([*self._store_phase.values(), *(self._place[e][0] // 2 for e in reduced)], default=-1)
         if stores_round:
             self._store_phase = dict.fromkeys(self._store_phase, self._phases - 1)
         self._made: list[Phase] = []
@@ -156,8 +158,9 @@ class _Cutter:
         here = [e for e in self.nodes if e.level in _BETWEEN and self._place[e][0] == step]
         sums = tuple(e for e in here if e.operation in REDUCTIONS and e.arguments[0].level is Level.ELEMENT)
         parts = [self._place[e][1] for e in here] + [part for at, part in stored_at.values() if at == step]
-        loops = []
+        loops: list[Loop] = []
         for part in range(max(parts, default=-1) + 1):
+            of_part: dict[Level, Loop] = {}
             for level in _BETWEEN:
                 values = tuple(
                     e
@@ -178,7 +181,13 @@ class _Cutter:
                     if e.operation == "total" and e.arguments[0].level is level and self._place[e] == (step, part + 1)
                 )
                 if values or stores or totals:
-                    loops.append(Loop(level, values, stores, totals))
+                    of_part[level] = Loop(level, values, stores, totals)
+            once = of_part.get(Level.TENSOR)
+            if once is not None and once.stores and len(of_part) > 1:  # rows and columns may want what stands there
+                of_part[Level.TENSOR] = replace(once, stores=())
+                loops += [*of_part.values(), Loop(Level.TENSOR, (), once.stores, ())]
+            else:
+                loops += of_part.values()
         return Finish(sums, tuple(loops)) if sums or loops else None
 
 
@@ -223,7 +232,10 @@ def _reciprocals(graph: Graph, root: Expression) -> Expression:
     for node in _reachable([root]):
         arguments = tuple(new[a] for a in node.arguments)
         if node.operation == "div" and node.level is Level.ELEMENT and arguments[1].level < Level.ELEMENT:
-            new[node] = graph.apply("mul", arguments[0], graph.apply("div", 1.0, arguments[1]))
+            # The host, which works out scalars, would raise where one is 0.
+            of_host = arguments[1].level <= Level.SCALAR
+            share = graph.apply("reciprocal", arguments[1]) if of_host else graph.apply("div", 1.0, arguments[1])
+            new[node] = graph.apply("mul", arguments[0], share)
         elif all(a is b for a, b in zip(arguments, node.arguments, strict=True)):
             new[node] = node
         elif node.operation in REDUCTIONS:

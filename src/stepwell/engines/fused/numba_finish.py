@@ -59,7 +59,7 @@ def _loop(program: Program, loop: Loop, codecs: Mapping[str, Codec]) -> list[str
     def leaf(node: Expression) -> str | None:
         if node.level <= Level.SCALAR:
             return scalars.get(node.index)
-        if node.operation == "load":
+        if node.operation == "load" and (node in mine or not program.keeps(node)):
             return f"{array(node.value)}_"
         if node.operation == "count":
             return f"np.float64({node.value})"
@@ -79,7 +79,7 @@ def _loop(program: Program, loop: Loop, codecs: Mapping[str, Codec]) -> list[str
     body += [f"t{t.index} += {writer.text(t.arguments[0])}" for t in loop.totals]
 
     used = {a for e in loop.values for a in e.arguments} | set(results)
-    loads = {e.value: e.level for e in used if e.operation == "load"}
+    loads = {e.value: e.level for e in used if e.operation == "load" and (e in mine or not program.keeps(e))}
     views = []
     for name in sorted({*loads, *(name for name, _ in loop.stores)}):
         ((row, part),) = arrays_of(name, program, codecs)

@@ -135,7 +135,7 @@ def _asked_for(parts: Mapping[str, int], run: int, ahead: int, end: str | None) 
     Of memory that is read in order a core asks by itself for what comes next, but has less under way than it could.
     """
     asked = [f"fetch(place_of({part}, at + {ahead}), {item_bytes * run})" for part, item_bytes in parts.items()]
-    return asked if end is None else [f"if at + {ahead} < {end}:", *indented(asked)]
+    return asked if end is None or not asked else [f"if at + {ahead} < {end}:", *indented(asked)]
 
 
 def _in_runs(

@@ -64,7 +64,8 @@ class Program:
     """One rule's function, ready to be written as a kernel.
 
     `finishes[k]` comes before `phases[k]`, and the last one after all of them; None where there is nothing to do.
-    `kept` are the numbers a tensor, a row and a column that one step leaves for a later one.
+    `kept` are the numbers a tensor, a row and a column that one step leaves for a later one. `adds_below` says that
+    what stands below each other is added up, be it not kept.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Program:
     kept: Mapping[Level, tuple[Expression, ...]]
     phases: tuple[Phase, ...]
     finishes: tuple[Finish | None, ...]
+    adds_below: bool = False
 
     @property
     def reductions(self) -> tuple[Expression, ...]:
@@ -131,7 +133,7 @@ class Program:
     @property
     def has_columns(self) -> bool:
         """Whether it asks what stands below what: then it takes two-dimensional tensors."""
-        return bool(self.kept[Level.COLUMN]) or Level.COLUMN in self.levels.values()
+        return self.adds_below or bool(self.kept[Level.COLUMN]) or Level.COLUMN in self.levels.values()
 
     def bytes_per_element(self, sizes: Mapping[str, float]) -> float:
         """The bytes that the phases load and store for each element, `sizes` being bytes a number by array."""

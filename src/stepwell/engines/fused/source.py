@@ -118,7 +118,7 @@ def host_source(program: Program) -> str:
     """
     wanted = [*program.scalars, *(e for _, e in program.scalar_slots)]
     nodes = scalar_nodes(wanted)
-    functions = {name: f"plain.{name}" for name in ("sqrt", "absolute", "exp", "log", "cos", "floor")}
+    functions = {name: f"plain.{name}" for name in ("reciprocal", "sqrt", "absolute", "exp", "log", "cos", "floor")}
     writer = Writer(functions, _host_constant, _host_leaf, "c")
     writer.write(nodes, wanted)
     results = ", ".join(writer.text(e) for e in program.scalars)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from stepwell.algebra import square
@@ -46,7 +46,8 @@ def trace(
         for slot in rule.slot_list()
     }
     s = namespace({**slots, "step": graph.symbol("s.step")})
-    h = namespace(symbols(graph, rule))
+    values = symbols(graph, rule)
+    h, rule = namespace(values), _with(rule, values)
     if function == "measure":
         totals = {name: graph.reduce("total", value) for name, value in rule.measure(p, g, s, h).items()}
         return cut(f"{type(rule).__name__}.measure", graph, levels, totals=totals)
@@ -67,6 +68,13 @@ def trace(
     totals = {what: graph.reduce("total", square(value)) for what, value in seen.items()}
     totals |= {what: graph.reduce("row_total", square(value)) for what, value in rows.items()}
     return cut(name, graph, levels, stores=stores, scalar_slots=scalar_slots, totals=totals, stores_round=stores_round)
+
+
+def _with(rule: Rule, values: Mapping[str, Any]) -> Rule:
+    """The rule with these in place of its hyper-parameters: what it asks itself for is what stands in `h`."""
+    made = object.__new__(type(rule))
+    vars(made).update({**vars(rule), **values})
+    return made
 
 
 def trace_total(name: str, function: Any) -> Program:

@@ -100,6 +100,8 @@ class _Body:
         results = [*(e for _, e in loop.stores), *(t.arguments[0] for t in loop.totals), *self.kept]
         used = {a for e in loop.values for a in e.arguments} | set(results)
         self._mine = set(loop.values)
+        # What stood in a slot before an earlier step, or loop, has written to it.
+        self._former = {e for e in used if e.operation == "load" and e not in self._mine and program.keeps(e)}
         self.maths = Maths(_WIDE, self._leaf, "t")
         # What is worked out once may be asked for by a later part of this finish.
         self.maths.write(loop.values, loop.values if loop.level is Level.TENSOR else results)
@@ -108,16 +110,17 @@ class _Body:
             for position, node in enumerate(program.scalars)
             if node in used
         ]
-        self.loads = sorted({(e.value, e.level) for e in used if e.operation == "load"})
+        self.loads = sorted({(e.value, e.level) for e in used - self._former if e.operation == "load"})
         known = self._mine | named
-        read = [e for e in used if e.level > Level.SCALAR and e not in known and e.operation not in ("load", "count")]
-        self.reads = sorted(read, key=lambda e: e.index)  # what an earlier step, or loop, has kept in memory
+        read = {e for e in used if e.level > Level.SCALAR and e not in known and e.operation not in ("load", "count")}
+        # What an earlier step, or loop, has kept in memory.
+        self.reads = sorted(read | self._former, key=lambda e: e.index)
 
     def _leaf(self, node: Expression) -> str | None:
         if node.level <= Level.SCALAR:
             known = {scalar.index: f"c{position}" for position, scalar in enumerate(self.program.scalars)}
             return known.get(node.index)
-        if node.operation == "load":
+        if node.operation == "load" and node not in self._former:
             return f"{array(node.value)}_"
         if node.operation == "count":
             return f"{node.value}.to(tl.float64)"

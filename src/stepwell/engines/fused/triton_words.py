@@ -89,6 +89,8 @@ class Maths(Writer):
         match node.operation:
             case "div" if self._compute == "float32":
                 return f"tl.div_rn({x[0]}, {x[1]})"
+            case "reciprocal":  # of a scalar: in float64
+                return f"({self.constant(1.0)} / {x[0]})"
             case "pow" if node.arguments[1].value == 2.0:
                 return f"({x[0]} * {x[0]})"
             case "pow":
