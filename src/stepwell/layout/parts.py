@@ -100,12 +100,14 @@ class Layout:
         found: Tensor = there.redistribute(self.mesh, self.placements).to_local()
         return found
 
-    def view(self, whole: Tensor) -> Tensor:
-        """The part of a whole tensor that is this rank's to update, in the tensor's memory. Only dimension 0 is cut."""
+    def view(self, whole: Tensor, rank: int | None = None) -> Tensor:
+        """The part of a whole tensor that is this rank's to update, or another's, in the tensor's memory. Only
+        dimension 0 is cut."""
         if not self.cuts:
             return whole
         (index, _), *_ = self.cuts
-        start, length = piece(self.shape[0], self.mesh.size(index), self.mesh.get_local_rank(index))
+        rank = self.mesh.get_local_rank(index) if rank is None else rank
+        start, length = piece(self.shape[0], self.mesh.size(index), rank)
         return whole.narrow(0, start, length)
 
     def whole(self, part: Tensor) -> Tensor:
@@ -184,6 +186,14 @@ def held(tensor: Tensor, layout: Layout | None) -> Tensor:
         moved: Any = tensor
         tensor = moved.redistribute(layout.mesh, layout.placements)
     return local(tensor)
+
+
+def largest_held(tensor: Tensor, layout: Layout | None) -> Tensor:
+    """What stands for the parts of all ranks where these have to choose alike: of a tensor that every rank has whole,
+    the first rank's share, the largest. Where it has no gaps in memory no other has. Of others, as `held` has it."""
+    if layout is None or _is_distributed(tensor):
+        return held(tensor, layout)
+    return layout.view(tensor, rank=0)
 
 
 def same_layout(value: Tensor, layout: Layout | None) -> Tensor:
