@@ -219,3 +219,15 @@ def refuse_flattened(parameter: Tensor, name: str, where: str) -> None:
             f"parameter {name} is a flattened shard of FullyShardedDataParallel, in which no rule can see a tensor's "
             f"rows, columns or norm{where}; shard the model with torch.distributed.fsdp.fully_shard instead"
         )
+
+
+def refuse_elsewhere(parameter: Tensor, layout: Layout, name: str, where: str) -> None:
+    """Raise ValueError for a parameter that lies on another device than its ranks talk on: torch would bring slots
+    there, away from their weights. One on "meta" lies nowhere yet."""
+    device, talking = local(parameter).device.type, layout.device.type
+    if device not in (talking, "meta"):
+        raise ValueError(
+            f"parameter {name} lies on {device!r}, and its ranks talk on {talking!r}, where torch would put its "
+            f"state{where}; put the two on one device: fully_shard without CPUOffloadPolicy, or shard_state with a "
+            f"mesh of device type {device!r}"
+        )
