@@ -25,6 +25,7 @@ from stepwell.layout import (
     add_over_ranks,
     counts_over,
     held,
+    largest_held,
     layout_of,
     local,
     portable,
@@ -229,7 +230,7 @@ class Buckets:
                     if layout is None
                     else prepare_part(rule, parameter, slots, known[kind], Storage.of(group), layout)
                 )
-                engine = engine_for(self._engine, rule, real(held(parameter, layout)), codecs, layout)
+                engine = engine_for(self._engine, rule, real(largest_held(parameter, layout)), codecs, layout)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
                 cut = layout and (layout.mesh, layout.placements)
                 key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items(), cut)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stepwell.averaging import fingerprint
-from stepwell.codecs import WEIGHTS, names_beside, slot_codec
+from stepwell.codecs import WEIGHTS, Storage, codecs_for, names_beside, slot_codec
 from stepwell.engines.batch import State
-from stepwell.layout import layout_of
+from stepwell.layout import layout_of, local
 from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, Shape, Slot, hyper_parameters
@@ -59,8 +59,8 @@ def loaded(
 
     Parameters are matched by name where both sides have names, else by their order. Slots are copies, or, without
     `copy`, the state dict's own tensors where these are at home: on the device where their parameter's state lies.
-    Raises ValueError where they do not match, where a slot has another shape than its parameter, and where the rules
-    differ.
+    Raises ValueError where they do not match, where a slot has another shape than its parameter, where the rules
+    differ, and where codes of 8 bits were read as numbers.
     """
     try:
         return _loaded(groups, state_dict, name_of, home_of, copy)
@@ -94,6 +94,8 @@ def _loaded(
         for parameter, key in matched:
             slots = state_dict["state"].get(key)
             if slots:
+                if copy and saved.get("state_dtype") == "8bit":  # without, somebody may still fill them
+                    _check_no_codes(rule, parameter, slots, name_of(parameter))
                 state[parameter] = _slots(rule, parameter, slots, name_of(parameter), home_of(parameter), copy)
     return state, new_groups
 
@@ -223,3 +225,21 @@ def _check(rule: Rule, slot: Slot, shape: Shape, saved: Mapping[str, Any], name:
         raise ValueError(
             f"the saved slot {slot.name!r} of {name} {error}, the parameter shape {shape}{needed}"
         ) from None
+
+
+def _check_no_codes(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError for a slot whose numbers are codes of 8 bits: torch.distributed.checkpoint reads those of whole
+    state into tensors of numbers, such as parts are, without a word, for both have the parameter's shape."""
+    fitted = rule.fit(tuple(parameter.shape))
+    codecs = codecs_for(fitted, tuple(parameter.shape), parameter.dtype, Storage(state_dtype="8bit"))
+    for slot, codec in codecs.items():
+        value = saved.get(slot)
+        if codec.block == 1 or f"{slot}_scale" in saved or not isinstance(value, Tensor):
+            continue
+        part = local(value)
+        if part.is_floating_point() and part.any() and torch.equal(part.to(torch.uint8).to(part.dtype), part):
+            raise ValueError(
+                f"the saved slot {slot!r} of {name} holds codes of 8 bits, read as numbers by "
+                "torch.distributed.checkpoint; load that file where state is whole and state_dtype='8bit', as it was "
+                "saved, and bring optimizer.state_dict() from there by torch.save"
+            )

@@ -25,7 +25,7 @@ from stepwell.codecs import (
 from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
 from stepwell.gradients import judged_by_host
 from stepwell.groups import STORAGE, check_fit, check_names, new_group
-from stepwell.layout import check_cut, check_stored, held, refuse_flattened, state_mesh
+from stepwell.layout import check_cut, check_stored, largest_held, refuse_elsewhere, refuse_flattened, state_mesh
 from stepwell.loading import loaded, notes_for_state_dict
 from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
@@ -152,10 +152,11 @@ class Optimizer(torch.optim.Optimizer):
             fitted, codecs = check_fit(rule, p, name, where, storage)
             layout = self._buckets.layout_of(p)
             if layout is not None:
+                refuse_elsewhere(p, layout, name, where)
                 check_cut(fitted, layout, name, where)
                 check_stored(fitted, layout, storage, codecs, name, where)
             if self.engine == "fused":
-                engine_for("fused", fitted, real(held(p, layout)), codecs, layout)
+                engine_for("fused", fitted, real(largest_held(p, layout)), codecs, layout)
         check_storage(rule, [tuple(p.shape) for p in group["params"]], storage, where)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from stepwell.codecs import WEIGHTS, Codec, Storage, empty_parts, parts_of, put, settle_storage
 from stepwell.engines.batch import State
 from stepwell.engines.dense import is_dense
-from stepwell.layout import Layout, settle_parts
+from stepwell.layout import Layout, held, layout_of, local, settle_parts
 from stepwell.rules.rule import Rule
 
 _LOG = logging.getLogger("stepwell")
@@ -32,30 +32,40 @@ def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: 
         if slot.scalar:
             state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
             continue
-        codec, held = codecs[slot.name], rule.slot_shape(slot, shape)
+        codec, slot_shape = codecs[slot.name], rule.slot_shape(slot, shape)
         if state.get(slot.name) is None:
-            made = empty_parts(slot.name, codec, held, parameter)
+            made = empty_parts(slot.name, codec, slot_shape, parameter)
             if slot.start == "weights":
                 codec.store(_weights(parameter, state, codecs), made)
             elif slot.start == "normal":
                 wide = torch.promote_types(parameter.dtype, torch.float32)
-                codec.store(slot.normal_numbers(parameter.new_empty(held, dtype=wide)), made)
+                codec.store(slot.normal_numbers(parameter.new_empty(slot_shape, dtype=wide)), made)
             put(slot.name, codec, made, state)
-    if is_dense(parameter):
-        for number, codec in codecs.items():
-            for name in codec.names(number):
-                if codec.block == 1 and name in state and state[name].shape == parameter.shape:
-                    state[name] = laid_out_as(parameter, state[name])
+    _lay_out(parameter, parameter.shape, state, codecs)
     return codecs
+
+
+def _lay_out(weight: Tensor, shape: torch.Size, state: State, codecs: Mapping[str, Codec]) -> None:
+    """Bring what has a number for each element into memory as the weight, or this rank's part of it, is: kernels pair
+    elements by their place in memory. `shape` is that of the whole."""
+    if not is_dense(weight):
+        return
+    for number, codec in codecs.items():
+        for name in codec.names(number):
+            if codec.block == 1 and name in state and state[name].shape == shape:
+                cut, part = layout_of(state[name]), local(state[name])
+                moved = laid_out_as(weight, part)
+                if moved is not part:
+                    state[name] = moved if cut is None else cut.tensor(moved)
 
 
 def _follow(rule: Rule, parameter: Tensor, state: State) -> None:
     """Move the state to the device that the parameter was moved to."""
     numbers = {"step", *(slot.name for slot in rule.slot_list() if slot.scalar)}
-    for name, held in state.items():
-        if name not in numbers and isinstance(held, Tensor) and held.device != parameter.device:
-            _say_moved(str(held.device), str(parameter.device))
-            state[name] = held.to(parameter.device)
+    for name, value in state.items():
+        if name not in numbers and isinstance(value, Tensor) and value.device != parameter.device:
+            _say_moved(str(value.device), str(parameter.device))
+            state[name] = value.to(parameter.device)
 
 
 @functools.cache
@@ -77,7 +87,9 @@ def prepare_part(
     for slot in rule.slot_list():
         if slot.scalar:
             state.setdefault(slot.name, other.get(slot.name, 0.0) if slot.shared else 0.0)
-    return settle_parts(rule, parameter, state, storage, layout)
+    codecs = settle_parts(rule, parameter, state, storage, layout)
+    _lay_out(held(parameter.detach(), layout), parameter.shape, state, codecs)
+    return codecs
 
 
 def laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:

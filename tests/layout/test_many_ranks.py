@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import stepwell
 from layout.ranks import on_ranks
 from layout.trainings import RULES, all_trained, trained
 from stepwell.algebra.tensors import working_dtype
@@ -47,6 +48,25 @@ def compare(ranks: int, names: list[str], dtype: torch.dtype, backend: str = "gl
 
 def test_two_ranks_equal_one() -> None:
     compare(2, SOME, torch.float32)
+
+
+def with_gaps(way: str) -> list[Tensor]:
+    """Weights of which one rank's part has gaps in memory, the other's none (it is empty), beside others."""
+    generator = torch.Generator().manual_seed(0)
+    plain = [torch.randn(shape, generator=generator) for shape in ((6, 3), (6, 3), (8, 4))]
+    parameters = [nn.Parameter(each) for each in (plain[0].t()[:1], plain[1].t(), plain[2])]
+    optimizer = stepwell.AdamW(parameters, lr=0.1, shard_state=way == "zero")
+    for _ in range(3):
+        for p in parameters:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    return [p.detach() for p in parameters]
+
+
+def test_ranks_that_share_new_weights_choose_the_same_engine() -> None:
+    expected = with_gaps("one")
+    for found in on_ranks(with_gaps, 2, "zero"):
+        torch.testing.assert_close(found, expected, **TOLERANCE[torch.float32])
 
 
 @pytest.mark.slow

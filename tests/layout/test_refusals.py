@@ -62,6 +62,22 @@ def test_sums_that_are_not_added_up() -> None:
     )
 
 
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_weights_on_another_device_than_their_ranks_talk_on(in_parts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CPUOffloadPolicy leaves them: the mesh is a GPU's, the parts lie in the host's memory."""
+    mesh = init_device_mesh("cpu", (1,))
+    weight: Any = nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]) if in_parts else torch.ones(4, 3))
+    mesh = weight.device_mesh if in_parts else mesh  # torch keeps an equal one from before
+    monkeypatch.setattr(mesh, "_device_type", "cuda")
+    with pytest.raises(ValueError) as caught:
+        stepwell.AdamW([("w", weight)], shard_state=False if in_parts else mesh)
+    assert str(caught.value) == (
+        "parameter 'w' lies on 'cpu', and its ranks talk on 'cuda', where torch would put its state (group 0); put the "
+        "two on one device: fully_shard without CPUOffloadPolicy, or shard_state with a mesh of device type 'cpu'"
+    )
+    stepwell.AdamW([("w", nn.Parameter(weight.to("meta")))], shard_state=False if in_parts else mesh)
+
+
 def test_fewer_bits_for_a_rule_of_matrices() -> None:
     mesh = init_device_mesh("cpu", (1,))
     weight = nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))

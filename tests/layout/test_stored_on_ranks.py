@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -126,3 +127,42 @@ def test_matrices_of_16_bits() -> None:
             for a, b, before in zip(found, alone[rule], weights("one"), strict=True):
                 assert torch.equal(a, b), f"{rule} under {way}"
                 assert not torch.equal(a, before)
+
+
+ORDERS: list[Any] = [torch.contiguous_format, torch.channels_last]
+
+
+def kernel(order: Any, way: str) -> tuple[nn.Parameter, stepwell.Optimizer]:
+    """The weights of a convolution, in this order in memory, with a float32 beside each."""
+    whole = torch.randn(8, 6, 3, 3, generator=torch.Generator().manual_seed(0)).bfloat16().to(memory_format=order)
+    if way == "fsdp":
+        whole = distribute_tensor(whole, init_device_mesh("cpu", (dist.get_world_size(),)), [Shard(0)])
+    p = nn.Parameter(whole)
+    return p, stepwell.AdamW([p], lr=0.1, master="float32", shard_state=way == "zero")
+
+
+def resumed_in_another_order(way: str) -> list[tuple[Tensor, Tensor, bool]]:
+    """Weights of a training that goes on from whole state, those of the training that this state is from, and whether
+    slots lie in memory as weights do."""
+    found = []
+    for before, after in itertools.product(ORDERS, ORDERS):
+        (p, optimizer), (q, resumed) = kernel(before, "one"), kernel(after, way)
+        go([p], optimizer)
+        with torch.no_grad():
+            q.copy_(p if way != "fsdp" else distribute_tensor(p.detach(), q.device_mesh, q.placements))
+        resumed.load_state_dict(optimizer.state_dict())
+        go([p], optimizer, STEPS)
+        go([q], resumed, STEPS)
+        part = layout.held(q.detach(), resumed._buckets.layout_of(q))
+        slots = [layout.local(resumed.state[q][name]) for name in ("exp_avg", "exp_avg_sq", "weight_master")]
+        found.append((whole(p), whole(q), all(slot.stride() == part.stride() for slot in slots)))
+    return found
+
+
+def test_whole_state_takes_the_order_of_its_parts_in_memory() -> None:
+    """Kernels pair elements by their place in memory; contiguous state loads into channels_last weights, and back."""
+    for way in ("zero", "fsdp"):
+        for result in on_ranks(resumed_in_another_order, 2, way):
+            for expected, found, together in result:
+                assert together, way
+                torch.testing.assert_close(found, expected, rtol=2**-7, atol=1e-6)

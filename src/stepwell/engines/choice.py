@@ -52,8 +52,9 @@ def engine_for(
 ) -> Engine:
     """The engine for a parameter like `weight` under `rule`, stored by these codecs (as plain tensors by default).
 
-    `layout` says how the parameter lies on many ranks, if it does: `weight` is then the part that this rank holds.
-    Raises ValueError where the engine asked for cannot.
+    `layout` says how the parameter lies on many ranks, if it does: `weight` is then a part, and where ranks share
+    new weights the same one on all: they send one message for what runs together. Raises ValueError
+    where the engine asked for cannot.
     """
     if layout is not None and rule.acts_on != "elements":
         across = _SHARING if rule.acts_on == "matrices" else _REDUCING

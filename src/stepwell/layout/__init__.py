@@ -7,7 +7,16 @@ are put together, each on one rank, and given back in parts.
 """
 
 from stepwell.layout.agreeing import counts_over, ranks_of
-from stepwell.layout.parts import Layout, held, layout_of, local, refuse_flattened, same_layout
+from stepwell.layout.parts import (
+    Layout,
+    held,
+    largest_held,
+    layout_of,
+    local,
+    refuse_elsewhere,
+    refuse_flattened,
+    same_layout,
+)
 from stepwell.layout.slots import check_cut, check_stored, shared_state, slot_layout, state_mesh
 from stepwell.layout.stored import portable, settle_parts
 from stepwell.layout.sums import add_over_ranks, sum_over_ranks
@@ -20,11 +29,13 @@ __all__ = [
     "check_stored",
     "counts_over",
     "held",
+    "largest_held",
     "layout_of",
     "local",
     "make_whole",
     "portable",
     "ranks_of",
+    "refuse_elsewhere",
     "refuse_flattened",
     "same_layout",
     "settle_parts",

@@ -100,12 +100,14 @@ class Layout:
         found: Tensor = there.redistribute(self.mesh, self.placements).to_local()
         return found
 
-    def view(self, whole: Tensor) -> Tensor:
-        """The part of a whole tensor that is this rank's to update, in the tensor's memory. Only dimension 0 is cut."""
+    def view(self, whole: Tensor, rank: int | None = None) -> Tensor:
+        """The part of a whole tensor that is this rank's to update, or another's, in the tensor's memory. Only
+        dimension 0 is cut."""
         if not self.cuts:
             return whole
         (index, _), *_ = self.cuts
-        start, length = piece(self.shape[0], self.mesh.size(index), self.mesh.get_local_rank(index))
+        rank = self.mesh.get_local_rank(index) if rank is None else rank
+        start, length = piece(self.shape[0], self.mesh.size(index), rank)
         return whole.narrow(0, start, length)
 
     def whole(self, part: Tensor) -> Tensor:
@@ -186,6 +188,14 @@ def held(tensor: Tensor, layout: Layout | None) -> Tensor:
     return local(tensor)
 
 
+def largest_held(tensor: Tensor, layout: Layout | None) -> Tensor:
+    """What stands for the parts of all ranks where these have to choose alike: of a tensor that every rank has whole,
+    the first rank's share, the largest. Where it has no gaps in memory no other has. Of others, as `held` has it."""
+    if layout is None or _is_distributed(tensor):
+        return held(tensor, layout)
+    return layout.view(tensor, rank=0)
+
+
 def same_layout(value: Tensor, layout: Layout | None) -> Tensor:
     """The tensor of these numbers, whole or cut otherwise, in this layout; None asks for a plain one."""
     if layout_of(value) == layout:
@@ -208,4 +218,16 @@ def refuse_flattened(parameter: Tensor, name: str, where: str) -> None:
         raise TypeError(
             f"parameter {name} is a flattened shard of FullyShardedDataParallel, in which no rule can see a tensor's "
             f"rows, columns or norm{where}; shard the model with torch.distributed.fsdp.fully_shard instead"
+        )
+
+
+def refuse_elsewhere(parameter: Tensor, layout: Layout, name: str, where: str) -> None:
+    """Raise ValueError for a parameter that lies on another device than its ranks talk on: torch would bring slots
+    there, away from their weights. One on "meta" lies nowhere yet."""
+    device, talking = local(parameter).device.type, layout.device.type
+    if device not in (talking, "meta"):
+        raise ValueError(
+            f"parameter {name} lies on {device!r}, and its ranks talk on {talking!r}, where torch would put its "
+            f"state{where}; put the two on one device: fully_shard without CPUOffloadPolicy, or shard_state with a "
+            f"mesh of device type {device!r}"
         )

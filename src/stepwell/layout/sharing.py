@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,19 +101,21 @@ class Sharing:
             before = turn
         if before is not None:
             before.finish()
-        self._agree(batch, [index for index in members if owner_of[index] == group.rank()])
+        self._agree(batch, owner_of)
 
-    def _agree(self, batch: Batch, mine: Sequence[int]) -> None:
-        """Tell the other ranks the scalar slots, which only the owner of a parameter has worked out."""
+    def _agree(self, batch: Batch, owner_of: Mapping[int, int]) -> None:
+        """Tell the other ranks the scalar slots of these members, which only their owners have worked out."""
         if batch.scalar_slots:
             layout = batch.layouts[0]
-            shape = (len(batch.states), len(batch.scalar_slots))
+            group = layout.groups[0]
+            shape = (len(owner_of), len(batch.scalar_slots))
             numbers = torch.zeros(shape, dtype=torch.float64, device=layout.device)
-            for index in mine:
-                row = [float(batch.states[index][slot]) for slot in batch.scalar_slots]
-                numbers[index] = torch.tensor(row, dtype=torch.float64)
-            torch.distributed.all_reduce(numbers, group=layout.groups[0])
-            for index, row in enumerate(numbers.tolist()):
+            for place, (index, owner) in enumerate(owner_of.items()):
+                if owner == group.rank():
+                    row = [float(batch.states[index][slot]) for slot in batch.scalar_slots]
+                    numbers[place] = torch.tensor(row, dtype=torch.float64)
+            torch.distributed.all_reduce(numbers, group=group)
+            for index, row in zip(owner_of, numbers.tolist(), strict=True):
                 batch.keep([index], dict(zip(batch.scalar_slots, row, strict=True)))
 
     def _repeated(self, batch: Batch, members: Sequence[int], function: str) -> None:
