@@ -238,3 +238,20 @@ def test_an_earlier_report_is_replaced_whole(here, stepwell):
     assert code == 0
     assert written(here / "o") == ["notes.txt", "report.html", "results.json"]
     assert (here / "o" / "report.html").read_text().endswith("</html>\n")
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_names_are_shown_as_they_are(here, stepwell, more):
+    (here / "named.py").write_text(
+        "from dataclasses import replace\n"
+        "import tiny\n"
+        "def task(seed):\n"
+        "    return replace(tiny.fit(seed), name='sweep [/2] :boom:')\n"
+    )
+    PRESETS["adamw"].save(here / "a[red]&<b>.toml")
+    code, *shown = stepwell("compare", "--task", "named:task", "--recipes", "lion,a[red]&<b>.toml", *more)
+    assert code == 0
+    lines = shown["--json" in more].splitlines()
+    assert any(line.startswith("stepwell compare  sweep [/2] :boom:: ") for line in lines)
+    # Its progress, and its line of the table.
+    assert sum(line.lstrip().startswith("a[red]&<b>  ") for line in lines) > 1

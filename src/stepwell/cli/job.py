@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from stepwell.cli.arguments import write_whole
 from stepwell.cli.board import Board
@@ -114,7 +115,7 @@ class Job:
         return self.compare(found)
 
     def _announce(self, what: str) -> None:
-        self.console.print(f"\n[bold]stepwell compare[/bold]  {self.task.name}: {what}\n", highlight=False)
+        self.console.print(announcement(self.task.name, what))
 
     def _board(self, columns: tuple[str, ...], total: int) -> Board:
         titles = {each.name: each.title for each in self.contestants}
@@ -140,6 +141,10 @@ class Job:
         if self.as_json:
             sys.stdout.write(comparison.to_json())
         return INTERRUPTED if comparison.interrupted else DONE
+
+
+def announcement(task: str, what: str) -> Text:
+    return Text.assemble("\n", ("stepwell compare", "bold"), f"  {task}: {what}\n")
 
 
 def best_settings(found: Sweep, contestant: Contestant) -> dict[str, Any]:
