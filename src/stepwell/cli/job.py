@@ -77,6 +77,8 @@ class Job:
 
     def search(self, task: Task, tries: int) -> int:
         """Searches every recipe's settings on `task`, writes them, and goes on to compare at the best."""
+        for each in self.contestants:
+            each.searched()  # known now, and not when the others have been searched
         self._announce(f"a sweep of {tries} tries for each recipe, {self.steps:,} steps each")
         with self._board(("try", "loss", "best", "time left"), tries * self.steps) as board:
 
