@@ -81,6 +81,24 @@ def test_a_sweep_of_recipes_in_files(here, stepwell):
     assert [run.settings for run in found.runs] == [sweep.best(name).settings for name in ("a", "finetune")]
 
 
+def test_a_sweep_of_a_recipe_without_a_rate(here, stepwell):
+    arguments = ("compare", "--task", "tiny:fit", "--recipes", "adamw,a.toml", "--sweep", "--tries", "2", "--out", "o")
+    PRESETS["adamw"].set(lr=0.0, weight_decay=0.0).save(here / "a.toml")
+    code, out, err = stepwell(*arguments)
+    assert (code, out) == (2, "")
+    assert err == (
+        "stepwell: recipe 'a' has no range to search: no rate or decay above 0 in its first route; give it one, or "
+        "compare it as it is written\n"
+    )
+    assert not (here / "o").exists()
+    PRESETS["adamw"].set(lr=0.0, weight_decay=0.1).save(here / "a.toml")
+    code, _, err = stepwell(*arguments)
+    assert (code, err) == (0, "")
+    assert written(here / "o") == ["report.html", "results.json", "sweep.json"]
+    sweep = Sweep.from_json((here / "o" / "sweep.json").read_text())
+    assert [sorted(one.settings) for one in sweep.tries["a"]] == [["weight_decay"]] * 2
+
+
 def test_recipes_none_of_which_was_tuned(here, stepwell):
     code, out, _ = stepwell("compare", "--task", "tiny:fit", "--recipes", "finetune,gpt", "--out", "o")
     assert code == 0
@@ -238,3 +256,20 @@ def test_an_earlier_report_is_replaced_whole(here, stepwell):
     assert code == 0
     assert written(here / "o") == ["notes.txt", "report.html", "results.json"]
     assert (here / "o" / "report.html").read_text().endswith("</html>\n")
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_names_are_shown_as_they_are(here, stepwell, more):
+    (here / "named.py").write_text(
+        "from dataclasses import replace\n"
+        "import tiny\n"
+        "def task(seed):\n"
+        "    return replace(tiny.fit(seed), name='sweep [/2] :boom:')\n"
+    )
+    PRESETS["adamw"].save(here / "a[red]&<b>.toml")
+    code, *shown = stepwell("compare", "--task", "named:task", "--recipes", "lion,a[red]&<b>.toml", *more)
+    assert code == 0
+    lines = shown["--json" in more].splitlines()
+    assert any(line.startswith("stepwell compare  sweep [/2] :boom:: ") for line in lines)
+    # Its progress, and its line of the table.
+    assert sum(line.lstrip().startswith("a[red]&<b>  ") for line in lines) > 1

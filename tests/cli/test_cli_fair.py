@@ -5,6 +5,7 @@ import json
 import pytest
 
 from stepwell.compare import fair
+from stepwell.recipes import PRESETS
 
 MORE = """
 from dataclasses import replace
@@ -53,6 +54,10 @@ def ends(seed):
         return task.batch(step)
 
     return replace(task, batch=batch)
+
+
+def bracketed(seed):
+    return replace(tiny.fit(seed), name="sweep [/2] :boom:")
 """
 
 
@@ -119,6 +124,10 @@ def ends(seed):
         return task.batch(step)
 
     return replace(task, batch=batch)
+
+
+def bracketed(seed):
+    return replace(tiny.fit(seed), name="sweep [/2] :boom:")
 """
     )
     code, _, err = stepwell("compare", "--task", "short:ends", "--recipes", "adamw", "--fair", "2", "--out", "o")
@@ -244,6 +253,17 @@ class TestDivergence:
                 told = "the longer run is left out: task 'more:ends': its data ended at step 10"
                 assert f"recipe '{recipe}': {told}\n" in out
         assert out.count("was there") == 14
+
+
+def test_names_are_shown_as_they_are(here, stepwell):
+    (here / "more.py").write_text(MORE)
+    PRESETS["lion"].save(here / "a[red]&<b>.toml")
+    arguments = ("--task", "more:bracketed", "--recipes", "adamw,a[red]&<b>.toml")
+    code, out, err = stepwell("compare", *arguments, "--fair", "1")
+    assert (code, err) == (0, "")
+    assert "stepwell compare  sweep [/2] :boom:: a fair test\n" in out
+    assert "  a[red]&<b>  try-00  " in out
+    assert "\na[red]&<b>  " in out.split("half the")[1]  # the table
 
 
 def test_more_tries_of_a_sweep_are_not_taken(here, stepwell):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from stepwell.compare.contestants import CONTESTANTS, Axis, Contestant, choose
+from stepwell.compare.contestants import CONTESTANTS, Axis, Contestant, ContestantError, choose
 from stepwell.compare.sweep import committed_sweep
 from stepwell.recipes import PRESETS
 
@@ -63,6 +63,14 @@ def test_a_sweep_looks_around_a_recipes_own_values():
     assert (decay.low * decay.high, decay.high / decay.low) == pytest.approx((0.01**2, 100))
     (plain,) = choose(["llrd"])  # no decay
     assert [axis.name for axis in plain.space] == ["lr"]
+
+
+def test_a_rate_or_decay_of_nothing_is_not_searched():
+    still = PRESETS["adamw"].set(lr=0.0, weight_decay=0.1)
+    assert [axis.name for axis in Contestant.of(still, "still").searched()] == ["weight_decay"]
+    none = Contestant.of(still.set(weight_decay=0.0), "none")
+    with pytest.raises(ContestantError, match=r"^recipe 'none' has no range to search: no rate or decay above 0"):
+        none.searched()
 
 
 def test_in_a_sweep_the_routes_of_a_recipe_keep_their_ratio():

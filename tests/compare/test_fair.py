@@ -56,10 +56,6 @@ class TestDrawing:
         rates = [rate for rate, _ in drawn(AXES, 17, seed=0)[1:]]
         assert 6 <= sum(rate < 1e-3 for rate in rates) <= 10
 
-    def test_a_recipe_with_nothing_to_search_is_told(self):
-        with pytest.raises(ContestantError, match="no range to search"):
-            drawn((), 3, seed=0)
-
     def test_without_optuna_one_line_says_what_to_install(self, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "optuna", None)
         with pytest.raises(ContestantError, match="pip install 'stepwell"):
@@ -190,6 +186,11 @@ class TestProtocol:
         ):
             FairTest(task_of, PROTOCOL, Runs(tmp_path)).run(rates)
         assert Runs(tmp_path).of("sgd")["try-00"].diverged_at == 0
+
+    def test_a_recipe_with_nothing_to_search_is_told(self, task_of, rates, tmp_path):
+        test = FairTest(task_of, PROTOCOL, Runs(tmp_path))
+        with pytest.raises(ContestantError, match=r"^recipe 'sgd' has no range to search"):
+            test.run(dataclasses.replace(rates, space=()))
 
 
 class TestOutcomes:

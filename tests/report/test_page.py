@@ -134,6 +134,17 @@ def test_without_a_sweep(outline):
     assert "sweep" not in outline(sweep={}).ids
 
 
+def test_a_recipe_whose_rate_was_not_searched_has_no_chart_of_its_tries(make_comparison):
+    comparison = make_comparison(2)
+    assert "has no chart" not in render(comparison)
+    comparison.sweep["tries"]["lion"] = [{"settings": {"weight_decay": 0.1}, "loss": 2.5}]
+    page = render(comparison)
+    sweep = page[page.index('id="sweep"') :]
+    assert sweep.count("<figcaption>") == 1
+    assert "A recipe whose learning rate is 0 keeps it, and has no chart." in sweep
+    assert Outline(page).tables["Settings of each recipe"][2][2:] == ["1", "0", "2.500"]
+
+
 def test_the_protocol(make_comparison):
     lines = " ".join(protocol(make_comparison()))
     assert "same weights and sees the same batches" in lines

@@ -140,17 +140,15 @@ def compare(
             return INTERRUPTED
 
     loaded = load_task(task, drawn)
-    from rich.console import Console
-
     from stepwell.cli.job import Job
+    from stepwell.cli.summary import console
     from stepwell.compare.unfinished import Unfinished
 
     unfinished = Unfinished(Path(out) / "unfinished", resume=resume)
-    console = Console(stderr=as_json)
     try:
         with output_directory(Path(out)) as directory:
             job = Job(
-                console=console,
+                console=console(stderr=as_json),
                 contestants=chosen,
                 task=loaded,
                 steps=length or loaded.steps,

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from stepwell.cli.arguments import write_whole
-from stepwell.cli.job import DONE
+from stepwell.cli.job import DONE, announcement
 from stepwell.cli.summary import console as terminal
 from stepwell.cli.summary import fair_table
 from stepwell.compare.checking import check
@@ -36,7 +36,7 @@ def run_fairly(task_of: TaskOf, contestants: Sequence[Contestant], protocol: Pro
     """
     console = terminal()
     task = task_of(protocol.seed)
-    console.print(f"\n[bold]stepwell compare[/bold]  {task.name}: a fair test", highlight=False)
+    console.print(announcement(task.name, "a fair test"), end="")
     runs = Runs(out / "fair")
     kept = FairTest(task_of, protocol, runs).kept(contestants)
     for warning in check(task_of, contestants[0], protocol, kept):
@@ -101,5 +101,5 @@ def _conclude(console: Console, task: str, contestants: Sequence[Contestant], te
 
 
 def _say(console: Console, problem: str) -> None:
-    """What is amiss and does not stop the test. It is the user's text, which may hold brackets."""
-    console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    """What is amiss and does not stop the test."""
+    console.print(problem, style="yellow", highlight=False, soft_wrap=True)

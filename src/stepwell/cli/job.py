@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from stepwell.cli.arguments import write_whole
 from stepwell.cli.board import Board
@@ -76,6 +77,8 @@ class Job:
 
     def search(self, task: Task, tries: int) -> int:
         """Searches every recipe's settings on `task`, writes them, and goes on to compare at the best."""
+        for each in self.contestants:
+            each.searched()  # known now, and not when the others have been searched
         self._announce(f"a sweep of {tries} tries for each recipe, {self.steps:,} steps each")
         with self._board(("try", "loss", "best", "time left"), tries * self.steps) as board:
 
@@ -114,7 +117,7 @@ class Job:
         return self.compare(found)
 
     def _announce(self, what: str) -> None:
-        self.console.print(f"\n[bold]stepwell compare[/bold]  {self.task.name}: {what}\n", highlight=False)
+        self.console.print(announcement(self.task.name, what))
 
     def _board(self, columns: tuple[str, ...], total: int) -> Board:
         titles = {each.name: each.title for each in self.contestants}
@@ -140,6 +143,10 @@ class Job:
         if self.as_json:
             sys.stdout.write(comparison.to_json())
         return INTERRUPTED if comparison.interrupted else DONE
+
+
+def announcement(task: str, what: str) -> Text:
+    return Text.assemble("\n", ("stepwell compare", "bold"), f"  {task}: {what}\n")
 
 
 def best_settings(found: Sweep, contestant: Contestant) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from stepwell.report import numbers
 from stepwell.tabular import WIDTH
 
 
-def console() -> Console:
-    """The terminal; where there is none, as wide as a page of text."""
-    found = Console()
-    return found if found.is_terminal else Console(width=WIDTH)
+def console(*, stderr: bool = False) -> Console:
+    """The terminal; where there is none, as wide as a page of text. It shows a text as it stands: names are the user's,
+    and may hold brackets and colons."""
+    width = None if Console(stderr=stderr).is_terminal else WIDTH
+    return Console(stderr=stderr, width=width, markup=False, emoji=False)
 
 
 def show_plan(plan: Plan, where: Console) -> None:

@@ -98,6 +98,19 @@ class Contestant:
         own = self.recipe.rule_of(self.recipe.routes[0]).values()
         return self.recipe.scaled(**{name: value / own[name] for name, value in settings.items()})
 
+    def searched(self) -> tuple[Axis, ...]:
+        """`space`, for a search.
+
+        Raises:
+            ContestantError: it is empty.
+        """
+        if not self.space:
+            raise ContestantError(
+                f"recipe {self.name!r} has no range to search: no rate or decay above 0 in its first route; give it "
+                "one, or compare it as it is written"
+            )
+        return self.space
+
     def settings(self, values: Sequence[float]) -> dict[str, Any]:
         """The settings at one point of `space`; three significant digits, so that they read well."""
         found: dict[str, Any] = {}

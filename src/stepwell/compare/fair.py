@@ -117,10 +117,11 @@ class FairTest:
         Raises:
             TaskError: the task's own code fails.
             KeptError: what is kept is another test's, or nothing can be kept.
-            ContestantError: the recipe cannot train the model, diverged in all of its tries, or a run was left out.
+            ContestantError: the recipe has nothing to search, cannot train the model, diverged in all of its tries, or
+                a run was left out.
         """
         stages = self.protocol.stages()
-        points = drawn(contestant.space, self.protocol.tries, self.protocol.seed)
+        points = drawn(contestant.searched(), self.protocol.tries, self.protocol.seed)
         problems: list[str] = []
         tries = []
         for stage, point in zip(stages, points, strict=False):  # the tries come first

@@ -102,6 +102,9 @@ def sweep(
         watch: called after each step of each try, with the sweep so far and the try that runs.
         done: the tries of such a sweep that was interrupted, which are not made again.
         keep: called after each try with the sweep so far.
+
+    Raises:
+        ContestantError: a recipe has nothing to search, or cannot train the model.
     """
     date = datetime.now(UTC).date().isoformat()
     found = Sweep(task=task.name, steps=steps, seed=seed, tries_each=tries, date=date, versions=versions())
@@ -135,7 +138,7 @@ def search(
     loss_at: Callable[[Contestant, dict[str, Any]], float | None],
 ) -> None:
     """One recipe's tries, added to `found` one by one: the first half wide, the second around the best."""
-    box = [(math.log(axis.low), math.log(axis.high)) for axis in contestant.space]
+    box = [(math.log(axis.low), math.log(axis.high)) for axis in contestant.searched()]
     best_loss, best_point = math.inf, [(low + high) / 2 for low, high in box]
     wide = -(-tries // 2)
     for count in (wide, tries - wide):

@@ -165,7 +165,11 @@ def _sweep(comparison: Comparison) -> Markup:
     tries = {run.recipe: sweep["tries"].get(run.recipe, []) for run in comparison.runs} or sweep["tries"]
     titles = {run.recipe: run.title for run in comparison.runs}
     finite = {
-        name: [(float(one["settings"]["lr"]), float(one["loss"])) for one in found if one["loss"] is not None]
+        name: [
+            (float(one["settings"]["lr"]), float(one["loss"]))
+            for one in found
+            if one["loss"] is not None and "lr" in one["settings"]
+        ]
         for name, found in tries.items()
     }
     losses = sorted(loss for points in finite.values() for _, loss in points)
@@ -189,6 +193,8 @@ def _sweep(comparison: Comparison) -> Markup:
         "hyper-parameters were searched at the same time, so tries at one rate differ. Losses above the axis stand at "
         "its top."
     )
+    if any("lr" not in one["settings"] for found in tries.values() for one in found):
+        lead += " A recipe whose learning rate is 0 keeps it, and has no chart."
     return section("sweep", "The sweep", lead, tag("div", *figures, class_="small"), tables.settings(comparison))
 
 
