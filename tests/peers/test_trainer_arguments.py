@@ -75,6 +75,35 @@ def test_of_two_warm_ups_the_steps_go_first(caplog: pytest.LogCaptureFixture) ->
     assert "warmup_steps=7 goes before warmup_ratio=0.1" in caplog.text
 
 
+@pytest.mark.parametrize("default", [0.0, None])
+def test_transformers_sees_its_own_default_of_a_warm_up_that_is_a_share(default: float | None) -> None:
+    # transformers 4.57 compares the number with 0; 5.0 writes any that is not None over warmup_steps; later there is no
+    # such field.
+    import transformers
+
+    from stepwell.integrations.huggingface import TrainingArgumentsMixin
+
+    seen = []
+
+    @dataclasses.dataclass
+    class Older(transformers.TrainingArguments):  # type: ignore[misc]
+        warmup_ratio: float | None = default
+
+        def __post_init__(self) -> None:
+            seen.append(self.warmup_ratio)
+            super().__post_init__()
+
+    @dataclasses.dataclass
+    class Arguments(TrainingArgumentsMixin, Older):
+        pass
+
+    assert Arguments("out", **QUIET).get_warmup_steps(100) == 0
+    assert Arguments("out", **QUIET, warmup_ratio=0.1).get_warmup_steps(100) == 10
+    assert Arguments("out", **QUIET, warmup_ratio=0.1, warmup_steps=7).get_warmup_steps(100) == 7
+    assert seen == [default] * 3
+    assert dataclasses.replace(Arguments("out", **QUIET, warmup_ratio=0.1)).warmup_ratio == 0.1
+
+
 def test_names_that_transformers_serves(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "stepwell"):
         for _ in range(2):

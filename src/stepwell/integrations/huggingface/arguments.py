@@ -100,11 +100,15 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
         schedule = self.lr_scheduler_type = name_of(self.lr_scheduler_type)
         if schedule == OF_RECIPE and (choice.recipe is None or not _has_schedule(choice.recipe)):
             raise ValueError(f"lr_scheduler_type='recipe' needs a recipe with a schedule, got optim={self.optim!r}")
-        # transformers turns both into members of its enumerations, which do not have ours.
-        ours = {"optim": choice.recipe is not None, "lr_scheduler_type": not is_theirs(schedule)}
+        # transformers turns both names into members of its enumerations, which do not have ours. A warmup_ratio must
+        # be a number to its version 4, overrides warmup_steps in 5.0, and is unknown later: it sees its own default.
+        stand_ins: dict[str, Any] = {**_STAND_INS, "warmup_ratio": getattr(super(), "warmup_ratio", None)}
+        if self.warmup_ratio is None:
+            self.warmup_ratio = stand_ins["warmup_ratio"]
+        ours = {"optim": choice.recipe is not None, "lr_scheduler_type": not is_theirs(schedule), "warmup_ratio": True}
         kept = {name: getattr(self, name) for name, own in ours.items() if own}
         for name in kept:
-            setattr(self, name, _STAND_INS[name])
+            setattr(self, name, stand_ins[name])
         super().__post_init__()
         for name, value in kept.items():
             setattr(self, name, value)
