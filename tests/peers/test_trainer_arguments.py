@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from peers.small_trainer import QUIET, Sentences, classifier
+from stepwell.integrations.huggingface.choosing import choose
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # it warns of much that is not ours
 
@@ -24,6 +25,7 @@ def arguments(**given: Any) -> Any:
     ("optim", "expected"),
     [
         ("adamw_torch", (5e-5, 0.0, 0.9, 0.999, 1e-8, 1.0, "linear")),  # transformers' own defaults
+        ("ademamix", (5e-5, 0.0, 0.9, 0.999, 1e-8, 1.0, "linear")),
         ("sgd", (5e-5, 0.0, 0.0, 0.999, 1e-8, 1.0, "linear")),  # but for the momentum
         ("cautious(Lion)", (1e-4, 0.0, 0.9, 0.99, 1e-8, 1.0, "linear")),  # the paper's
         ("Prodigy", (1.0, 0.0, 0.9, 0.999, 1e-8, 1.0, "linear")),
@@ -102,6 +104,13 @@ def test_transformers_sees_its_own_default_of_a_warm_up_that_is_a_share(default:
     assert Arguments("out", **QUIET, warmup_ratio=0.1, warmup_steps=7).get_warmup_steps(100) == 7
     assert seen == [default] * 3
     assert dataclasses.replace(Arguments("out", **QUIET, warmup_ratio=0.1)).warmup_ratio == 0.1
+
+
+def test_no_name_of_transformers_is_a_rule_or_a_recipe() -> None:
+    from transformers.training_args import OptimizerNames
+
+    names = [each.value for each in OptimizerNames]
+    assert {choose(name, "stepwell", names).origin for name in names} == {"transformers"}
 
 
 def test_names_that_transformers_serves(caplog: pytest.LogCaptureFixture) -> None:
