@@ -361,6 +361,9 @@ class FromNormal(rules.Rule):
         ((rules.sam(rules.SGD(), 0.05),), ValueError, "needs the gradients at a second point"),
         (("AdamW",), TypeError, r"rule must be a stepwell.Rule such as stepwell.rules.AdamW\(\), got 'AdamW'"),
         ((rules.AdamW(), schedules.Cosine()), ValueError, "horizon"),
+        ((rules.AdamW(), -1.0), ValueError, r"^learning_rate must be at least 0, got -1.0$"),
+        ((rules.AdamW(), math.nan), ValueError, r"^learning_rate must be at least 0, got nan$"),
+        ((rules.AdamW(), "fast"), TypeError, r"^learning_rate must be a number at least 0, got 'fast' of type str$"),
     ],
 )
 def test_what_is_refused(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:

@@ -16,7 +16,7 @@ from stepwell.integrations.course import Course
 from stepwell.integrations.keras.numbers import KerasNumber
 from stepwell.integrations.keras.schedules import LearningRate, number_dtype
 from stepwell.integrations.views import Outputs, View, check_outputs
-from stepwell.rules.hyper import is_switch
+from stepwell.rules.hyper import NonNegative, is_switch, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Names, Rule, Slot, hyper_parameters, namespace
 from stepwell.rules.wrappers import SAM
@@ -38,8 +38,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     Args:
         rule: the rule; it may be one of your own, or inside a wrapper.
-        learning_rate: a number, a Keras schedule, or a stepwell schedule, which multiplies the rule's rate; by default
-            the rule's rate.
+        learning_rate: a number at least 0, a Keras schedule, or a stepwell schedule, which multiplies the rule's rate;
+            by default the rule's rate.
         horizon: total optimizer steps, at least 1, for stepwell schedules that have no horizon of their own.
         schedules: stepwell schedules of other hyper-parameters, by name; an element of a tuple goes by its index
             (`{"betas[0]": Linear(end=0.9)}`).
@@ -81,7 +81,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if isinstance(rate, Schedule):
             rate = LearningRate(rate, rule.lr, horizon)
         name = name or re.sub(r"\W+", "_", type(rule).__name__).strip("_")
-        super().__init__(rate if callable(rate) else float(rate), name=name, **kwargs)
+        if not callable(rate):
+            rate = float(validated("learning_rate", rate, NonNegative))
+        super().__init__(rate, name=name, **kwargs)
         self.rule = rule
         self.outputs = outputs
         self.horizon = horizon
