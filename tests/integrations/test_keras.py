@@ -239,6 +239,48 @@ def test_what_is_decayed(patterns: dict[str, list[str]], decayed: tuple[bool, bo
     assert again.get_config() == optimizer.get_config()
 
 
+@pytest.mark.parametrize(
+    ("listed", "patterns", "factors"),
+    [
+        ([0], ["bias"], [1.0, 1.0, 0.75, 1.0]),
+        ([], ["^b"], [0.75, 1.0, 0.75, 1.0]),
+        ([3], None, [0.75, 0.75, 0.75, 1.0]),
+    ],
+)
+def test_what_is_not_decayed_is_saved(
+    listed: list[int], patterns: list[str] | None, factors: list[float], tmp_path: Path
+) -> None:
+    # A gradient of 0 leaves SGD nothing but the decay: each variable is multiplied by 1 − 0.5·0.5.
+    import keras
+
+    from stepwell.integrations import keras as ours
+
+    dense = [keras.layers.Dense(2, bias_initializer="ones") for _ in range(2)]
+    model = keras.Sequential([keras.layers.Input((2,)), *dense])  # its name is in the paths, and not in those loaded
+    optimizer = ours.Optimizer(rules.SGD(lr=0.5, weight_decay=0.5))
+    optimizer.exclude_from_weight_decay([model.trainable_variables[place] for place in listed], patterns)
+    if listed:
+        with pytest.raises(ValueError, match=r"call optimizer.build\(model.trainable_variables\) first, or name them"):
+            optimizer.get_config()
+    model.compile(optimizer=optimizer, loss="mse")
+    optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "once.keras")
+    keras.saving.load_model(tmp_path / "once.keras").save(tmp_path / "twice.keras")
+    for one in (model, keras.saving.load_model(tmp_path / "twice.keras")):
+        before = [to_torch(variable) for variable in one.trainable_variables]
+        apply(one.optimizer, one.trainable_variables, [np.zeros(v.shape) for v in one.trainable_variables])
+        after = [to_torch(variable) for variable in one.trainable_variables]
+        assert [float((a / b).mean()) for a, b in zip(after, before, strict=True)] == pytest.approx(factors)
+
+
+def test_a_config_without_what_is_not_decayed_is_read() -> None:
+    from stepwell.integrations import keras as ours
+
+    config = ours.Optimizer(rules.SGD()).get_config()
+    assert config.pop("exclude_from_weight_decay") == {"var_list": [], "var_names": []}
+    assert ours.Optimizer.from_config(config).rule == rules.SGD()
+
+
 def test_rate_that_falls_with_time_and_its_old_names() -> None:
     from stepwell.integrations.keras import AdamWeightDecay
 
