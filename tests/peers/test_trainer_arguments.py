@@ -106,6 +106,23 @@ def test_transformers_sees_its_own_default_of_a_warm_up_that_is_a_share(default:
     assert dataclasses.replace(Arguments("out", **QUIET, warmup_ratio=0.1)).warmup_ratio == 0.1
 
 
+def test_an_optimizer_and_a_schedule_are_set_afterwards() -> None:
+    made = arguments(optim="llama", num_train_epochs=5)
+    assert made.set_lr_scheduler("WSD(decay=0.2)", max_steps=50, warmup_ratio=0.1) is made
+    assert made.set_optimizer(name="lion", weight_decay=0.2, args="betas=(0.8, 0.9)") is made
+    given = {"max_steps": 50, "warmup_ratio": 0.1, "weight_decay": 0.2, "optim_args": "betas=(0.8, 0.9)"}
+    assert made.to_dict() == arguments(optim="lion", lr_scheduler_type="WSD(decay=0.2)", **given).to_dict()
+    assert made.recipe().defaults["betas"] == (0.8, 0.9)
+    assert made.get_warmup_steps(50) == 5
+    assert made.set_optimizer("adamw_torch", beta1=0.8).learning_rate == 5e-5  # transformers' default
+    before = made.to_dict()
+    for mistake in (lambda: made.set_optimizer("lyon"), lambda: made.set_lr_scheduler("cosin")):
+        with pytest.raises(ValueError, match=r"^unknown .*; did you mean "):
+            mistake()
+    assert made.to_dict() == before
+    assert made.set_optimizer("muon").set_lr_scheduler().lr_scheduler_type == "recipe"
+
+
 def test_no_name_of_transformers_is_a_rule_or_a_recipe() -> None:
     from transformers.training_args import OptimizerNames
 
