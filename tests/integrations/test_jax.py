@@ -116,8 +116,10 @@ def test_a_live_value_is_set_between_steps_and_compiles_nothing() -> None:
 def test_unknown_hyper_parameters_and_what_is_no_schedule() -> None:
     from stepwell.integrations.optax import transformation
 
-    with pytest.raises(TypeError, match=r"Lion has a number 'learning_rate'; there are lr, betas\[0\]"):
+    with pytest.raises(TypeError, match=r"^Lion does not have a number 'learning_rate'; there are lr, betas\[0\]"):
         transformation(Lion(), learning_rate=Constant())
+    with pytest.raises(TypeError, match=r"^Lion does not have a number 'lrr'; .*; did you mean 'lr'\?$"):
+        transformation(Lion(), live=["lrr"])
     with pytest.raises(TypeError, match=r"betas is not one number: schedule betas\[0\] or betas\[1\]"):
         transformation(Lion(), live=["betas"])
     with pytest.raises(TypeError, match="lr must be a schedule"):

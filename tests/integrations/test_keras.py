@@ -239,6 +239,48 @@ def test_what_is_decayed(patterns: dict[str, list[str]], decayed: tuple[bool, bo
     assert again.get_config() == optimizer.get_config()
 
 
+@pytest.mark.parametrize(
+    ("listed", "patterns", "factors"),
+    [
+        ([0], ["bias"], [1.0, 1.0, 0.75, 1.0]),
+        ([], ["^b"], [0.75, 1.0, 0.75, 1.0]),
+        ([3], None, [0.75, 0.75, 0.75, 1.0]),
+    ],
+)
+def test_what_is_not_decayed_is_saved(
+    listed: list[int], patterns: list[str] | None, factors: list[float], tmp_path: Path
+) -> None:
+    # A gradient of 0 leaves SGD nothing but the decay: each variable is multiplied by 1 − 0.5·0.5.
+    import keras
+
+    from stepwell.integrations import keras as ours
+
+    dense = [keras.layers.Dense(2, bias_initializer="ones") for _ in range(2)]
+    model = keras.Sequential([keras.layers.Input((2,)), *dense])  # its name is in the paths, and not in those loaded
+    optimizer = ours.Optimizer(rules.SGD(lr=0.5, weight_decay=0.5))
+    optimizer.exclude_from_weight_decay([model.trainable_variables[place] for place in listed], patterns)
+    if listed:
+        with pytest.raises(ValueError, match=r"call optimizer.build\(model.trainable_variables\) first, or name them"):
+            optimizer.get_config()
+    model.compile(optimizer=optimizer, loss="mse")
+    optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "once.keras")
+    keras.saving.load_model(tmp_path / "once.keras").save(tmp_path / "twice.keras")
+    for one in (model, keras.saving.load_model(tmp_path / "twice.keras")):
+        before = [to_torch(variable) for variable in one.trainable_variables]
+        apply(one.optimizer, one.trainable_variables, [np.zeros(v.shape) for v in one.trainable_variables])
+        after = [to_torch(variable) for variable in one.trainable_variables]
+        assert [float((a / b).mean()) for a, b in zip(after, before, strict=True)] == pytest.approx(factors)
+
+
+def test_a_config_without_what_is_not_decayed_is_read() -> None:
+    from stepwell.integrations import keras as ours
+
+    config = ours.Optimizer(rules.SGD()).get_config()
+    assert config.pop("exclude_from_weight_decay") == {"var_list": [], "var_names": []}
+    assert ours.Optimizer.from_config(config).rule == rules.SGD()
+
+
 def test_rate_that_falls_with_time_and_its_old_names() -> None:
     from stepwell.integrations.keras import AdamWeightDecay
 
@@ -361,6 +403,9 @@ class FromNormal(rules.Rule):
         ((rules.sam(rules.SGD(), 0.05),), ValueError, "needs the gradients at a second point"),
         (("AdamW",), TypeError, r"rule must be a stepwell.Rule such as stepwell.rules.AdamW\(\), got 'AdamW'"),
         ((rules.AdamW(), schedules.Cosine()), ValueError, "horizon"),
+        ((rules.AdamW(), -1.0), ValueError, r"^learning_rate must be at least 0, got -1.0$"),
+        ((rules.AdamW(), math.nan), ValueError, r"^learning_rate must be at least 0, got nan$"),
+        ((rules.AdamW(), "fast"), TypeError, r"^learning_rate must be a number at least 0, got 'fast' of type str$"),
     ],
 )
 def test_what_is_refused(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
@@ -376,7 +421,7 @@ def test_options_that_are_refused() -> None:
     rule = rules.AdamW()
     with pytest.raises(ValueError, match=r"write AdamW\(weight_decay=0.1\)"):
         ours.Optimizer(rule, weight_decay=0.1)
-    with pytest.raises(TypeError, match=r"AdamW has a number 'weight_dekay'.*did you mean 'weight_decay'"):
+    with pytest.raises(TypeError, match=r"^AdamW does not have a number 'weight_dekay'.*did you mean 'weight_decay'"):
         ours.Optimizer(rule, schedules={"weight_dekay": schedules.Linear(horizon=3)})
     for name, value in (("state_dtype", "8bit"), ("master", "kahan")):
         with pytest.raises(ValueError, match=f"^{name} is for torch alone: in Keras slots have the dtype of their var"):

@@ -18,7 +18,7 @@ from stepwell.recipes import PRESETS
 from stepwell.schedules import Constant, Cosine, OneCycle
 from stepwell.schedules.schedule import schedule_names
 
-THEIRS = [*TWINS, "ademamix", "lomo"]
+THEIRS = [*TWINS, "lomo"]
 
 
 def test_it_can_be_imported_without_transformers() -> None:
@@ -62,7 +62,7 @@ def test_whose_a_name_is(tmp_path: Path) -> None:
     assert choose(str(tmp_path / "mine.toml"), "stepwell", THEIRS).recipe == mine
     for preset in set(PRESETS) - set(TWINS):
         assert choose(preset, "stepwell", THEIRS).recipe == PRESETS[preset]
-    for rule in ("Tiger", "cautious(AdamW)", "ademamix"):
+    for rule in ("Tiger", "cautious(AdamW)", "AdEMAMix"):
         chosen = choose(rule, "stepwell", THEIRS)
         assert chosen.origin == "rule"
         assert chosen.recipe is not None

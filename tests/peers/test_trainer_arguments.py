@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from peers.small_trainer import QUIET, Sentences, classifier
+from stepwell.integrations.huggingface.choosing import choose
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # it warns of much that is not ours
 
@@ -24,6 +25,7 @@ def arguments(**given: Any) -> Any:
     ("optim", "expected"),
     [
         ("adamw_torch", (5e-5, 0.0, 0.9, 0.999, 1e-8, 1.0, "linear")),  # transformers' own defaults
+        ("ademamix", (5e-5, 0.0, 0.9, 0.999, 1e-8, 1.0, "linear")),
         ("sgd", (5e-5, 0.0, 0.0, 0.999, 1e-8, 1.0, "linear")),  # but for the momentum
         ("cautious(Lion)", (1e-4, 0.0, 0.9, 0.99, 1e-8, 1.0, "linear")),  # the paper's
         ("Prodigy", (1.0, 0.0, 0.9, 0.999, 1e-8, 1.0, "linear")),
@@ -73,6 +75,59 @@ def test_warm_up() -> None:
 def test_of_two_warm_ups_the_steps_go_first(caplog: pytest.LogCaptureFixture) -> None:
     assert arguments(warmup_steps=7, warmup_ratio=0.1).get_warmup_steps(100) == 7
     assert "warmup_steps=7 goes before warmup_ratio=0.1" in caplog.text
+
+
+@pytest.mark.parametrize("default", [0.0, None])
+def test_transformers_sees_its_own_default_of_a_warm_up_that_is_a_share(default: float | None) -> None:
+    # transformers 4.57 compares the number with 0; 5.0 writes any that is not None over warmup_steps; later there is no
+    # such field.
+    import transformers
+
+    from stepwell.integrations.huggingface import TrainingArgumentsMixin
+
+    seen = []
+
+    @dataclasses.dataclass
+    class Older(transformers.TrainingArguments):  # type: ignore[misc]
+        warmup_ratio: float | None = default
+
+        def __post_init__(self) -> None:
+            seen.append(self.warmup_ratio)
+            super().__post_init__()
+
+    @dataclasses.dataclass
+    class Arguments(TrainingArgumentsMixin, Older):
+        pass
+
+    assert Arguments("out", **QUIET).get_warmup_steps(100) == 0
+    assert Arguments("out", **QUIET, warmup_ratio=0.1).get_warmup_steps(100) == 10
+    assert Arguments("out", **QUIET, warmup_ratio=0.1, warmup_steps=7).get_warmup_steps(100) == 7
+    assert seen == [default] * 3
+    assert dataclasses.replace(Arguments("out", **QUIET, warmup_ratio=0.1)).warmup_ratio == 0.1
+
+
+def test_an_optimizer_and_a_schedule_are_set_afterwards() -> None:
+    made = arguments(optim="llama", num_train_epochs=5)
+    assert made.set_lr_scheduler("WSD(decay=0.2)", max_steps=50, warmup_ratio=0.1) is made
+    assert made.set_optimizer(name="lion", weight_decay=0.2, args="betas=(0.8, 0.9)") is made
+    given = {"max_steps": 50, "warmup_ratio": 0.1, "weight_decay": 0.2, "optim_args": "betas=(0.8, 0.9)"}
+    assert made.to_dict() == arguments(optim="lion", lr_scheduler_type="WSD(decay=0.2)", **given).to_dict()
+    assert made.recipe().defaults["betas"] == (0.8, 0.9)
+    assert made.get_warmup_steps(50) == 5
+    assert made.set_optimizer("adamw_torch", beta1=0.8).learning_rate == 5e-5  # transformers' default
+    before = made.to_dict()
+    for mistake in (lambda: made.set_optimizer("lyon"), lambda: made.set_lr_scheduler("cosin")):
+        with pytest.raises(ValueError, match=r"^unknown .*; did you mean "):
+            mistake()
+    assert made.to_dict() == before
+    assert made.set_optimizer("muon").set_lr_scheduler().lr_scheduler_type == "recipe"
+
+
+def test_no_name_of_transformers_is_a_rule_or_a_recipe() -> None:
+    from transformers.training_args import OptimizerNames
+
+    names = [each.value for each in OptimizerNames]
+    assert {choose(name, "stepwell", names).origin for name in names} == {"transformers"}
 
 
 def test_names_that_transformers_serves(caplog: pytest.LogCaptureFixture) -> None:

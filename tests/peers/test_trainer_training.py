@@ -39,6 +39,7 @@ def test_the_weights_of_transformers_own_adamw_after_fifty_steps(tmp_path: Path)
     ("optim", "given"),
     [
         ("adamw_torch", {"adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-6}),
+        ("ademamix", {"adam_beta1": 0.8}),
         ("sgd", {"optim_args": "momentum=0.9, nesterov=true", "learning_rate": 0.1}),
         ("adagrad", {"optim_args": "lr_decay=0.1"}),
         ("rmsprop", {"optim_args": "momentum=0.5, alpha=0.9, centered=true"}),

@@ -46,7 +46,7 @@ class Course:
         ]
 
     def _entry(self, rule: Rule, name: str) -> Entry:
-        return find_entry(name, [self._values], where=f"{type(rule).__name__} has")
+        return find_entry(name, [self._values], where=f"{type(rule).__name__} does not have")
 
     @property
     def live(self) -> dict[str, float]:

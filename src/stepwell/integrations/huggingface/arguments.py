@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, cast, get_args
 
@@ -100,11 +100,15 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
         schedule = self.lr_scheduler_type = name_of(self.lr_scheduler_type)
         if schedule == OF_RECIPE and (choice.recipe is None or not _has_schedule(choice.recipe)):
             raise ValueError(f"lr_scheduler_type='recipe' needs a recipe with a schedule, got optim={self.optim!r}")
-        # transformers turns both into members of its enumerations, which do not have ours.
-        ours = {"optim": choice.recipe is not None, "lr_scheduler_type": not is_theirs(schedule)}
+        # transformers turns both names into members of its enumerations, which do not have ours. A warmup_ratio must
+        # be a number to its version 4, overrides warmup_steps in 5.0, and is unknown later: it sees its own default.
+        stand_ins: dict[str, Any] = {**_STAND_INS, "warmup_ratio": getattr(super(), "warmup_ratio", None)}
+        if self.warmup_ratio is None:
+            self.warmup_ratio = stand_ins["warmup_ratio"]
+        ours = {"optim": choice.recipe is not None, "lr_scheduler_type": not is_theirs(schedule), "warmup_ratio": True}
         kept = {name: getattr(self, name) for name, own in ours.items() if own}
         for name in kept:
-            setattr(self, name, _STAND_INS[name])
+            setattr(self, name, stand_ins[name])
         super().__post_init__()
         for name, value in kept.items():
             setattr(self, name, value)
@@ -196,6 +200,65 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
             return name
         found = named_schedule(name, self.lr_scheduler_kwargs)
         return found if isinstance(found, Schedule) else name
+
+    def set_optimizer(
+        self,
+        name: str | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        beta1: float | None = None,
+        beta2: float | None = None,
+        epsilon: float | None = None,
+        args: dict[str, Any] | str | None = None,
+    ) -> Any:
+        """Set all that speaks of the optimizer, and return these arguments.
+
+        What is None is again what it is where it is not given; `args` are `optim_args`. The schedule, `max_grad_norm`
+        and `layer_decay` stay as they are: `set_lr_scheduler("recipe")` takes a recipe's own schedule.
+
+        Raises as the arguments themselves do, and leaves them as they were.
+        """
+        return self._set(
+            optim=name,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            adam_beta1=beta1,
+            adam_beta2=beta2,
+            adam_epsilon=epsilon,
+            optim_args=args,
+        )
+
+    def set_lr_scheduler(
+        self,
+        name: str | None = None,
+        num_epochs: float = 3.0,
+        max_steps: int = -1,
+        *,
+        warmup_steps: float = 0,
+        warmup_ratio: float | None = None,
+    ) -> Any:
+        """Set all that speaks of the schedule and of the length of the training, and return these arguments.
+
+        Args:
+            name: as `lr_scheduler_type`; None is the optimizer's own, or else transformers' default.
+            num_epochs: epochs of the training; the last may be a part of one.
+            max_steps: steps of the training, which go before the epochs; -1 leaves it to them.
+            warmup_steps: steps of warm-up, at least 0.
+            warmup_ratio: the share of all steps that is warm-up, from 0 to 1; `warmup_steps` above 0 goes before it.
+
+        Raises as the arguments themselves do, and leaves them as they were.
+        """
+        return self._set(
+            lr_scheduler_type=name,
+            num_train_epochs=num_epochs,
+            max_steps=max_steps,
+            warmup_steps=warmup_steps,
+            warmup_ratio=warmup_ratio,
+        )
+
+    def _set(self, **values: Any) -> Any:
+        self.__dict__.update(replace(self, **values).__dict__)
+        return self
 
     @property
     def rule_warms_up(self) -> bool:

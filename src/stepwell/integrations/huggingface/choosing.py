@@ -45,6 +45,7 @@ TWINS: Mapping[str, Twin] = {
     "adafactor": Twin(
         TransformersAdafactor.__name__, (), (("lr", 1e-3), ("scale_parameter", False), ("relative_step", False))
     ),
+    "ademamix": Twin("AdEMAMix", _ADAM, (("alpha", 5.0),)),
     "sgd": Twin("SGD"),
     "adagrad": Twin("Adagrad"),
     "rmsprop": Twin("RMSprop"),

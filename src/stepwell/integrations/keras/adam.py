@@ -83,6 +83,8 @@ class AdamWeightDecay(Optimizer):
     Raises TypeError or ValueError for a value of the wrong type or out of its range.
     """
 
+    exclude_from_weight_decay: Any  # the patterns, as in 4.34; a method of other Keras optimizers
+
     def __init__(
         self,
         learning_rate: float | Callable[..., Any] = 0.001,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from stepwell.integrations.course import Course
 from stepwell.integrations.keras.numbers import KerasNumber
 from stepwell.integrations.keras.schedules import LearningRate, number_dtype
 from stepwell.integrations.views import Outputs, View, check_outputs
-from stepwell.rules.hyper import is_switch
+from stepwell.rules.hyper import NonNegative, is_switch, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Names, Rule, Slot, hyper_parameters, namespace
 from stepwell.rules.wrappers import SAM
@@ -38,8 +38,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     Args:
         rule: the rule; it may be one of your own, or inside a wrapper.
-        learning_rate: a number, a Keras schedule, or a stepwell schedule, which multiplies the rule's rate; by default
-            the rule's rate.
+        learning_rate: a number at least 0, a Keras schedule, or a stepwell schedule, which multiplies the rule's rate;
+            by default the rule's rate.
         horizon: total optimizer steps, at least 1, for stepwell schedules that have no horizon of their own.
         schedules: stepwell schedules of other hyper-parameters, by name; an element of a tuple goes by its index
             (`{"betas[0]": Linear(end=0.9)}`).
@@ -81,15 +81,54 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if isinstance(rate, Schedule):
             rate = LearningRate(rate, rule.lr, horizon)
         name = name or re.sub(r"\W+", "_", type(rule).__name__).strip("_")
-        super().__init__(rate if callable(rate) else float(rate), name=name, **kwargs)
+        if not callable(rate):
+            rate = float(validated("learning_rate", rate, NonNegative))
+        super().__init__(rate, name=name, **kwargs)
         self.rule = rule
         self.outputs = outputs
         self.horizon = horizon
         self.schedules = {name: as_schedule(name, given) for name, given in (schedules or {}).items()}
         self._course = course
+        self.exclude_from_weight_decay()
         self._views: list[View] = []
         self._slots: dict[str, list[Any]] = {}
         self._numbers: dict[str, Any] = {}
+
+    # Which variables are decayed.
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
+    ) -> None:
+        """Spare variables from weight decay: those listed, and those in whose names a pattern is found.
+
+        A later call takes the place of an earlier one. What is spared is saved with the optimizer: the listed variables
+        go by their places among the trainable ones, for the paths of a loaded model may be others.
+
+        Args:
+            var_list: variables, or their places among the trainable ones, from 0; by default none.
+            var_names: regular expressions; by default none.
+
+        Raises ValueError once the optimizer is built.
+        """
+        listed, names = list(var_list or ()), list(var_names or ())
+        super().exclude_from_weight_decay([one for one in listed if not isinstance(one, int)], names)
+        self._spared_places = [one for one in listed if isinstance(one, int)]
+        self._spared_names = names
+
+    def _use_weight_decay(self, variable: Any) -> bool:
+        place = self._get_variable_index(variable)
+        return place not in self._spared_places and bool(super()._use_weight_decay(variable))
+
+    def _spared(self) -> dict[str, Any]:
+        """What `exclude_from_weight_decay` has been told, without the variables themselves."""
+        listed = self._exclude_from_weight_decay
+        if listed and not self.built:
+            raise ValueError(
+                "the variables that exclude_from_weight_decay(var_list=...) lists can be saved once the optimizer is "
+                "built: call optimizer.build(model.trainable_variables) first, or name them by var_names"
+            )
+        places = [place for place, one in enumerate(self._trainable_variables) if self._var_key(one) in listed]
+        return {"var_list": sorted({*self._spared_places, *places}), "var_names": list(self._spared_names)}
 
     # Slots.
 
@@ -256,7 +295,10 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     # Configuration.
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` makes an equal one of. The class of a rule of your own goes by its name."""
+        """What `from_config` makes an equal one of. The class of a rule of your own goes by its name.
+
+        Raises ValueError where variables are listed that are not decayed, and the optimizer is not built yet.
+        """
         config = super().get_config()
         del config["weight_decay"]
         return {
@@ -265,17 +307,21 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             "horizon": self.horizon,
             "schedules": {name: to_dict(schedule) for name, schedule in self.schedules.items()},
             "outputs": self.outputs,
+            "exclude_from_weight_decay": self._spared(),
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Optimizer:
         """The optimizer that `get_config` described. Raises ValueError for a rule that is not known."""
+        config = dict(config)
+        spared = config.pop("exclude_from_weight_decay", {})  # an older config has none
         values = dict(config["rule"])
         made = {
             "rule": rule_class(values.pop("kind"))(**values),
             "schedules": {name: from_dict(data) for name, data in config["schedules"].items()},
         }
         optimizer: Optimizer = super().from_config({**config, **made}, custom_objects)
+        optimizer.exclude_from_weight_decay(**spared)
         return optimizer
 
 
