@@ -6,7 +6,7 @@ import inspect
 from typing import Any, ClassVar, get_type_hints
 
 from stepwell.engines.choice import ENGINES
-from stepwell.naming import nearest
+from stepwell.naming import meant
 from stepwell.optimizer import Optimizer
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
@@ -39,7 +39,8 @@ class Named(Optimizer):
         for name in kwargs:
             if name not in hyper_parameters(self.rule_type) and name not in _OPTIONS:
                 known = [*hyper_parameters(self.rule_type), *_OPTIONS]
-                hint = f"; write engine={name!r}" if name in ENGINES else nearest(name, known)
+                asked = name in ENGINES and kwargs[name] is True
+                hint = f"; write engine={name!r}" if asked else meant(name, known)
                 raise TypeError(f"unknown hyper-parameter {name!r} for {self.rule_type.__name__}{hint}")
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         super().__init__(params, self.rule_type(**given, **kwargs), **options)

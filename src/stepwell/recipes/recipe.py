@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from stepwell.codecs import CHOICES, MasterKind, StateDtype, Storage
 from stepwell.engines.choice import EngineName, check_engine
-from stepwell.naming import nearest
+from stepwell.naming import meant, nearest
 from stepwell.optimizer import OnNonfinite
 from stepwell.recipes.fields import as_schedules, as_selector, as_table, as_text, check_scheduled
 from stepwell.recipes.frozen import Frozen
@@ -129,7 +129,7 @@ class Recipe(Frozen):
         for place, given in (("defaults", self.defaults), ("schedules", self.schedules)):
             for name in given:
                 if entry_called(name).name not in known:
-                    found.found.append(f"{place}: {rules} {NOT_KNOWN} {name!r}{nearest(name, known)}")
+                    found.found.append(f"{place}: {rules} {NOT_KNOWN} {name!r}{meant(name, known)}")
         right: dict[type[Rule], dict[str, Any]] = {}
         wrong: dict[str, list[type[Rule]]] = {}
         for kind in kinds:
@@ -213,7 +213,7 @@ class Recipe(Frozen):
             else:
                 rules = " and ".join(dict.fromkeys(route.rule for route in self.routes))
                 known = [*names, *addresses] if len(self.routes) > 1 else names
-                raise TypeError(f"unknown hyper-parameter {name!r} for {rules}{nearest(name, known)}")
+                raise TypeError(f"unknown hyper-parameter {name!r} for {rules}{meant(name, known)}")
         found = Mistakes()
         routes = []
         for route in self.routes:
