@@ -206,3 +206,11 @@ def test_a_numba_that_cannot_be_imported(tmp_path: Path) -> None:
         "a kernel has to be compiled, and Numba cannot be imported (Numba needs NumPy 2.3 or less); install one that "
         "fits this Python and this NumPy, or take engine='foreach'"
     )
+
+
+def test_a_numba_that_is_told_to_compile_nothing_after_its_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    with pytest.raises(RuntimeError, match="Numba's DISABLE_JIT is set; leave it unset, or take engine='foreach'"):
+        kernels._compile(tmp_path / "kernel.py")
