@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
 import os
 import subprocess
 import sys
@@ -43,18 +46,40 @@ stepwell.AdamW(model.parameters(), 1e-3, (0.9, 0.95), 1e-8, 0.1, False, "coupled
 rate(in_groups)  # type: ignore[arg-type]
 """
 
+RECIPES = """
+from stepwell import Recipe, Route, rules, schedules, select
+
+routes = (Route(rule=rules.Lion(lr=1e-4), select=select.role("embedding")), Route(rule="AdamW", select="ndim(2)"))
+recipe = Recipe(routes=[*routes, Route(rule=rules.SGD)], schedules={"lr": "WSD(warmup=0.1)"}, undecayed="ndim(1)")
+mixed = Recipe(routes=routes[1], schedules={"lr": schedules.Cosine(), "weight_decay": "Linear(end=0.5)"})
+whole: schedules.Schedule = recipe.schedules["lr"].resolve(100)
+first: Route = recipe.routes[0]
+taken: select.Selector = first.select
+Recipe(routes=routes, schedules={"lr": 0.1})  # type: ignore[dict-item]
+Recipe(routes=routes, schedule={"lr": "WSD(warmup=0.1)"})  # type: ignore[call-arg]
+Route(rule=rules.AdamW, selects="ndim(2)")  # type: ignore[call-arg]
+"""
+
 
 def complaints(code: str, folder: Path) -> list[str]:
     """What mypy --strict says of the code, whatever it thinks of packages that the code imports."""
     (folder / "training.py").write_text(code, encoding="utf-8")
     (folder / "mypy.ini").write_text("[mypy]\nstrict = true\nfollow_imports = silent\n", encoding="utf-8")
     environment = {**os.environ, "MYPYPATH": str(Path(stepwell.__file__).parent.parent)}
-    command = [sys.executable, "-m", "mypy", "--cache-dir", str(folder / "cache"), "training.py"]
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(folder.parent / "mypy"), "training.py"]
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert not ran.stderr
     return ran.stdout.splitlines()
 
 
 @pytest.mark.slow
-def test_a_user_of_the_optimizers_is_told_of_mistakes_alone(tmp_path: Path) -> None:
-    assert complaints(OPTIMIZERS, tmp_path) == ["Success: no issues found in 1 source file"]
+@pytest.mark.parametrize("code", [OPTIMIZERS, RECIPES], ids=["optimizers", "recipes"])
+def test_a_user_is_told_of_mistakes_alone(code: str, tmp_path: Path) -> None:
+    assert complaints(code, tmp_path) == ["Success: no issues found in 1 source file"]
+
+
+@pytest.mark.parametrize("kind", [stepwell.Recipe, stepwell.Route])
+def test_a_type_checker_knows_every_field(kind: type) -> None:
+    written = [node for node in ast.walk(ast.parse(inspect.getsource(kind))) if isinstance(node, ast.FunctionDef)]
+    (takes,) = [[each.arg for each in node.args.kwonlyargs] for node in written if node.name == "__init__"]
+    assert takes == [field.name for field in dataclasses.fields(kind)]
