@@ -1,4 +1,4 @@
-"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|ranks|table|gallery|scale`, and
+"""`python -m bench step|memory|start|schedule|plan|checkpoint|storage|ranks|table|gallery|scale|stub`, and
 `quality|large|evidence`, from the repository's root."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import checkpoint, gallery, memory, plan, presets, ranks, scale, schedule, start, step, storage, table
+from bench import checkpoint, gallery, memory, plan, presets, ranks, scale, schedule, start, step, storage, stub, table
 from bench.contenders import PEERS
 from bench.machine import this_machine
 from bench.quality import command as quality_command
@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if given.what == "scale":
         print(scale.write())
+        return
+    if given.what == "stub":
+        print(stub.write())
         return
     try:
         subjects = _chosen("rule", given.rules, SUBJECTS)
@@ -156,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="what",
         required=True,
-        metavar="{step,memory,start,schedule,plan,checkpoint,storage,ranks,quality,large,table,gallery,evidence,scale}",
+        metavar="{step,memory,start,schedule,plan,checkpoint,storage,ranks,quality,large,table,gallery,evidence,scale,stub}",
     )
     for what, about in (
         ("step", "time of one step, ours and each installed peer's, in turn in one process"),
@@ -192,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         "gallery", help="write docs/optimizers.md from the rules and bench/results; draw docs/paths.svg"
     )
     commands.add_parser("scale", help="write the tables of docs/scale.md from plans of large models")
+    commands.add_parser("stub", help="write src/stepwell/facades.pyi from the signatures of the optimizers")
     return parser
 
 

@@ -45,11 +45,11 @@ from stepwell.facades import (
     StableAdamW,
     Tiger,
     Yogi,
-    optimizer_class,
 )
 from stepwell.horizon import horizon
 from stepwell.in_backward import step_in_backward
 from stepwell.offloading import offload
+from stepwell.one_rule import optimizer_class
 from stepwell.optimizer import Optimizer
 from stepwell.planning import Plan, plan
 from stepwell.plateau import Greedy, ReduceOnPlateau

@@ -1,141 +1,51 @@
 """Optimizers under torch's names: `stepwell.AdamW(params, lr=…)` is `Optimizer(params, rules.AdamW(lr=…))`.
 
-Their signatures are derived from the fields of the rule.
+What types they take is written in `facades.pyi`, for those who read code without running it; `python -m bench stub`
+makes it from the same signatures.
 """
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, ClassVar, get_type_hints
-
 from stepwell import rules
-from stepwell.engines.choice import ENGINES
-from stepwell.naming import nearest
-from stepwell.optimizer import Optimizer
-from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, hyper_parameters
+from stepwell.one_rule import class_of
 
-_OPTIONS = ("engine", "clip_norm", "on_nonfinite", "state_dtype", "master", "rounding_seed", "shard_state")
-# Come last and by name only: fields of every rule, as torch has `maximize`, and what torch's rule of the name has not.
-_BY_NAME = ("decay", "maximize", "correct_bias", "average", "conv1d", "split", "split_dim", "polar_express")
-# In the place of parameters: None is a value that somebody may have passed.
-_NOT_GIVEN = object()
-
-
-class _Named(Optimizer):
-    """An optimizer whose rule is known."""
-
-    rule_type: ClassVar[type[Rule]]
-
-    def __init__(self, params: Any = _NOT_GIVEN, *args: Any, **kwargs: Any) -> None:
-        if params is _NOT_GIVEN:
-            name = type(self).__name__
-            raise TypeError(f"{name} needs parameters to train: write {name}(model.parameters(), ...)")
-        positional = [name for name in hyper_parameters(self.rule_type) if name not in _BY_NAME]
-        if len(args) > len(positional):
-            raise TypeError(
-                f"{type(self).__name__} takes at most {len(positional)} hyper-parameters by position, got {len(args)}"
-            )
-        given = dict(zip(positional, args, strict=False))
-        for name in given:
-            if name in kwargs:
-                raise TypeError(f"{type(self).__name__} got {name!r} twice: by position and by name")
-        for name in kwargs:
-            if name not in hyper_parameters(self.rule_type) and name not in _OPTIONS:
-                known = [*hyper_parameters(self.rule_type), *_OPTIONS]
-                hint = f"; write engine={name!r}" if name in ENGINES else nearest(name, known)
-                raise TypeError(f"unknown hyper-parameter {name!r} for {self.rule_type.__name__}{hint}")
-        options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
-        super().__init__(params, self.rule_type(**given, **kwargs), **options)
-
-
-def optimizer_class(name: str) -> type[Optimizer]:
-    """The class of the optimizers of that name: `optimizer_class("lion")` is `stepwell.Lion`.
-
-    Args:
-        name: as `stepwell.list_optimizers` gives it; case, dashes and underscores do not matter. The name of a rule of
-            your own or of another package, and one like "cautious(AdamW)", gives a class that is made for it.
-
-    Raises:
-        ValueError: for a name that is not known, with the nearest one, and for a rule of another package that cannot be
-            loaded.
-    """
-    return _class_of(rule_class(name))
-
-
-def _class_of(rule: type[Rule]) -> type[Optimizer]:
-    """The class of optimizers of one rule, with the signature and the documentation of that rule; always the same."""
-    if rule not in _MADE:
-        content = {
-            "rule_type": rule,
-            "__signature__": _signature(rule),
-            "__doc__": _doc(rule),
-            "__module__": "stepwell",
-        }
-        _MADE[rule] = type(rule.__name__, (_Named,), content)
-    return _MADE[rule]
-
-
-_MADE: dict[type[Rule], type[Optimizer]] = {}
-
-
-def _signature(rule: type[Rule]) -> inspect.Signature:
-    defaults, hints = rule().values(), get_type_hints(rule)
-    fields = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY if name in _BY_NAME else inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=defaults[name],
-            annotation=hints[name],
-        )
-        for name in sorted(defaults, key=lambda name: name in _BY_NAME)
-    ]
-    known = inspect.signature(Optimizer.__init__, eval_str=True).parameters
-    params = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return inspect.Signature([params, *fields, *(known[name] for name in _OPTIONS)])
-
-
-def _doc(rule: type[Rule]) -> str:
-    return f"{inspect.cleandoc(rule.__doc__ or '')}\n\nThe other arguments, and what it is: `stepwell.Optimizer`."
-
-
-SGD = _class_of(rules.SGD)
-Adagrad = _class_of(rules.Adagrad)
-RMSprop = _class_of(rules.RMSprop)
-Adadelta = _class_of(rules.Adadelta)
-Adam = _class_of(rules.Adam)
-AdamW = _class_of(rules.AdamW)
-NAdam = _class_of(rules.NAdam)
-RAdam = _class_of(rules.RAdam)
-Adamax = _class_of(rules.Adamax)
-ASGD = _class_of(rules.ASGD)
-Rprop = _class_of(rules.Rprop)
-SignSGD = _class_of(rules.SignSGD)
-LARS = _class_of(rules.LARS)
-LAMB = _class_of(rules.LAMB)
-Yogi = _class_of(rules.Yogi)
-AdaBelief = _class_of(rules.AdaBelief)
-Adan = _class_of(rules.Adan)
-ADOPT = _class_of(rules.ADOPT)
-AdEMAMix = _class_of(rules.AdEMAMix)
-StableAdamW = _class_of(rules.StableAdamW)
-Tiger = _class_of(rules.Tiger)
-MARS = _class_of(rules.MARS)
-Lion = _class_of(rules.Lion)
-Muon = _class_of(rules.Muon)
-ScheduleFreeSGD = _class_of(rules.ScheduleFreeSGD)
-ScheduleFreeAdamW = _class_of(rules.ScheduleFreeAdamW)
-ScheduleFreeRAdam = _class_of(rules.ScheduleFreeRAdam)
-NorMuon = _class_of(rules.NorMuon)
-AdaMuon = _class_of(rules.AdaMuon)
-Scion = _class_of(rules.Scion)
-Dion = _class_of(rules.Dion)
-SOAP = _class_of(rules.SOAP)
-Shampoo = _class_of(rules.Shampoo)
-Kron = _class_of(rules.Kron)
-Adafactor = _class_of(rules.Adafactor)
-CAME = _class_of(rules.CAME)
-AdamMini = _class_of(rules.AdamMini)
-NovoGrad = _class_of(rules.NovoGrad)
-Prodigy = _class_of(rules.Prodigy)
-DAdaptAdam = _class_of(rules.DAdaptAdam)
+SGD = class_of(rules.SGD)
+Adagrad = class_of(rules.Adagrad)
+RMSprop = class_of(rules.RMSprop)
+Adadelta = class_of(rules.Adadelta)
+Adam = class_of(rules.Adam)
+AdamW = class_of(rules.AdamW)
+NAdam = class_of(rules.NAdam)
+RAdam = class_of(rules.RAdam)
+Adamax = class_of(rules.Adamax)
+ASGD = class_of(rules.ASGD)
+Rprop = class_of(rules.Rprop)
+SignSGD = class_of(rules.SignSGD)
+LARS = class_of(rules.LARS)
+LAMB = class_of(rules.LAMB)
+Yogi = class_of(rules.Yogi)
+AdaBelief = class_of(rules.AdaBelief)
+Adan = class_of(rules.Adan)
+ADOPT = class_of(rules.ADOPT)
+AdEMAMix = class_of(rules.AdEMAMix)
+StableAdamW = class_of(rules.StableAdamW)
+Tiger = class_of(rules.Tiger)
+MARS = class_of(rules.MARS)
+Lion = class_of(rules.Lion)
+Muon = class_of(rules.Muon)
+ScheduleFreeSGD = class_of(rules.ScheduleFreeSGD)
+ScheduleFreeAdamW = class_of(rules.ScheduleFreeAdamW)
+ScheduleFreeRAdam = class_of(rules.ScheduleFreeRAdam)
+NorMuon = class_of(rules.NorMuon)
+AdaMuon = class_of(rules.AdaMuon)
+Scion = class_of(rules.Scion)
+Dion = class_of(rules.Dion)
+SOAP = class_of(rules.SOAP)
+Shampoo = class_of(rules.Shampoo)
+Kron = class_of(rules.Kron)
+Adafactor = class_of(rules.Adafactor)
+CAME = class_of(rules.CAME)
+AdamMini = class_of(rules.AdamMini)
+NovoGrad = class_of(rules.NovoGrad)
+Prodigy = class_of(rules.Prodigy)
+DAdaptAdam = class_of(rules.DAdaptAdam)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stepwell.codecs import AS_IT_IS, CHOICES, Codec, Storage, codecs_for
 from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
-from stepwell.naming import nearest
+from stepwell.naming import meant
 from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
@@ -51,7 +51,7 @@ def new_group(given: Any, default: Rule, stored: Mapping[str, Any], number: int)
     for key in group:
         of_schedulers = key.startswith("initial_") and key.removeprefix("initial_").partition("[")[0] in known
         if key not in known and key not in ("params", "rule", *STORAGE, *NOTES) and not of_schedulers:
-            hint = nearest(key, [*known, "rule", *STORAGE, *NOTES])
+            hint = meant(key, [*known, "rule", *STORAGE, *NOTES])
             raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{hint}{where}")
     for name, value in base.values().items():
         group[name] = validated(name, group.get(name, value), known[name], where)

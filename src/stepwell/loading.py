@@ -14,20 +14,19 @@ from stepwell.averaging import fingerprint
 from stepwell.codecs import WEIGHTS, Storage, codecs_for, names_beside, slot_codec
 from stepwell.engines.batch import State
 from stepwell.layout import layout_of, local
+from stepwell.naming import ENGINE_FLAGS, TORCHS_NAMES
 from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, Shape, Slot, hyper_parameters
 
 # Rules of torch's whose kind of decay is a flag of theirs.
 TORCH_HAS_A_FLAG = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
-# How torch's optimizers run, not what they work out: that is chosen where the training runs, never by a file.
-ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 # What a loaded group has as it was before, or gets otherwise.
 _STAYS = frozenset({"params", "param_names", "rule", "fingerprint", "state_dtype", "master"})
 
 # torch's names for a rule's hyper-parameters, where they are not ours.
-_TORCHS_NAMES = {"Adafactor": {"beta2_decay": "decay_rate", "d": "clip_threshold"}}
+_TORCHS_NAMES = {"Adafactor": TORCHS_NAMES}
 
 Loaded = tuple[defaultdict[Tensor, State], list[dict[str, Any]]]
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+
+# How torch's optimizers run, not what they work out: that is chosen where the training runs, never by a file.
+ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
+# torch's names for hyper-parameters that have others here: those of its Adafactor.
+TORCHS_NAMES = {"beta2_decay": "decay_rate", "d": "clip_threshold"}
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
@@ -17,3 +22,19 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     matches = difflib.get_close_matches(str(name).casefold(), by_folded, n=most, cutoff=0.6)
     *others, last = [repr(by_folded[match]) for match in matches] or [""]
     return f"; did you mean {' or '.join(filter(None, (', '.join(others), last)))}?" if last else ""
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """The same for a hyper-parameter, of which torch may have another word: then the clause says what to write here.
+
+    >>> meant("beta2_decay", ["lr", "decay_rate"])
+    "; write 'decay_rate', as it is called here"
+    """
+    if name == "decoupled_weight_decay" and "decay" in known:
+        return "; write decay='decoupled' for True, decay='coupled' for False"
+    if TORCHS_NAMES.get(name) in known:
+        return f"; write {TORCHS_NAMES[name]!r}, as it is called here"
+    if name in ENGINE_FLAGS:
+        differs = "no gradient passes through a step" if name == "differentiable" else "the engine suits the tensors"
+        return f"; leave it out: {differs}"
+    return nearest(name, known)

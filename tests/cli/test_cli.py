@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -46,6 +47,15 @@ def test_a_wrong_use_is_one_line(stepwell, arguments, message):
     assert (code, out) == (2, "")
     assert err.lower().startswith(f"stepwell: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("plot", "Cosine(warmup=0.1)", "--horizon", "100"), ("advise",)])
+def test_a_stream_that_has_no_bytes_for_a_sign_gets_a_question_mark(arguments):
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "stepwell", *arguments]
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "?" in done.stdout.decode("cp1252")
 
 
 def test_importing_the_package_imports_no_terminal():

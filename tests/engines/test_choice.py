@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,23 @@ def test_a_cpu_without_numba(package: str, reason: str) -> None:
     assert f"on cpu: it cannot be loaded ({reason}" in refused
     (said,) = ran.stderr.splitlines()
     assert said.startswith("the foreach engine runs torch.float32 parameters on cpu, not the fused one: it cannot be")
+
+
+def test_a_numba_that_is_told_to_compile_nothing() -> None:
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", WITHOUT_NUMBA, "nothing"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    weights, refused = ran.stdout.splitlines()
+    assert weights == "[0.0, 0.0, 0.0]"
+    assert refused.endswith(" on cpu: it cannot be loaded (NUMBA_DISABLE_JIT is set); use engine='auto'")
+    (said,) = ran.stderr.splitlines()
+    assert said.endswith("not the fused one: it cannot be loaded (NUMBA_DISABLE_JIT is set)")
+
+
+@pytest.mark.parametrize("given", ["0", "", "no"])
+def test_a_numba_that_is_told_nothing_of_the_kind(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", given)  # Numba goes by a number, and takes anything else for 0
+    assert engine_for("auto", AdamW(), torch.ones(3)).name == "fused"
 
 
 def test_rules_of_matrices_have_an_engine_of_their_own() -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from stepwell.checkpoint.differences import Difference
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import class_name
-from stepwell.loading import ENGINE_FLAGS
+from stepwell.naming import ENGINE_FLAGS
 from stepwell.optimizer import Optimizer as StepwellOptimizer
 
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from stepwell.codecs import CHOICES, MasterKind, StateDtype, Storage
 from stepwell.engines.choice import EngineName, check_engine
-from stepwell.naming import nearest
+from stepwell.naming import meant, nearest
 from stepwell.optimizer import OnNonfinite
 from stepwell.recipes.fields import as_schedules, as_selector, as_table, as_text, check_scheduled
 from stepwell.recipes.frozen import Frozen
@@ -37,11 +37,12 @@ class Recipe(Frozen):
     counterparts read it. `stepwell.plan(model, recipe, horizon=…)` lays it over a model.
 
     Args:
-        routes: the first whose selector takes a parameter has it.
+        routes: one, or some in an order: the first whose selector takes a parameter has it.
         defaults: hyper-parameters of all rules that have them; a route's own win.
         schedules: schedule by hyper-parameter (`lr`, `weight_decay`, `betas[0]`), as the text that it prints as or as a
             schedule; of all routes whose rule has it.
-        undecayed: which parameters have a weight decay of 0, whatever their route says.
+        undecayed: which parameters have a weight decay of 0, whatever their route says: a `Selector`, or the text that
+            one prints as.
         layer_decay: multiplies the learning rate once for each block between a parameter and the head (layer-wise rate
             decay, Howard & Ruder 2018, arXiv:1801.06146, sec. 3.1; Clark et al. 2020, arXiv:2003.10555, app. B). The
             groups hold the rates that come of it. None leaves them alike.
@@ -78,6 +79,28 @@ class Recipe(Frozen):
     engine: EngineName = "auto"
     name: str = ""
     source: str = ""
+
+    if TYPE_CHECKING:  # what is taken, beside what is kept
+
+        def __init__(
+            self,
+            *,
+            routes: Iterable[Route] | Route,
+            defaults: Mapping[str, Any] = ...,
+            schedules: Mapping[str, Schedule | str] = ...,
+            undecayed: Selector | str = ...,
+            layer_decay: float | None = None,
+            roles: Mapping[str, Role] = ...,
+            depths: Mapping[str, int] = ...,
+            clip_norm: float | None = None,
+            on_nonfinite: OnNonfinite = "ignore",
+            cautious: bool = False,
+            state_dtype: StateDtype | None = None,
+            master: MasterKind | None = None,
+            engine: EngineName = "auto",
+            name: str = "",
+            source: str = "",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         found = Mistakes()
@@ -129,7 +152,7 @@ class Recipe(Frozen):
         for place, given in (("defaults", self.defaults), ("schedules", self.schedules)):
             for name in given:
                 if entry_called(name).name not in known:
-                    found.found.append(f"{place}: {rules} {NOT_KNOWN} {name!r}{nearest(name, known)}")
+                    found.found.append(f"{place}: {rules} {NOT_KNOWN} {name!r}{meant(name, known)}")
         right: dict[type[Rule], dict[str, Any]] = {}
         wrong: dict[str, list[type[Rule]]] = {}
         for kind in kinds:
@@ -213,7 +236,7 @@ class Recipe(Frozen):
             else:
                 rules = " and ".join(dict.fromkeys(route.rule for route in self.routes))
                 known = [*names, *addresses] if len(self.routes) > 1 else names
-                raise TypeError(f"unknown hyper-parameter {name!r} for {rules}{nearest(name, known)}")
+                raise TypeError(f"unknown hyper-parameter {name!r} for {rules}{meant(name, known)}")
         found = Mistakes()
         routes = []
         for route in self.routes:

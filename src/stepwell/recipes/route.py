@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepwell.codecs import CHOICES, MasterKind, StateDtype
 from stepwell.recipes.fields import as_schedules, as_selector, as_table, as_text
@@ -24,13 +24,14 @@ class Route(Frozen):
     """Where the parameters that a selector takes go.
 
     Args:
-        rule: the rule that updates them: its name (`"AdamW"`, `"cautious(Lion)"`), or a `Rule`, whose hyper-parameters
-            that are not the defaults are then this route's.
+        rule: the rule that updates them: its name (`"AdamW"`, `"cautious(Lion)"`), its class, or a `Rule`, whose
+            hyper-parameters that are not the defaults are then this route's.
         select: which parameters: a `Selector`, or the text that one prints as. By default all that no earlier route
             takes.
         name: of its parameter groups; by default the rule's name in small letters.
         hyper_parameters: values for this route alone; they win over the recipe's.
-        schedules: schedule by hyper-parameter, for this route alone; they win over the recipe's.
+        schedules: schedule by hyper-parameter, as the text that it prints as or as a schedule, for this route alone;
+            they win over the recipe's.
         state_dtype, master: how state and weights are stored, for this route alone; None: as the recipe says.
         why: the reason, in a few words.
 
@@ -46,6 +47,21 @@ class Route(Frozen):
     state_dtype: StateDtype | None = None
     master: MasterKind | None = None
     why: str = ""
+
+    if TYPE_CHECKING:  # what is taken, beside what is kept
+
+        def __init__(
+            self,
+            *,
+            rule: Rule | type[Rule] | str,
+            select: Selector | str = ...,
+            name: str = "",
+            hyper_parameters: Mapping[str, Any] = ...,
+            schedules: Mapping[str, Schedule | str] = ...,
+            state_dtype: StateDtype | None = None,
+            master: MasterKind | None = None,
+            why: str = "",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         found = Mistakes()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from stepwell.algebra.matrices import normal_like
-from stepwell.naming import nearest
+from stepwell.naming import meant, nearest
 from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, validated
 from stepwell.rules.registry import enter
 
@@ -220,7 +220,7 @@ class Rule:
         known = hyper_parameters(cls)
         for name in names:
             if name not in known:
-                raise TypeError(f"unknown hyper-parameter {name!r} for {cls.__name__}{nearest(name, known)}{where}")
+                raise TypeError(f"unknown hyper-parameter {name!r} for {cls.__name__}{meant(name, known)}{where}")
 
     def check_slots(self, returned: Mapping[str, Any]) -> None:
         """Raise TypeError for a returned slot that is not declared."""

@@ -12,35 +12,38 @@ from pathlib import Path
 _LOG = logging.getLogger("stepwell")
 
 
-def cache_folder() -> Path:
-    """Where kernels are kept: `$STEPWELL_CACHE_DIR`, or the place that the system has for such files."""
-    if chosen := os.environ.get("STEPWELL_CACHE_DIR"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def cache_folder() -> Path | None:
+    """Where kernels are kept: `$STEPWELL_CACHE_DIR`, or the place that the system has for such files. None where that
+    is in the home folder of a user without one, as in a container under a bare number."""
+    try:
+        if chosen := os.environ.get("STEPWELL_CACHE_DIR"):
+            return Path(chosen).expanduser()
+        if sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        elif sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
     return base / "stepwell"
 
 
 @functools.cache
-def kernel_folder(cache: Path) -> Path:
-    """A folder that can be written to; a temporary one, said once, where the cache folder cannot."""
-    folder = cache / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        _LOG.warning(
-            "kernels are compiled anew in each process, for %s cannot be written (%s); set STEPWELL_CACHE_DIR",
-            folder,
-            error,
-        )
-        return Path(tempfile.mkdtemp(prefix="stepwell-kernels-"))
-    return folder
+def kernel_folder(cache: Path | None) -> Path:
+    """A folder that can be written to; a temporary one, said once, where the cache folder cannot or there is none."""
+    if cache is None:
+        problem = "there is no home folder to keep them in"
+    else:
+        folder = cache / "kernels"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            problem = f"{folder} cannot be written ({error})"
+    _LOG.warning("kernels are compiled anew in each process, for %s; set STEPWELL_CACHE_DIR", problem)
+    return Path(tempfile.mkdtemp(prefix="stepwell-kernels-"))
 
 
 def write_whole(path: Path, content: bytes) -> None:

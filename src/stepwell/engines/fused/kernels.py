@@ -100,6 +100,10 @@ def _compile(path: Path) -> bytes:
             f"a kernel has to be compiled, and Numba cannot be imported ({error}); install one that fits this Python "
             "and this NumPy, or take engine='foreach'"
         ) from error
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError(
+            "a kernel has to be compiled, and Numba's DISABLE_JIT is set; leave it unset, or take engine='foreach'"
+        )
 
     specification = importlib.util.spec_from_file_location(f"stepwell_kernel_{path.stem}", path)
     assert specification is not None
