@@ -109,6 +109,23 @@ def test_where_takes_the_side_of_the_condition(kind: Callable[..., list[float]])
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (lambda x, y: x == y, [-1.0, 1.0, 1.0, -1.0]),
+        (lambda x, y: x != y, [1.0, -1.0, -1.0, 1.0]),
+        (lambda x, y: x * y == 0, [-1.0, 1.0, -1.0, -1.0]),
+        (lambda x, y: x * y != 0.0625, [1.0, 1.0, -1.0, 1.0]),
+    ],
+)
+def test_numbers_are_compared_one_by_one(
+    condition: Callable[..., Any], expected: list[float], kind: Callable[..., list[float]]
+) -> None:
+    found = kind(lambda x, y: algebra.where(condition(x, y), 1.0, -1.0), VALUES, [2.0, 0.0, 0.25, math.nan])
+    assert found == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_lerp_is_x_at_0_and_y_at_1(kind: Callable[..., list[float]]) -> None:
     found = kind(lambda x, y: algebra.lerp(x, y, 0.25), VALUES, POSITIVE)
     assert found == pytest.approx([0.75 * x + 0.25 * y for x, y in zip(VALUES, POSITIVE, strict=True)], rel=1e-6)

@@ -78,6 +78,14 @@ class TensorList:
     def __ge__(self, other: Any) -> Any:
         return _each(torch.ge, self, other)
 
+    def __eq__(self, other: object) -> Any:
+        return _each(torch.eq, self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return _each(torch.ne, self, other)
+
+    __hash__ = object.__hash__
+
     def __bool__(self) -> bool:
         raise TypeError("a rule may not branch on the values of tensors; use where(condition, x, y)")
 
