@@ -177,6 +177,20 @@ def test_numbers_beside_tensors_are_not_copied_from_the_host(monkeypatch: pytest
     assert algebra.maximum(0.0, x).tolist() == [0.0, 3.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_numbers_beside_a_condition_are_in_the_dtype_that_is_computed_in(dtype: torch.dtype) -> None:
+    x = TensorList([torch.tensor([-2.0, 3.0], dtype=dtype)], dtype)
+    signs = algebra.where((x < 0) * (x > -9), -0.1, 0)
+    assert signs.tensors[0].dtype == dtype
+    assert signs.tensors[0].tolist() == torch.tensor([-0.1, 0.0], dtype=dtype).tolist()
+
+
+def test_lists_of_two_dtypes_are_interpolated_in_the_wider_one() -> None:
+    x, y = TensorList([torch.tensor([2.0])]), TensorList([torch.tensor([4.0], dtype=torch.float64)])
+    (tensor,) = algebra.lerp(x, y, 0.25).tensors
+    assert (tensor.dtype, tensor.item()) == (torch.float64, 2.5)
+
+
 def test_a_list_keeps_what_it_is_made_of() -> None:
     tensors = [torch.ones(2), torch.ones(3)]
     _ = TensorList(tensors) * 2 + 1
