@@ -121,6 +121,44 @@ def test_one_slot_needs_a_tuple_too() -> None:
         Stringy().slot_list()
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("p", "the weights"),
+        ("g", "the gradient"),
+        ("step", "the number of the update"),
+        ("gradient_factor", "what gradients are multiplied with"),
+    ],
+)
+def test_a_slot_is_not_called_as_something_else_that_an_update_is_given(name: str, what: str) -> None:
+    class Taken(Rule):
+        slots = ("exp_avg", name)
+
+    parameter = torch.ones(2, requires_grad=True)
+    parameter.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=rf"^a slot of Taken may not be called '{name}': {what}$"):
+        Optimizer([parameter], Taken()).step()
+
+
+def test_two_slots_have_two_names() -> None:
+    class Twice(Rule):
+        slots = ("exp_avg", Slot("exp_avg", scalar=True))
+
+    with pytest.raises(TypeError, match=r"^Twice has two slots called 'exp_avg'; give one another name$"):
+        Twice().slot_list()
+
+
+def test_a_slot_is_not_called_as_one_of_a_wrapper_around_it() -> None:
+    class OwnAverage(Rule):
+        slots = ("ema",)
+
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+            return s.ema, {"ema": g}
+
+    with pytest.raises(TypeError, match=r"^ema\(OwnAverage\) has two slots called 'ema'; give one another name$"):
+        Optimizer([torch.ones(2, requires_grad=True)], stepwell.ema(OwnAverage()))
+
+
 def test_slots_are_named_or_described() -> None:
     class TwoSlots(Rule):
         slots = ("exp_avg", Slot("z", start="weights"), Slot("count", scalar=True))

@@ -18,6 +18,14 @@ AnyDecay = Literal["coupled", "decoupled", "independent", "proximal", "inside"]
 ActsOn = Literal["elements", "tensors", "matrices"]
 Shape = tuple[int, ...]
 
+# What an update is given besides, under names that no slot may have.
+_GIVEN = {
+    "p": "the weights",
+    "g": "the gradient",
+    "step": "the number of the update",
+    "gradient_factor": "what gradients are multiplied with",
+}
+
 
 def row_wise(shape: Shape) -> Shape:
     """The shape of a slot that holds one number a row: (…, rows, 1) for a parameter of shape (…, rows, cols)."""
@@ -233,11 +241,20 @@ class Rule:
                 )
 
     def slot_list(self) -> tuple[Slot, ...]:
-        """The slots, each as a `Slot`. Raises TypeError where a single name stands in place of a tuple."""
+        """The slots, each as a `Slot`. Raises TypeError where a single name stands in place of a tuple, or where two
+        slots, or a slot and something else that an update is given, have one name."""
         slots: Any = self.slots
         if isinstance(slots, str):
             raise TypeError(f"slots of {type(self).__name__} must be a tuple, got {slots!r}; write ({slots!r},)")
-        return tuple(slot if isinstance(slot, Slot) else Slot(slot) for slot in slots)
+        listed = tuple(slot if isinstance(slot, Slot) else Slot(slot) for slot in slots)
+        names: set[str] = set()
+        for slot in listed:
+            if slot.name in _GIVEN:
+                raise TypeError(f"a slot of {type(self).__name__} may not be called {slot.name!r}: {_GIVEN[slot.name]}")
+            if slot.name in names:
+                raise TypeError(f"{type(self).__name__} has two slots called {slot.name!r}; give one another name")
+            names.add(slot.name)
+        return listed
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
