@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -93,6 +93,29 @@ def test_a_rule_needs_a_direction_or_an_update() -> None:
     parameter.grad = torch.ones(2)
     with pytest.raises(TypeError, match=r"^Nowhere defines neither direction\(\) nor update\(\)$"):
         Optimizer([parameter], Nowhere(), engine="reference").step()
+
+
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda _: None, "None"),
+        (lambda g: g, r"\w+"),
+        (lambda g: (g,), r"\w+"),
+        (lambda g: (g, g, {}), r"\w+, \w+, dict"),
+        (lambda g: (g, None), r"\w+, None"),
+    ],
+)
+def test_a_direction_comes_with_the_slots(returned: Callable[[Any], Any], got: str, engine: Any) -> None:
+    class Unfinished(Rule):
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return returned(g)
+
+    parameter = torch.ones(2, requires_grad=True)
+    parameter.grad = torch.ones(2)
+    message = r"Unfinished.direction must return the direction and a dict of the new slots \({} where it has none\)"
+    with pytest.raises(TypeError, match=rf"^{message}, got {got}$"):
+        Optimizer([parameter], Unfinished(), engine=engine).step()
 
 
 def test_a_returned_slot_must_be_declared() -> None:

@@ -160,7 +160,15 @@ class Rule:
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """The weights after the step, and the new values of the slots."""
-        direction, slots = self.direction(p, self.regularised(p, g, h), s, h)
+        found: Any = self.direction(p, self.regularised(p, g, h), s, h)
+        returned = found if isinstance(found, (tuple, list)) else (found,)
+        if len(returned) != 2 or not isinstance(returned[1], Mapping):
+            got = ", ".join("None" if each is None else type(each).__name__ for each in returned)
+            raise TypeError(
+                f"{type(self).__name__}.direction must return the direction and a dict of the new slots ({{}} where it "
+                f"has none), got {got}"
+            )
+        direction, slots = returned
         return self.moved(p, direction, s, h), slots
 
     def regularised(self, p: Any, g: Any, h: Any) -> Any:
