@@ -34,6 +34,11 @@ Betas = tuple[float, Fraction]
 Mean = Literal["mean", "sum"]
 
 
+class Norm(Enum):
+    L1 = 1
+    L2 = 2
+
+
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
@@ -53,6 +58,16 @@ Mean = Literal["mean", "sum"]
         (Betas, (2.0, 0.5)),
         (Mean, "sum"),
         (Mean | None, None),
+        (bool | float, True),
+        (bool | float, 0.5),
+        (Mean | NonNegative, "sum"),
+        (Mean | NonNegative, 0.5),
+        (int | float, 2.5),
+        (Count | Betas, (2.0, 0.5)),
+        (float | tuple[float, float] | Betas, (2.0, 0.5)),
+        (tuple[float] | Betas, (2.0, 0.5)),
+        (float | Any, "free"),
+        (float | Norm, Norm.L1),
     ],
     ids=repr,
 )
@@ -90,6 +105,12 @@ def test_a_tensor_of_one_number_stays_a_tensor() -> None:
         (Betas, 0.9, "x must be 2 numbers, got 0.9"),
         (Mean, "maen", "x must be one of 'mean', 'sum', got 'maen'; did you mean 'mean'?"),
         (Mean | None, "product", "x must be one of 'mean', 'sum', got 'product'"),
+        (Mean | NonNegative, -1.0, "x must be at least 0, got -1.0"),
+        (NonNegative | Mean, "maen", "x must be one of 'mean', 'sum', got 'maen'; did you mean 'mean'?"),
+        (bool | NonNegative, -1.0, "x must be at least 0, got -1.0"),
+        (NonNegative | str, -1.0, "x must be at least 0, got -1.0"),
+        (int | float, float("inf"), "x must be a finite number, got inf"),
+        (float | Betas, (2.0, 1.5), "x[1] must be in [0, 1), got 1.5"),
     ],
     ids=repr,
 )
@@ -115,6 +136,7 @@ def test_values_out_of_range(annotation: Any, value: Any, message: str) -> None:
         (int, 2.5, "x must be a whole number, got 2.5 of type float"),
         (bool, 1, "x must be True or False, got 1"),
         (bool, None, "x must be True or False, got None"),
+        (NonNegative | bool, "fast", "x must be a number at least 0, got 'fast' of type str"),
     ],
     ids=repr,
 )
@@ -155,11 +177,6 @@ def test_a_switch_is_a_flag_while_it_is_off() -> None:
     assert "momentum" not in dict(flags(SGD, SGD(momentum=0.9).values()))
     assert flags(SGD, SGD(momentum=0.9).values()) == flags(SGD, SGD(momentum=0.5).values())
     assert "dampening" not in dict(flags(SGD, SGD().values()))
-
-
-class Norm(Enum):
-    L1 = 1
-    L2 = 2
 
 
 class Order(IntEnum):

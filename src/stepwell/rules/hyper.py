@@ -128,11 +128,31 @@ def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
         options = get_args(annotation)
         if value is None and type(None) in options:
             return None
-        as_tuple = isinstance(value, (tuple, list))
-        some = [option for option in options if option is not type(None)]
-        fitting = [option for option in some if (get_origin(option) is tuple) == as_tuple]
-        return validated(name, value, (fitting or some)[0], where)
+        return _one_of(name, value, [option for option in options if option is not type(None)], where)
     return value
+
+
+def _one_of(name: str, value: Any, options: list[Any], where: str) -> Any:
+    """The value by the first option that takes it. Raises the error of one that is for values of this type."""
+    errors: list[Exception] = []
+    for option in [option for option in options if _is_for(option, value)] or options[:1]:
+        try:
+            return validated(name, value, option, where)
+        except (TypeError, ValueError) as error:
+            errors.append(error)
+    raise next((error for error in errors if isinstance(error, ValueError)), errors[0])
+
+
+def _is_for(annotation: Any, value: Any) -> bool:
+    """Whether the annotation is for values of this type, whatever its range."""
+    origin = get_origin(annotation)
+    if origin is tuple:
+        return isinstance(value, (tuple, list))
+    if origin is Literal:
+        return type(value) in map(type, get_args(annotation))
+    if origin is Annotated or annotation in (int, float):
+        return isinstance(value, (numbers.Real, torch.Tensor)) and not isinstance(value, bool)
+    return annotation is Any or not isinstance(annotation, type) or isinstance(value, annotation)
 
 
 def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> Any:
