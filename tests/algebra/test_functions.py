@@ -215,6 +215,14 @@ def test_means_of_rows_and_columns(make: Any) -> None:
     assert algebra.row_mean(2.0) == algebra.column_mean(2.0) == 2.0
 
 
+@pytest.mark.parametrize("shape", [(), (5,)])
+@pytest.mark.parametrize("in_list", [False, True])
+def test_what_has_no_columns_has_no_mean_of_them(shape: tuple[int, ...], in_list: bool) -> None:
+    x = TensorList([torch.ones(shape)]) if in_list else torch.ones(shape)
+    with pytest.raises(ValueError, match=r"^column_mean takes matrices .*, got shape \(.*\); a rule"):
+        algebra.column_mean(x)
+
+
 @pytest.mark.parametrize("number", [np.float64(2.0), np.float32(2.0), np.int64(2), np.array(2.0)])
 def test_a_numpy_number_is_one_of_numpys(number: Any) -> None:
     # numpy.float64 is a float, too, but what comes of a comparison with it is NumPy's.
