@@ -109,6 +109,23 @@ def test_where_takes_the_side_of_the_condition(kind: Callable[..., list[float]])
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (lambda x, y: x == y, [-1.0, 1.0, 1.0, -1.0]),
+        (lambda x, y: x != y, [1.0, -1.0, -1.0, 1.0]),
+        (lambda x, y: x * y == 0, [-1.0, 1.0, -1.0, -1.0]),
+        (lambda x, y: x * y != 0.0625, [1.0, 1.0, -1.0, 1.0]),
+    ],
+)
+def test_numbers_are_compared_one_by_one(
+    condition: Callable[..., Any], expected: list[float], kind: Callable[..., list[float]]
+) -> None:
+    found = kind(lambda x, y: algebra.where(condition(x, y), 1.0, -1.0), VALUES, [2.0, 0.0, 0.25, math.nan])
+    assert found == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_lerp_is_x_at_0_and_y_at_1(kind: Callable[..., list[float]]) -> None:
     found = kind(lambda x, y: algebra.lerp(x, y, 0.25), VALUES, POSITIVE)
     assert found == pytest.approx([0.75 * x + 0.25 * y for x, y in zip(VALUES, POSITIVE, strict=True)], rel=1e-6)
@@ -160,6 +177,20 @@ def test_numbers_beside_tensors_are_not_copied_from_the_host(monkeypatch: pytest
     assert algebra.maximum(0.0, x).tolist() == [0.0, 3.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_numbers_beside_a_condition_are_in_the_dtype_that_is_computed_in(dtype: torch.dtype) -> None:
+    x = TensorList([torch.tensor([-2.0, 3.0], dtype=dtype)], dtype)
+    signs = algebra.where((x < 0) * (x > -9), -0.1, 0)
+    assert signs.tensors[0].dtype == dtype
+    assert signs.tensors[0].tolist() == torch.tensor([-0.1, 0.0], dtype=dtype).tolist()
+
+
+def test_lists_of_two_dtypes_are_interpolated_in_the_wider_one() -> None:
+    x, y = TensorList([torch.tensor([2.0])]), TensorList([torch.tensor([4.0], dtype=torch.float64)])
+    (tensor,) = algebra.lerp(x, y, 0.25).tensors
+    assert (tensor.dtype, tensor.item()) == (torch.float64, 2.5)
+
+
 def test_a_list_keeps_what_it_is_made_of() -> None:
     tensors = [torch.ones(2), torch.ones(3)]
     _ = TensorList(tensors) * 2 + 1
@@ -182,6 +213,14 @@ def test_means_of_rows_and_columns(make: Any) -> None:
     assert algebra.row_mean(x).tolist() == [[1.5], [4.5]]
     assert algebra.column_mean(x).tolist() == [[2.0, 4.0]]
     assert algebra.row_mean(2.0) == algebra.column_mean(2.0) == 2.0
+
+
+@pytest.mark.parametrize("shape", [(), (5,)])
+@pytest.mark.parametrize("in_list", [False, True])
+def test_what_has_no_columns_has_no_mean_of_them(shape: tuple[int, ...], in_list: bool) -> None:
+    x = TensorList([torch.ones(shape)]) if in_list else torch.ones(shape)
+    with pytest.raises(ValueError, match=r"^column_mean takes matrices .*, got shape \(.*\); a rule"):
+        algebra.column_mean(x)
 
 
 @pytest.mark.parametrize("number", [np.float64(2.0), np.float32(2.0), np.int64(2), np.array(2.0)])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stepwell import Optimizer, Rule
+from stepwell.algebra import mean
 from stepwell.engines.fused import block_memory, memory
 from stepwell.engines.fused.numba_words import array
 from stepwell.rules.registry import _RULES
@@ -49,7 +50,7 @@ def test_no_address_is_wrong_to_ask_for() -> None:
 def test_no_slot_is_called_as_what_a_kernel_uses() -> None:
     functions = [name for module in (memory, block_memory) for name in vars(module) if not name.startswith("_")]
     made = ["m_codes", "m_share", "m_scale", "m_numbers", "m_", "largest_m", "lower0", "word1", "pairs", "min"]
-    made += ["at", "size", "start", "row", "lines", "width", "r", "r12", "sum3"]
+    made += ["at", "size", "start", "row", "lines", "width", "r", "r12", "sum3", "len", "sums", "column_sums"]
     assert {name: array(name) for name in (*functions, *made)} == {n: f"{n}_slot" for n in (*functions, *made)}
     assert [array(name) for name in ("p", "g", "m", "exp_avg", "momentum_buffer", "z")] == [
         "p", "g", "m", "exp_avg", "momentum_buffer", "z",
@@ -59,10 +60,11 @@ def test_no_slot_is_called_as_what_a_kernel_uses() -> None:
 class Clashing(Rule, abstract=True):
     """Slots with names that a kernel uses for itself."""
 
-    slots = ("m", "m_share", "largest_m", "least", "pair_of", "m_", "at", "size", "r1")
+    acts_on = "tensors"
+    slots = ("m", "m_share", "largest_m", "least", "pair_of", "m_", "at", "size", "r1", "len", "sums")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
-        return p - h.lr * g, {name: value + g for name, value in vars(s).items() if name != "step"}
+        return p - h.lr * g / mean(g), {name: value + g for name, value in vars(s).items() if name != "step"}
 
 
 @pytest.mark.parametrize("storage", [{"state_dtype": "8bit"}, {"state_dtype": "bfloat16", "master": "stochastic"}])

@@ -105,6 +105,22 @@ def test_wrappers_may_be_nested() -> None:
     assert set(optimizer.state[p]) == {"step", "exp_avg", "exp_avg_sq", "ema"}
 
 
+@ENGINES
+@pytest.mark.parametrize("wrap", [ema, lookahead, grokfast, clip_value, agc])
+def test_nested_in_any_other_it_runs_in_float32(wrap: Wrap, engine: str) -> None:
+    # The mask of `cautious` is made of two plain numbers, in whatever is computed in.
+    rule = wrap(cautious(AdamW(lr=0.1)))
+    p = random(3, 4).float().requires_grad_()
+    exact = p.detach().double().requires_grad_()
+    optimizers = Optimizer([p], rule, engine=engine), Optimizer([exact], rule, engine="reference")
+    for step in range(3):
+        gradient = random(3, 4, seed=step + 1).float()
+        p.grad, exact.grad = gradient, gradient.double()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(p.detach().double(), exact.detach(), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("word", ["cautious", "lookahead", "ema", "grokfast", "schedule_free", "clip_value", "agc"])
 @pytest.mark.parametrize("engine", ["reference", "auto"])
 def test_around_muon(word: str, engine: str) -> None:

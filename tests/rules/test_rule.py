@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -95,6 +95,29 @@ def test_a_rule_needs_a_direction_or_an_update() -> None:
         Optimizer([parameter], Nowhere(), engine="reference").step()
 
 
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda _: None, "None"),
+        (lambda g: g, r"\w+"),
+        (lambda g: (g,), r"\w+"),
+        (lambda g: (g, g, {}), r"\w+, \w+, dict"),
+        (lambda g: (g, None), r"\w+, None"),
+    ],
+)
+def test_a_direction_comes_with_the_slots(returned: Callable[[Any], Any], got: str, engine: Any) -> None:
+    class Unfinished(Rule):
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return returned(g)
+
+    parameter = torch.ones(2, requires_grad=True)
+    parameter.grad = torch.ones(2)
+    message = r"Unfinished.direction must return the direction and a dict of the new slots \({} where it has none\)"
+    with pytest.raises(TypeError, match=rf"^{message}, got {got}$"):
+        Optimizer([parameter], Unfinished(), engine=engine).step()
+
+
 def test_a_returned_slot_must_be_declared() -> None:
     class Forgetful(Rule):
         slots = ("momentum_buffer",)
@@ -119,6 +142,44 @@ def test_one_slot_needs_a_tuple_too() -> None:
         TypeError, match=r"^slots of Stringy must be a tuple, got 'momentum_buffer'; write \('momentum_buffer',\)$"
     ):
         Stringy().slot_list()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("p", "the weights"),
+        ("g", "the gradient"),
+        ("step", "the number of the update"),
+        ("gradient_factor", "what gradients are multiplied with"),
+    ],
+)
+def test_a_slot_is_not_called_as_something_else_that_an_update_is_given(name: str, what: str) -> None:
+    class Taken(Rule):
+        slots = ("exp_avg", name)
+
+    parameter = torch.ones(2, requires_grad=True)
+    parameter.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=rf"^a slot of Taken may not be called '{name}': {what}$"):
+        Optimizer([parameter], Taken()).step()
+
+
+def test_two_slots_have_two_names() -> None:
+    class Twice(Rule):
+        slots = ("exp_avg", Slot("exp_avg", scalar=True))
+
+    with pytest.raises(TypeError, match=r"^Twice has two slots called 'exp_avg'; give one another name$"):
+        Twice().slot_list()
+
+
+def test_a_slot_is_not_called_as_one_of_a_wrapper_around_it() -> None:
+    class OwnAverage(Rule):
+        slots = ("ema",)
+
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+            return s.ema, {"ema": g}
+
+    with pytest.raises(TypeError, match=r"^ema\(OwnAverage\) has two slots called 'ema'; give one another name$"):
+        Optimizer([torch.ones(2, requires_grad=True)], stepwell.ema(OwnAverage()))
 
 
 def test_slots_are_named_or_described() -> None:

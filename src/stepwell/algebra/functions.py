@@ -1,7 +1,7 @@
 """The functions that a rule or a schedule may use. Each works on every kind of number.
 
-Beside them stand the operators `+ - * / **`, unary minus, and the comparisons `< <= > >=` (and `==` between numbers
-that are not tensors), whose results are conditions for `where`.
+Beside them stand the operators `+ - * / **`, unary minus, and the comparisons `< <= > >= == !=`, elementwise too, whose
+results are conditions for `where`.
 """
 
 from __future__ import annotations

@@ -14,19 +14,25 @@ _TENSORS: Any = kind_of(torch.empty(0))
 
 
 class TensorList:
-    """Tensors that go through the same arithmetic together. Operations return new lists and change none."""
+    """Tensors that go through the same arithmetic together. Operations return new lists and change none.
 
-    __slots__ = ("tensors",)
+    Args:
+        tensors: all of one dtype.
+        dtype: what is computed in. Conditions remember it: `where` makes it of two plain numbers. None says float64.
+    """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    __slots__ = ("dtype", "tensors")
+
+    def __init__(self, tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> None:
         self.tensors = list(tensors)
+        self.dtype = dtype
 
     def __repr__(self) -> str:
         return f"TensorList({len(self.tensors)} tensors)"
 
     def with_tensors(self, tensors: Sequence[Tensor], *others: Any) -> TensorList:
         """What comes of arithmetic on this list and others: a list of these tensors."""
-        return TensorList(tensors)
+        return TensorList(tensors, self.dtype)
 
     def _binary(self, operation: Callable[..., Any], other: Any) -> Any:
         if not isinstance(other, (TensorList, int, float)):
@@ -78,6 +84,14 @@ class TensorList:
     def __ge__(self, other: Any) -> Any:
         return _each(torch.ge, self, other)
 
+    def __eq__(self, other: object) -> Any:
+        return _each(torch.eq, self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return _each(torch.ne, self, other)
+
+    __hash__ = object.__hash__
+
     def __bool__(self) -> bool:
         raise TypeError("a rule may not branch on the values of tensors; use where(condition, x, y)")
 
@@ -122,10 +136,13 @@ class Lists:
     def where(self, condition: Any, x: Any, y: Any) -> Any:
         if isinstance(condition, bool):
             return x if condition else y
+        if condition.dtype is not None and not isinstance(x, TensorList) and not isinstance(y, TensorList):
+            x = torch.full((), x, dtype=condition.dtype, device=condition.tensors[0].device)
         return _each(_TENSORS.where, condition, x, y)
 
     def lerp(self, x: Any, y: Any, weight: Any) -> Any:
-        if isinstance(x, TensorList) and isinstance(y, TensorList) and isinstance(weight, (int, float)):
+        lists = isinstance(x, TensorList) and isinstance(y, TensorList)
+        if lists and isinstance(weight, (int, float)) and x.tensors[0].dtype == y.tensors[0].dtype:
             return x.with_tensors(torch._foreach_lerp(x.tensors, y.tensors, weight), y)
         return x + weight * (y - x)
 

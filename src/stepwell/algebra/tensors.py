@@ -85,6 +85,11 @@ class Tensors:
         return _floating(x).mean(-1, keepdim=True)
 
     def column_mean(self, x: Tensor) -> Tensor:
+        if x.ndim < 2:
+            raise ValueError(
+                f"column_mean takes matrices (…, rows, cols), got shape {tuple(x.shape)}; a rule's fit(shape) may give "
+                "such parameters a flag, or another rule"
+            )
         return _floating(x).mean(-2, keepdim=True)
 
     # Of matrices.

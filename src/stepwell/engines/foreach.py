@@ -34,7 +34,7 @@ class Foreach(Direct):
             yield part
 
     def number(self, tensors: list[Tensor], dtype: torch.dtype) -> TensorList:
-        return TensorList([tensor.to(dtype) for tensor in tensors])
+        return TensorList([tensor.to(dtype) for tensor in tensors], dtype)
 
     def sum(self, value: TensorList) -> float:
         return sum(float(tensor.sum(dtype=torch.float64)) for tensor in value.tensors)

@@ -70,8 +70,8 @@ class Parts(TensorList):
 
     __slots__ = ("extents",)
 
-    def __init__(self, tensors: Sequence[Tensor], extents: Sequence[Extent]) -> None:
-        super().__init__(tensors)
+    def __init__(self, tensors: Sequence[Tensor], extents: Sequence[Extent], dtype: torch.dtype | None = None) -> None:
+        super().__init__(tensors, dtype)
         self.extents = list(extents)
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ class Parts(TensorList):
         for other in others:
             if isinstance(other, Parts) and other is not self:
                 extents = [a.with_other(b) for a, b in zip(extents, other.extents, strict=True)]
-        return Parts(tensors, extents)
+        return Parts(tensors, extents, self.dtype)
 
 
 class PartsKind(Lists):
@@ -113,7 +113,8 @@ def _reduced(x: Parts, dim: int | None, *, mean: bool) -> Parts:
         groups.append(over)
         counts.append(count)
     sums = sum_over_ranks(sums, groups)
-    return Parts([total / count for total, count in zip(sums, counts, strict=True)] if mean else sums, extents)
+    numbers = [total / count for total, count in zip(sums, counts, strict=True)] if mean else sums
+    return Parts(numbers, extents, x.dtype)
 
 
 register(Parts, PartsKind())

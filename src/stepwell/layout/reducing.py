@@ -42,7 +42,7 @@ class Reducing(Foreach):
         def number(column: list[Tensor]) -> Parts:
             seen_as = zip(part, layouts, shapes, strict=True)
             tensors = [_seen(column[index], layout, shape) for index, layout, shape in seen_as]
-            return Parts([tensor.to(dtype) for tensor in tensors], list(map(Extent.of, layouts, shapes)))
+            return Parts([tensor.to(dtype) for tensor in tensors], list(map(Extent.of, layouts, shapes)), dtype)
 
         everything = [batch.weights, batch.gradients, *batch.columns.values()]
         exactly = self._exactly or any(column[0].dtype == torch.float64 for column in everything)
@@ -52,7 +52,7 @@ class Reducing(Foreach):
             if slot.shape is not None:
                 cut = [slot_layout(batch.rule, slot, layout) for layout in layouts]
                 tensors = [batch.columns[slot.name][index].to(dtype) for index in part]
-                slots[slot.name] = Parts(tensors, [Extent.of(layout, layout.shape) for layout in cut])
+                slots[slot.name] = Parts(tensors, [Extent.of(layout, layout.shape) for layout in cut], dtype)
             elif not slot.scalar:
                 slots[slot.name] = number(batch.columns[slot.name])
         g = number(batch.gradients)

@@ -1,8 +1,8 @@
 """Hyper-parameters: what values a rule's field may take, and the errors that say so.
 
 A field's annotation carries its range: `betas: tuple[Fraction, Fraction] = (0.9, 0.999)`. Numbers are symbols to the
-tracer, flags (`bool`, `Literal`, `None`) are plain Python, and a `Switch` is a number whose zero is a flag: a rule may
-ask `if h.momentum`, and keeps no slot for a momentum that is off.
+tracer, flags (`bool`, `Literal`, `None`, an enum, a name) are plain Python, and a `Switch` is a number whose zero is a
+flag: a rule may ask `if h.momentum`, and keeps no slot for a momentum that is off.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import numbers
 import types
+from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
@@ -65,26 +67,34 @@ def may_be_flag(annotation: Any) -> bool:
     if get_origin(annotation) is Annotated and get_args(annotation)[0] is float:
         return is_switch(annotation)
     if get_origin(annotation) is tuple:
-        return _counts(annotation)
+        return any(may_be_flag(each) for each in get_args(annotation) if each is not Ellipsis)
     return annotation is not float
 
 
 def is_flag(annotation: Any, value: Any) -> bool:
-    """Whether a value is plain Python to a rule: a flag, a name, None, a count (`int`), a switch that is off."""
-    if value is None or isinstance(value, (bool, str)):
+    """Whether a value is plain Python to a rule: a flag, a name, None, a member of an enum, a choice (`Literal`), a
+    count (`int`), a switch that is off, anything else that is no number, or a tuple in which any of these stands."""
+    if value is None or isinstance(value, (bool, str, Enum)):
         return True
     if is_switch(annotation):
         return not value
-    return _counts(annotation)
+    if _decides(annotation):
+        return True
+    if isinstance(value, tuple):
+        return any(is_flag(float, each) for each in value)
+    # Numbers of every kind can be multiplied; what cannot be told from its like by a key cannot be a flag.
+    return not hasattr(value, "__mul__") and isinstance(value, Hashable)
 
 
-def _counts(annotation: Any) -> bool:
-    """Whether values are counts: `Count`, a tuple of counts, or either of them."""
+def _decides(annotation: Any) -> bool:
+    """Whether all values are counts or choices: `Count`, a `Literal`, a tuple of them, or either of them."""
     origin = get_origin(annotation)
+    if origin is Literal:
+        return True
     if origin is Annotated:
         return get_args(annotation)[0] is int
     if origin is tuple or origin in (Union, types.UnionType):
-        return all(_counts(each) for each in get_args(annotation) if each is not Ellipsis and each is not type(None))
+        return all(_decides(each) for each in get_args(annotation) if each is not Ellipsis and each is not type(None))
     return annotation is int
 
 
@@ -118,11 +128,31 @@ def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
         options = get_args(annotation)
         if value is None and type(None) in options:
             return None
-        as_tuple = isinstance(value, (tuple, list))
-        some = [option for option in options if option is not type(None)]
-        fitting = [option for option in some if (get_origin(option) is tuple) == as_tuple]
-        return validated(name, value, (fitting or some)[0], where)
+        return _one_of(name, value, [option for option in options if option is not type(None)], where)
     return value
+
+
+def _one_of(name: str, value: Any, options: list[Any], where: str) -> Any:
+    """The value by the first option that takes it. Raises the error of one that is for values of this type."""
+    errors: list[Exception] = []
+    for option in [option for option in options if _is_for(option, value)] or options[:1]:
+        try:
+            return validated(name, value, option, where)
+        except (TypeError, ValueError) as error:
+            errors.append(error)
+    raise next((error for error in errors if isinstance(error, ValueError)), errors[0])
+
+
+def _is_for(annotation: Any, value: Any) -> bool:
+    """Whether the annotation is for values of this type, whatever its range."""
+    origin = get_origin(annotation)
+    if origin is tuple:
+        return isinstance(value, (tuple, list))
+    if origin is Literal:
+        return type(value) in map(type, get_args(annotation))
+    if origin is Annotated or annotation in (int, float):
+        return isinstance(value, (numbers.Real, torch.Tensor)) and not isinstance(value, bool)
+    return annotation is Any or not isinstance(annotation, type) or isinstance(value, annotation)
 
 
 def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> Any:

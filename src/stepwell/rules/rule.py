@@ -18,6 +18,14 @@ AnyDecay = Literal["coupled", "decoupled", "independent", "proximal", "inside"]
 ActsOn = Literal["elements", "tensors", "matrices"]
 Shape = tuple[int, ...]
 
+# What an update is given besides, under names that no slot may have.
+_GIVEN = {
+    "p": "the weights",
+    "g": "the gradient",
+    "step": "the number of the update",
+    "gradient_factor": "what gradients are multiplied with",
+}
+
 
 def row_wise(shape: Shape) -> Shape:
     """The shape of a slot that holds one number a row: (…, rows, 1) for a parameter of shape (…, rows, cols)."""
@@ -152,7 +160,15 @@ class Rule:
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """The weights after the step, and the new values of the slots."""
-        direction, slots = self.direction(p, self.regularised(p, g, h), s, h)
+        found: Any = self.direction(p, self.regularised(p, g, h), s, h)
+        returned = found if isinstance(found, (tuple, list)) else (found,)
+        if len(returned) != 2 or not isinstance(returned[1], Mapping):
+            got = ", ".join("None" if each is None else type(each).__name__ for each in returned)
+            raise TypeError(
+                f"{type(self).__name__}.direction must return the direction and a dict of the new slots ({{}} where it "
+                f"has none), got {got}"
+            )
+        direction, slots = returned
         return self.moved(p, direction, s, h), slots
 
     def regularised(self, p: Any, g: Any, h: Any) -> Any:
@@ -233,11 +249,20 @@ class Rule:
                 )
 
     def slot_list(self) -> tuple[Slot, ...]:
-        """The slots, each as a `Slot`. Raises TypeError where a single name stands in place of a tuple."""
+        """The slots, each as a `Slot`. Raises TypeError where a single name stands in place of a tuple, or where two
+        slots, or a slot and something else that an update is given, have one name."""
         slots: Any = self.slots
         if isinstance(slots, str):
             raise TypeError(f"slots of {type(self).__name__} must be a tuple, got {slots!r}; write ({slots!r},)")
-        return tuple(slot if isinstance(slot, Slot) else Slot(slot) for slot in slots)
+        listed = tuple(slot if isinstance(slot, Slot) else Slot(slot) for slot in slots)
+        names: set[str] = set()
+        for slot in listed:
+            if slot.name in _GIVEN:
+                raise TypeError(f"a slot of {type(self).__name__} may not be called {slot.name!r}: {_GIVEN[slot.name]}")
+            if slot.name in names:
+                raise TypeError(f"{type(self).__name__} has two slots called {slot.name!r}; give one another name")
+            names.add(slot.name)
+        return listed
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
@@ -273,7 +298,8 @@ def hyper_parameters(rule: type[Rule]) -> dict[str, Any]:
 
 def flags(rule: type[Rule], values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The values that are plain Python to the rule, and so decide its arithmetic: flags, choices, None, counts
-    (annotated `int`), and switches that are off. All others are numbers that the tracer keeps as symbols."""
+    (annotated `int`), switches that are off, tuples with any of these, and whatever is no number. All others are
+    numbers that the tracer keeps as symbols."""
     if rule not in _MAY_BE_FLAGS:
         known = hyper_parameters(rule).items()
         _MAY_BE_FLAGS[rule] = tuple((name, annotation) for name, annotation in known if may_be_flag(annotation))

@@ -51,9 +51,9 @@ FRAME = (
 
 # What kernels themselves use: fields, variables, and the functions of `memory` and `block_memory`.
 _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
-    "abs", "address", "at", "classes", "first", "frame", "halves", "hashed", "hashes", "high", "i", "item", "kept",
-    "kept_columns", "kept_rows", "keys", "low", "math", "max", "min", "np", "numba", "origin", "origins", "pairs",
-    "part", "place", "range", "run", "scalars", "size", "sizes", "table", "totals",
+    "abs", "address", "at", "classes", "column_sums", "first", "frame", "halves", "hashed", "hashes", "high", "i",
+    "item", "kept", "kept_columns", "kept_rows", "keys", "len", "low", "math", "max", "min", "np", "numba", "origin",
+    "origins", "pairs", "part", "place", "range", "run", "scalars", "size", "sizes", "sums", "table", "totals",
     "Any", "BLOCK", "Blocks", "ROUNDS", "SMALLEST", "add_up", "add_up_product", "annotations", "bits_of", "cgutils",
     "draw", "fetch", "float32_at", "float64_at", "from_bfloat16", "from_bfloat16_with_master", "from_float16",
     "from_float16_with_master", "from_halves", "from_kahan", "halve_elements", "hash_of", "int64_at", "intrinsic", "ir",

@@ -88,12 +88,14 @@ def symbols(graph: Graph, rule: Rule) -> dict[str, Any]:
     """The hyper-parameters as the tracer sees them: numbers are symbols; flags, choices and counts are themselves."""
     plain = dict(flags(type(rule), rule.values()))
     known = hyper_parameters(type(rule))
-    values: dict[str, Any] = {}
-    for name, value in rule.values().items():
-        if name in plain:
-            values[name] = value
-        elif isinstance(value, tuple):
-            values[name] = tuple(graph.symbol(f"h.{name}[{index}]") for index in range(len(value)))
-        else:
-            values[name] = graph.symbol(f"h.{name}", truth=is_switch(known[name]))
-    return values
+    return {
+        name: value if name in plain else _symbol(graph, f"h.{name}", value, truth=is_switch(known[name]))
+        for name, value in rule.values().items()
+    }
+
+
+def _symbol(graph: Graph, name: str, value: Any, *, truth: bool) -> Any:
+    """The symbol of a number, or those of a tuple's."""
+    if isinstance(value, tuple):
+        return tuple(_symbol(graph, f"{name}[{index}]", each, truth=False) for index, each in enumerate(value))
+    return graph.symbol(name, truth=truth)

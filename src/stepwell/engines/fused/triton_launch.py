@@ -208,8 +208,11 @@ def _after_scalars(sent: Tensor, tables: list[NDArray[np.float64]]) -> tuple[Ten
 
 
 def _value(group: Any, symbol: str, gradient_factor: float) -> Any:
-    """The value of a symbol: "gradient_factor", "h.lr", or "h.betas[0]"."""
+    """The value of a symbol: "gradient_factor", "h.lr", "h.betas[0]", or "h.pairs[0][1]"."""
     if symbol == "gradient_factor":
         return gradient_factor
-    name, bracket, index = symbol.removeprefix("h.").partition("[")
-    return group[name][int(index[:-1])] if bracket else group[name]
+    name, *indices = symbol.removeprefix("h.").split("[")
+    value = group[name]
+    for index in indices:
+        value = value[int(index[:-1])]
+    return value
