@@ -28,7 +28,8 @@ def find_function(
         names: what else might have been written.
     """
     module_name, colon, name = spec.partition(":")
-    if not (colon and module_name and name.isidentifier()):
+    # A leading dot is a file's path, or relative to a package where there is none.
+    if not (colon and module_name and name.isidentifier()) or module_name.startswith("."):
         allowed = " and ".join([*map(repr, names), "module:function"])
         verb = "are" if names else "is"
         raise error(f"unknown {kind} {spec!r}; allowed {verb} {allowed}{nearest(spec, names)}")

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from stepwell.cli.board import Board
-from stepwell.cli.summary import results_table
+from stepwell.cli.summary import results_table, show_whole
 from stepwell.compare.results import Comparison, Evaluation, RunResult
 
 TITLES = {"a": "First", "b": "Second"}
@@ -41,11 +42,23 @@ def test_a_table_in_a_terminal():
     assert "0.125" in last[2]
 
 
-def test_the_results_table():
+def test_a_long_title_leaves_room_for_the_numbers():
+    text = io.StringIO()
+    console = Console(file=text, width=60, force_terminal=True, color_system=None)
+    with Board(console=console, columns=("loss", "time left"), titles={"a": "a" * 200}, total=10) as lines:
+        lines.update("a", 10, ("0.125", "0 s"))
+    title, _, *numbers = text.getvalue().splitlines()[-2].split()
+    assert title.endswith("a…")
+    assert numbers == ["0.125", "0", "s"]
+
+
+def results(**titles: str) -> Comparison:
+    """Of the recipes a and b, by these titles."""
+
     def run(name: str, loss: float) -> RunResult:
         return RunResult(
             recipe=name,
-            title=TITLES[name],
+            title=titles[name],
             settings={},
             planned_steps=2,
             step_seconds=[0.25, 0.25],
@@ -54,7 +67,7 @@ def test_the_results_table():
             state_bytes=4000,
         )
 
-    found = Comparison(
+    return Comparison(
         task="t",
         about="",
         seed=0,
@@ -64,7 +77,20 @@ def test_the_results_table():
         threads=1,
         runs=[run("a", 2.0), run("b", 3.0)],
     )
+
+
+def test_the_results_table():
     text = io.StringIO()
-    Console(file=text, width=100).print(results_table(found))
+    show_whole(results_table(results(**TITLES)), Console(file=text, width=100))
     assert cells(text.getvalue().splitlines()[-2]) == cells("First 2.000 2 500 ms 250 ms 20 % 4 kB")
     assert cells(text.getvalue().splitlines()[-1]) == cells("Second 3.000 – – 250 ms 20 % 4 kB")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_number_of_the_results_is_cut(width):
+    text = io.StringIO()
+    show_whole(results_table(results(a="First", b="second " * 9)), Console(file=text, width=width))
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert cells(lines[2]) == cells("First 2.000 2 500 ms 250 ms 20 % 4 kB")
+    assert cells(" ".join(lines[3:])) == cells("second " * 9 + "3.000 – – 250 ms 20 % 4 kB")

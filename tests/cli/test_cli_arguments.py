@@ -35,6 +35,11 @@ def test_a_directory_with_content_stays(tmp_path):
     assert (tmp_path / "a" / "x").exists()
 
 
+def test_what_is_no_unicode_is_written_as_in_source(tmp_path):
+    write_whole(tmp_path / "x.txt", "café caf\udce9")
+    assert (tmp_path / "x.txt").read_text(encoding="utf-8") == r"café caf\udce9"
+
+
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     write_whole(tmp_path / "x.txt", "one")
     write_whole(tmp_path / "x.txt", "two")

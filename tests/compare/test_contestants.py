@@ -54,6 +54,21 @@ def test_a_recipe_in_a_file(tmp_path):
     assert contestant.recipe == PRESETS["llama"].set(lr=1e-2)
 
 
+def test_two_recipes_in_files_of_one_name(tmp_path):
+    first, second = tmp_path / "mine.toml", tmp_path / "mine.json"
+    PRESETS["llama"].save(first)
+    PRESETS["lion"].save(second)
+    with pytest.raises(ContestantError) as caught:
+        choose([str(first), str(second)])
+    assert str(caught.value) == (
+        f"two recipes are called 'mine', the second is {str(second)!r}; rename a file, whose recipe is called by the "
+        "file's name"
+    )
+    PRESETS["llama"].save(second)
+    with pytest.raises(ContestantError, match=r"^recipe 'mine' is named twice"):
+        choose([str(first), str(second)])
+
+
 def test_a_sweep_looks_around_a_recipes_own_values():
     """A factor of 20 for rates and 100 for decay, as for the contestants that come with stepwell."""
     (contestant,) = choose(["muon-original"])

@@ -74,6 +74,7 @@ def test_a_module_in_a_package_and_a_name_of_its_own(here):
     [
         ("bytegtp", "", "unknown task 'bytegtp'; allowed are 'bytegpt' and module:function; did you mean 'bytegpt'?"),
         ("lines:", "", "unknown task 'lines:'; allowed are 'bytegpt' and module:function"),
+        ("./lines.py:fit", "", "unknown task './lines.py:fit'; allowed are 'bytegpt' and module:function"),
         (":fit", "", "unknown task ':fit'; allowed are 'bytegpt' and module:function"),
         ("lines:fit.it", "", "unknown task 'lines:fit.it'; allowed are 'bytegpt' and module:function"),
         (

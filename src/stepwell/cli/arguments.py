@@ -79,9 +79,10 @@ def output_directory(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes the file under another name first, so that it is there whole or not at all."""
+    """Writes the file under another name first, so that it is there whole or not at all. What is no Unicode (a byte of
+    a file's name, as os.fsdecode has it) is written as Python writes it in source."""
     with written_whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

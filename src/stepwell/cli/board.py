@@ -86,7 +86,7 @@ class Board:
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("", no_wrap=True)
+        table.add_column("")  # the first to be narrowed
         table.add_column("", min_width=12, max_width=34, ratio=1)
         for column in self.columns:
             table.add_column(column, justify="right", no_wrap=True)
@@ -94,5 +94,6 @@ class Board:
             style = "red" if line.failed else "green" if line.done >= line.total else "cyan"
             bar = ProgressBar(total=line.total, completed=line.done, complete_style=style, finished_style=style)
             cells = line.cells or [""] * len(self.columns)
-            table.add_row(Text(line.title, style="bold" if index == 0 else ""), bar, *cells)
+            title = Text(line.title, style="bold" if index == 0 else "", no_wrap=True, overflow="ellipsis")
+            table.add_row(title, bar, *cells)
         return table

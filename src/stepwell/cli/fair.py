@@ -12,7 +12,7 @@ from rich.console import Console
 from stepwell.cli.arguments import write_whole
 from stepwell.cli.job import DONE, announcement
 from stepwell.cli.summary import console as terminal
-from stepwell.cli.summary import fair_table
+from stepwell.cli.summary import fair_table, show_whole
 from stepwell.compare.checking import check
 from stepwell.compare.contestants import Contestant, ContestantError
 from stepwell.compare.experiment import versions
@@ -92,7 +92,7 @@ def _conclude(console: Console, task: str, contestants: Sequence[Contestant], te
     }
     write_whole(out / "fair.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     console.print()
-    console.print(fair_table(found, {each.name: each.title for each in contestants}))
+    show_whole(fair_table(found, {each.name: each.title for each in contestants}), console)
     for recipe, made in stages.items():
         if diverged := divergences(made):
             _say(console, f"{recipe}: {'; '.join(diverged)}")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from stepwell.cli.arguments import write_whole
 from stepwell.cli.board import Board
-from stepwell.cli.summary import results_table
+from stepwell.cli.summary import results_table, show_whole
 from stepwell.compare.contestants import Contestant, ContestantError
 from stepwell.compare.experiment import compare, conditions
 from stepwell.compare.results import Comparison
@@ -130,7 +130,7 @@ class Job:
         say = self.console.print
         if comparison.runs:
             say()
-            say(results_table(comparison))
+            show_whole(results_table(comparison), self.console)
         say(f"\n{finding(comparison)}", highlight=False)
         if warning := caution(comparison):
             say(warning, style="yellow", highlight=False)

@@ -19,12 +19,20 @@ from stepwell.recipes import Recipe
 from stepwell.report import numbers
 from stepwell.tabular import WIDTH
 
+WIDEST_TITLE = 20  # the results beside it keep to 80 columns; longer ones are folded
+
 
 def console(*, stderr: bool = False) -> Console:
     """The terminal; where there is none, as wide as a page of text. It shows a text as it stands: names are the user's,
     and may hold brackets and colons."""
     width = None if Console(stderr=stderr).is_terminal else WIDTH
     return Console(stderr=stderr, width=width, markup=False, emoji=False)
+
+
+def show_whole(table: Table, where: Console) -> None:
+    """The table at its own width: a terminal that is narrower breaks its lines, and no number is cut."""
+    table.width = where.measure(table, options=where.options.update_width(2 * WIDTH)).maximum
+    where.print(table, crop=False)
 
 
 def show_plan(plan: Plan, where: Console) -> None:
@@ -81,7 +89,7 @@ def _table(*headings: str, left: Sequence[str]) -> Table:
 def results_table(comparison: Comparison) -> Table:
     """One line for each recipe, the baseline first, the lowest loss in bold."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold", max_width=WIDEST_TITLE)
     for heading in (
         "final\nloss",
         "steps to\nbaseline",
@@ -111,7 +119,7 @@ def results_table(comparison: Comparison) -> Table:
 def fair_table(standings: Sequence[Standing], titles: Mapping[str, str]) -> Table:
     """One line for each recipe of a fair test, the baseline first, the lowest mean in bold."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold", max_width=WIDEST_TITLE)
     for heading in (
         *("final\nloss", "spread", "steps to\nbaseline", "longer:\nloss", "steps to\nbaseline"),
         *("half the\nrate", "twice\nthe rate", "diverged", "\nstate"),

@@ -182,6 +182,11 @@ def chosen(names: Iterable[str], find: Callable[[str], Contestant]) -> list[Cont
     for name in names:
         one = find(name)
         if one.name in found:
+            if found[one.name].recipe != one.recipe:
+                raise ContestantError(
+                    f"two recipes are called {one.name!r}, the second is {name!r}; rename a file, whose recipe is "
+                    "called by the file's name"
+                )
             raise ContestantError(f"recipe {one.name!r} is named twice; name each recipe once")
         found[one.name] = one
     if not found:
