@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from peers.small_trainer import QUIET, Sentences, classifier, difference, gpt2, 
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # it warns of much that is not ours
 
+# Which transformers' own AdEMAMix is.
+HAS_BITSANDBYTES = find_spec("bitsandbytes") is not None
 LINEAR = {"lr_scheduler_type": "linear", "learning_rate": 1e-3, "weight_decay": 0.1}
 
 
@@ -35,11 +38,24 @@ def test_the_weights_of_transformers_own_adamw_after_fifty_steps(tmp_path: Path)
     assert difference(*models) < 1e-6
 
 
+def test_the_numbers_of_transformers_own_ademamix(tmp_path: Path) -> None:
+    from stepwell.integrations.huggingface import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(str(tmp_path), **QUIET, optim="ademamix", adam_beta1=0.8)
+    (group, *_) = Trainer(classifier(), arguments, train_dataset=Sentences()).create_optimizer().param_groups
+    assert (group["rule"], group["lr"], group["eps"]) == ("AdEMAMix", 5e-5, 1e-8)
+    assert (group["betas"], group["alpha"]) == ((0.8, 0.999, 0.9999), 5.0)
+
+
 @pytest.mark.parametrize(
     ("optim", "given"),
     [
         ("adamw_torch", {"adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-6}),
-        ("ademamix", {"adam_beta1": 0.8}),
+        pytest.param(
+            "ademamix",
+            {"adam_beta1": 0.8},
+            marks=pytest.mark.skipif(not HAS_BITSANDBYTES, reason="bitsandbytes is not installed"),
+        ),
         ("sgd", {"optim_args": "momentum=0.9, nesterov=true", "learning_rate": 0.1}),
         ("adagrad", {"optim_args": "lr_decay=0.1"}),
         ("rmsprop", {"optim_args": "momentum=0.5, alpha=0.9, centered=true"}),
