@@ -39,7 +39,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matrices are multiplied in float32 where precision is not what counts, as on a CPU that has no tiles for
+    """Matrices are multiplied in float32 where precision is not what counts, as on a CPU that is not faster in
     bfloat16: for figures that depend on it."""
     monkeypatch.setattr(tensors, "_bfloat16_is_fast", lambda _: False)
 
