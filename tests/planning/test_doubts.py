@@ -166,6 +166,19 @@ class TestRounding:
         assert "rounding" not in warnings(model, small.replace(master=master))
         assert "rounding" not in warnings(model, small.replace(routes=Route(rule="AdamW", master=master)))
 
+    @pytest.mark.parametrize("name", ["Yogi", "SOAP", "Muon", "cautious(Lion)", "ScheduleFreeAdamW"])
+    def test_every_rule_whose_steps_are_about_the_rate(self, name):
+        model = nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
+        nn.init.ones_(model.weight)
+        recipe = Recipe(routes=Route(rule=name))
+        assert "rounding" in warnings(model, recipe.set(lr=1e-4))
+        assert "rounding" not in warnings(model, recipe.set(lr=1e-2))
+
+    def test_rules_whose_steps_are_as_large_as_gradients_may_be(self):
+        model = nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
+        nn.init.ones_(model.weight)
+        assert "rounding" not in warnings(model, Recipe(routes=Route(rule="SGD")).set(lr=1e-4))
+
     def test_without_data_the_size_is_that_of_most_initialisations(self):
         with torch.device("meta"):
             model = nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)

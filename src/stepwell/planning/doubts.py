@@ -21,8 +21,6 @@ EXAMPLES = 3
 # A weight as large as most initialisations make it, where the plan cannot look: the standard deviation of GPT-2's.
 TYPICAL_WEIGHT = 0.02
 LOOKED_AT = 1 << 16  # numbers of a weight, enough for their size
-# Rules whose update is about as large as the rate, element by element.
-UNIT_STEP = ("Adam", "AdamW", "NAdam", "RAdam", "Lion", "SignSGD", "Tiger", "Adan", "AdaBelief", "AdEMAMix", "ADOPT")
 # Ranges of rates are rules of thumb: what lies beside one by less than an order of magnitude is nobody's mistake.
 FAR = 10.0
 
@@ -120,7 +118,7 @@ def _misplaced(group: PlannedGroup) -> Iterator[Doubt]:
 
 def _too_small(group: PlannedGroup, horizon: int | None) -> Iterator[Doubt]:
     """16-bit weights whose step is below half the distance to the next number, and no master keeps what is lost."""
-    if group.storage.master is not None or type(group.rule).__name__ not in UNIT_STEP:
+    if group.storage.master is not None or not group.rule.moves_by_rate:
         return
     way = course(group.rule.lr, group.schedules.get("lr"), horizon)
     peak = group.rule.lr if way is None else way.peak

@@ -36,6 +36,7 @@ class AdaBelief(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "decoupled"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_avg_var", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -34,6 +34,7 @@ class Adagrad(Rule):
     eps: NonNegative = 1e-10
     decay: Decay = "coupled"
 
+    moves_by_rate = True
     slots = (Slot("sum", positive=True),)
 
     def rate(self, s: Any, h: Any) -> Any:

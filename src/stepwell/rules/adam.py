@@ -41,6 +41,8 @@ class Adam(Rule):
     decay: Decay = "coupled"
     correct_bias: bool = True
 
+    moves_by_rate = True
+
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         moments = ("exp_avg", Slot("exp_avg_sq", positive=True))

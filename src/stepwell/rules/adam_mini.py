@@ -43,6 +43,7 @@ class AdamMini(Rule):
     heads: Count | None = None
     decay: Decay = "decoupled"
 
+    moves_by_rate = True
     acts_on = "tensors"
 
     def __post_init__(self) -> None:

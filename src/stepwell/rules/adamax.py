@@ -33,6 +33,7 @@ class Adamax(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "coupled"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_inf", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

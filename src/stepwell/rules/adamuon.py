@@ -49,6 +49,8 @@ class AdaMuon(OrthogonalizedMomentum):
     ns_steps: Count = 5
     sign_stabilized: bool = True
 
+    moves_by_rate = True
+
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         return ("momentum_buffer", Slot("exp_avg_sq", positive=True))

@@ -37,6 +37,7 @@ class Adan(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "proximal"
 
+    moves_by_rate = True
     slots = ("exp_avg", "exp_avg_diff", Slot("exp_avg_sq", positive=True), "neg_pre_grad")
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

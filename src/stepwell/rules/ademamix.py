@@ -42,6 +42,7 @@ class AdEMAMix(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "decoupled"
 
+    moves_by_rate = True
     slots = ("exp_avg_fast", "exp_avg_slow", Slot("exp_avg_sq", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

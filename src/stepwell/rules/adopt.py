@@ -39,6 +39,7 @@ class ADOPT(Rule):
     clip_exp: NonNegative | None = 0.25
     decay: Decay = "coupled"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_avg_sq", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -42,6 +42,8 @@ class Dion(MatrixRule):
     rank_fraction: Annotated[float, Range(low=0, high=1, open_low=True)] = 1.0
     eps: NonNegative = 1e-8
 
+    moves_by_rate = True
+
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         shape = functools.partial(right_factor, rank_fraction=self.rank_fraction)

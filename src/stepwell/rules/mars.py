@@ -39,6 +39,7 @@ class MARS(Rule):
     gamma: NonNegative = 0.025
     decay: Decay = "decoupled"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_avg_sq", positive=True), "last_grad")
     acts_on = "tensors"
 

@@ -86,6 +86,8 @@ class Muon(OrthogonalizedMomentum, OneMatrixRule):
     ns_steps: Count = 5
     adjust_lr_fn: Adjustment | None = None
 
+    moves_by_rate = True
+
     def mixed(self, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         buffer, update = self.mixed_momentum(g, s, h)
         return update, {"momentum_buffer": buffer}

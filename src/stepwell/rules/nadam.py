@@ -37,6 +37,7 @@ class NAdam(Rule):
     momentum_decay: NonNegative = 4e-3
     decay: Decay = "coupled"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_avg_sq", positive=True), Slot("mu_product", scalar=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -50,6 +50,8 @@ class NorMuon(OrthogonalizedMomentum):
     ns_steps: Count = 5
     adjust_lr_fn: Adjustment | None = None
 
+    moves_by_rate = True
+
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         blocks = self.split if isinstance(self.split, int) else len(self.split)

@@ -36,6 +36,7 @@ class NovoGrad(Rule):
     grad_averaging: bool = False
     decay: Literal["inside"] = "inside"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_avg_sq", shape=tensor_wise))
     acts_on = "tensors"
 

@@ -48,6 +48,7 @@ class RAdam(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "coupled"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_avg_sq", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

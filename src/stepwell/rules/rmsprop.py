@@ -40,6 +40,8 @@ class RMSprop(Rule):
     centered: bool = False
     decay: Decay = "coupled"
 
+    moves_by_rate = True
+
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         momentum = ("momentum_buffer",) if self.momentum else ()

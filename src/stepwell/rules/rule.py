@@ -110,6 +110,9 @@ class Rule:
     maximize: bool = False
 
     acts_on: ClassVar[ActsOn] = "elements"
+    # Whether each number moves by at most about the rate, whatever the size of gradients and weights: where that rounds
+    # to nothing, a plan warns.
+    moves_by_rate: ClassVar[bool] = False
     # Hyper-parameters for which None may be given, in place of what the rule then puts there.
     may_be_none: ClassVar[tuple[str, ...]] = ()
     # Whether several matrices of one shape may be handed to a rule of matrices as one stack.

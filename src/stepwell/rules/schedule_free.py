@@ -138,6 +138,7 @@ class ScheduleFreeAdamW(WarmUp, ScheduleFree):
     r: NonNegative = 0.0
     weight_lr_power: NonNegative = 2.0
 
+    moves_by_rate = True
     slots = (Slot("exp_avg_sq", positive=True), *SHARED_SLOTS)
 
     def momentum_of(self, h: Any) -> Any:
@@ -177,6 +178,7 @@ class ScheduleFreeRAdam(ScheduleFree):
     weight_lr_power: NonNegative = 2.0
     silent_sgd_phase: bool = True
 
+    moves_by_rate = True
     slots = (Slot("exp_avg_sq", positive=True), *SHARED_SLOTS)
 
     def momentum_of(self, h: Any) -> Any:

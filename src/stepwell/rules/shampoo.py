@@ -46,6 +46,8 @@ class Shampoo(MatrixRule):
     decay: Decay = "coupled"
     spread_refresh: bool = False
 
+    moves_by_rate = True
+
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         shape = functools.partial(square_or_diagonal, limit=self.max_precond_dim)

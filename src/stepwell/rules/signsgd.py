@@ -32,6 +32,8 @@ class SignSGD(Rule):
     weight_decay: NonNegative = 0.0
     decay: Decay = "decoupled"
 
+    moves_by_rate = True
+
     @property
     def slots(self) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()

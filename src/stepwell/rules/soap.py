@@ -78,6 +78,8 @@ class SOAP(MatrixRule):
     dims: Annotated[int, Range(low=2, whole=True)] = 2
     spread_refresh: bool = False
 
+    moves_by_rate = True
+
     @property
     def slots(self) -> tuple[str | Slot, ...]:
         shape = functools.partial(factor_shape, dims=self.dims, limit=self.max_precond_dim, one_sided=self.one_sided)

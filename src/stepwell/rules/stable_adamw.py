@@ -36,6 +36,7 @@ class StableAdamW(Rule):
     weight_decay: NonNegative = 1e-2
     decay: AnyDecay = "inside"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_avg_sq", positive=True))
     acts_on = "tensors"
 

@@ -33,6 +33,7 @@ class Tiger(Rule):
     weight_decay: NonNegative = 0.01
     decay: Decay = "decoupled"
 
+    moves_by_rate = True
     slots = ("exp_avg",)
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -38,6 +38,7 @@ class Yogi(Rule):
     initial_accumulator_value: NonNegative = 1e-6
     decay: Decay = "decoupled"
 
+    moves_by_rate = True
     slots = ("exp_avg", Slot("exp_avg_sq", positive=True))
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:

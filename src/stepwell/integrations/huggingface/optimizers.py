@@ -46,6 +46,7 @@ class TransformersAdamW(Rule):
     correct_bias: bool = True
     decay: Literal["inside"] = "inside"
 
+    moves_by_rate = True
     slots = ("exp_avg", "exp_avg_sq")
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
