@@ -13,6 +13,7 @@ from torch import Tensor
 from stepwell.averaging import fingerprint
 from stepwell.codecs import WEIGHTS, Storage, codecs_for, names_beside, slot_codec
 from stepwell.engines.batch import State
+from stepwell.groups import NOTES
 from stepwell.layout import layout_of, local
 from stepwell.naming import ENGINE_FLAGS, TORCHS_NAMES
 from stepwell.rules.hyper import Seed, validated
@@ -154,7 +155,7 @@ def _in_our_words(rule: str, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_note(name: str) -> bool:
-    return name in ("params", "param_names", "name", "why", "role", "holds") or name.startswith("initial_")
+    return name in ("params", *NOTES) or name.startswith("initial_")
 
 
 def _matched(index: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[tuple[Tensor, Any]]:

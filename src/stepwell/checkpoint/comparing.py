@@ -16,9 +16,11 @@ from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.plain import readable
 from stepwell.checkpoint.saving import MODEL, OPTIMIZER
 from stepwell.checkpoint.tensorfile import Entry, TensorFile
+from stepwell.groups import NOTES
 
 _SHOWN = 3
-_NOTES = frozenset({"params", "rule", "fingerprint", "name", "why", "role"})
+# What of a group is no hyper-parameter, but which weights it holds is worth telling.
+_NOTES = frozenset(("params", "rule", "fingerprint", *NOTES)) - {"holds"}
 
 
 def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Differences:

@@ -84,6 +84,8 @@ def test_back_to_torch(peer: str, tmp_path: Path) -> None:
     model = made(seeded=3)
     model.load_state_dict(state["model"])
     second = theirs(model.named_parameters())
+    for group in state["optimizer"]["param_groups"]:
+        assert group.keys() <= second.param_groups[0].keys()
     second.load_state_dict(state["optimizer"])
     go(model, second, 3)
     go(whole, first, 3)

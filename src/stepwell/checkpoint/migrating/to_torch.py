@@ -12,11 +12,12 @@ from stepwell.checkpoint import folder
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.migrating.rules import inner
 from stepwell.checkpoint.migrating.source import SavedGroup, of_checkpoint
+from stepwell.groups import NOTES, STORAGE
 from stepwell.loading import TORCH_HAS_A_FLAG
 from stepwell.rules.registry import rule_class
 
-# Notes of ours that mean nothing to torch.
-_OURS = frozenset({"rule", "decay", "why", "role", "name", "holds", "fingerprint", "correct_bias"})
+# What of a group means nothing to torch, which has the names.
+_OURS = frozenset(("rule", "decay", "average", "correct_bias", "fingerprint", *STORAGE, *NOTES)) - {"param_names"}
 
 
 def torch_state(path: str | os.PathLike[str]) -> dict[str, Any]:
