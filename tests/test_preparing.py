@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from stepwell import preparing
 from stepwell.codecs import Storage
 from stepwell.preparing import prepare
 from stepwell.rules import AdamW
+from stepwell.rules.registry import rule_class
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
 
@@ -68,6 +71,62 @@ def test_weights_with_other_data(engine: Any) -> None:
     with torch.no_grad():
         expected += 1
     assert torch.equal(stepped(optimizer, p), stepped(plain, expected))
+
+
+@ENGINES
+def test_weights_that_lie_otherwise_at_the_same_place(engine: Any) -> None:
+    numbers = torch.arange(9.0).reshape(3, 3)
+    turned, plain = (torch.nn.Parameter(numbers.clone()) for _ in range(2))
+    found = []
+    for p in (turned, plain):
+        optimizer = stepwell.AdamW([p], lr=0.1, engine=engine)
+        p.grad = numbers - 4
+        optimizer.step()
+        p.data = p.data.t() if p is turned else p.data.t().contiguous()
+        p.grad = numbers - 4
+        optimizer.step()
+        found.append(p.detach())
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
+@ENGINES
+@pytest.mark.parametrize("how", ["{}", "saved", "popped", "deleted", "cleared"])
+def test_state_that_was_replaced_or_dropped(engine: Any, how: str) -> None:
+    (optimizer, p), (plain, expected) = made(engine), made(engine)
+    stepped(optimizer, p)
+    saved = {"step": 1, "exp_avg": torch.full((1000,), 0.5), "exp_avg_sq": torch.ones(1000)}
+    optimizer.state[p]["step"] += 5
+    if how == "popped":
+        optimizer.state.pop(p)
+        assert optimizer.state[p] == {}  # which makes another
+    elif how == "deleted":
+        del optimizer.state[p]
+    elif how == "cleared":
+        optimizer.state[p].clear()
+    else:
+        optimizer.state[p] = dict(saved) if how == "saved" else {}
+    with torch.no_grad():
+        expected.copy_(p)
+    if how == "saved":
+        plain.state[expected] = {name: torch.clone(x) if name != "step" else x for name, x in saved.items()}
+    assert torch.equal(stepped(optimizer, p, times=2), stepped(plain, expected, times=2))
+    assert optimizer.state[p]["step"] == plain.state[expected]["step"] == (3 if how == "saved" else 2)
+
+
+@ENGINES
+@pytest.mark.parametrize("rule", ["Prodigy", "ScheduleFreeAdamW", "ASGD", "AdamW"])
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+def test_numbers_of_numpy_in_a_live_group(engine: Any, rule: str, number: Any, tmp_path: Path) -> None:
+    found = []
+    for kind in (number, lambda value: float(number(value))):
+        p = torch.nn.Parameter(torch.ones(10))
+        optimizer = stepwell.Optimizer([p], rule_class(rule)(), engine=engine)
+        optimizer.param_groups[0]["lr"] = kind(0.01)
+        stepped(optimizer, p, times=2)
+        torch.save(optimizer.state_dict()["state"], tmp_path / "state.pt")
+        torch.load(tmp_path / "state.pt", weights_only=True)
+        found.append(p.detach())
+    assert torch.equal(*found)
 
 
 def test_state_follows_its_parameter(caplog: pytest.LogCaptureFixture) -> None:

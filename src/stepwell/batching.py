@@ -151,7 +151,7 @@ class Buckets:
             given = [(p, g) for parameters in members for p in parameters if (g := p.grad) is not None]
             check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
             self.latest = self._make(groups, members, state)
-            self._made_for = (state, len(state), present, _kinds(groups), [list(group["params"]) for group in groups])
+            self._made_for = (state, list(state.values()), present, _kinds(groups), [list(g["params"]) for g in groups])
         return self._given(gradients, name_of)
 
     def standing(
@@ -182,10 +182,11 @@ class Buckets:
         """Whether the buckets are right as they are."""
         if self._made_for is None:
             return False
-        made_state, made_length, made_present, made_kinds, made_parameters = self._made_for
+        made_state, made_states, made_present, made_kinds, made_parameters = self._made_for
         return (
             made_state is state
-            and made_length == len(state)
+            and len(made_states) == len(state)
+            and all(map(is_, state.values(), made_states))
             and made_present == present
             and made_kinds == _kinds(groups)
             and all(
@@ -233,7 +234,8 @@ class Buckets:
                 engine = engine_for(self._engine, rule, real(largest_held(parameter, layout)), codecs, layout)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
                 cut = layout and (layout.mesh, layout.placements)
-                key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items(), cut)
+                arrives = parameter.dtype if parameter.grad is None else parameter.grad.dtype
+                key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items(), arrives, cut)
                 found[key].append(_Entry(parameter, slots, group, rule, engine, codecs, layout))
         buckets = [_bucket(entries, position) for entries in found.values()]
         for bucket in buckets:

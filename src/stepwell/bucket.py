@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwell.engines.batch import Batch, Engine, addresses_of
+from stepwell.engines.batch import REAL_DTYPES, Batch, Engine, addresses_of
 from stepwell.engines.dense import is_dense
 from stepwell.layout import Layout, held, layout_of, local, make_whole
 from stepwell.preparing import laid_out_as
@@ -46,7 +46,7 @@ class Bucket:
         self._stored = {name: list(self._column(name)) for name in batch.columns}
         self._complex = parameters[0].is_complex()
         self._in_view = self._complex or bool(batch.layouts)  # the batch has views of the parameters, made each time
-        self._contiguous = all(map(_is_contiguous, parameters))
+        self._contiguous = list(map(_is_contiguous, parameters))
         # Slots of which a kernel is told the address; engines that work on tensors see for themselves what one is now.
         self._watched = self._stored if engine.name == "fused" else {}
         self._looks = self._look()
@@ -54,7 +54,10 @@ class Bucket:
         batch.column_addresses = {name: addresses_of(batch.columns[name]) for name in self._watched}
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._bytes = list(map(_bytes_of, gradients))
-        self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters))
+        # Of 16-bit weights the gradient may come in more bits (`grad_dtype`), and a kernel takes it as it is.
+        self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters)) and not (
+            parameters[0].dtype.itemsize == 2 and set(map(_dtype_of, gradients)) <= set(REAL_DTYPES)
+        )
         self._single = [place for place, weight in enumerate(batch.weights) if weight.numel() == 1]
 
     def still_holds(self, all_gradients: list[Any]) -> bool:
@@ -62,17 +65,26 @@ class Bucket:
         return (
             all(all(map(is_, self._column(name), known)) for name, known in self._stored.items())
             and (self._look() == self._looks if self._in_view else self._stay())
-            and list(map(_bytes_of, self._pick(all_gradients))) == self._bytes
+            and self._arrive(self._pick(all_gradients))
             and self.batch.counts_stand
         )
+
+    def _arrive(self, gradients: Sequence[Any]) -> bool:
+        """Whether gradients are as large as they were."""
+        try:
+            return list(map(_bytes_of, gradients)) == self._bytes
+        except RuntimeError:  # of a sparse one, which `check_dense` then names
+            return False
 
     def _stay(self) -> bool:
         """Whether parameters and slots have stayed what they were, if perhaps elsewhere in memory."""
         weights = addresses_of(self.parameters)
         columns = {name: addresses_of(column) for name, column in self._watched.items()}
         known = self.batch.column_addresses
-        if np.array_equal(weights, self.batch.addresses) and all(
-            np.array_equal(column, known[name]) for name, column in columns.items()
+        if (
+            np.array_equal(weights, self.batch.addresses)
+            and all(np.array_equal(column, known[name]) for name, column in columns.items())
+            and list(map(_is_contiguous, self.parameters)) == self._contiguous
         ):
             return True
         if self._look() != self._looks:
@@ -117,7 +129,7 @@ class Bucket:
             contiguous = contiguous and all(map(_is_contiguous, gradients))
         if self.engine.name == "fused":
             weights = self.batch.weights
-            if not (self._contiguous and contiguous):
+            if not (contiguous and all(self._contiguous)):
                 gradients = [laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
             if self._mixed:
                 gradients = [g.to(weights[0].dtype) for g in gradients]

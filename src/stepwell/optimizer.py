@@ -344,7 +344,7 @@ class Optimizer(torch.optim.Optimizer):
         it, unscaled and clipped. "update_to_weight" is the first over the second. Parameters without a gradient are
         left out. Where parameters lie on many ranks, all ranks have to ask.
 
-        Raises RuntimeError where the step was not observed.
+        Empty where the last step was taken before `observe`. Raises RuntimeError where steps are not observed.
         """
         if by not in (choices := get_args(By)):
             raise ValueError(f"by must be one of {', '.join(map(repr, choices))}, got {by!r}")
@@ -354,7 +354,7 @@ class Optimizer(torch.optim.Optimizer):
         """For each matrix by its name, how large the gradients of its units (rows: what feeds one output) were at the
         last step that was taken. Where parameters lie on many ranks, all ranks have to ask.
 
-        Raises RuntimeError where the step was not observed.
+        Empty where the last step was taken before `observe`. Raises RuntimeError where steps are not observed.
         """
         return units_of(self.param_groups, self._seen("units"))
 

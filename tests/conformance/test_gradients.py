@@ -160,10 +160,13 @@ def test_the_closure_is_called_once_with_gradients_enabled(case: Case, engine: s
     assert_same_bits(parameters_of(optimizer), parameters_of(plain))
 
 
+@pytest.mark.parametrize("first", ["dense", "sparse"])
 @rows(PLAIN_CASES)
-def test_sparse_gradients_are_refused(case: Case) -> None:
+def test_sparse_gradients_are_refused(case: Case, first: str) -> None:
     p, other = parameter((4, 3)), parameter((4, 3), seed=1)
     optimizer = Optimizer([("weight", p), ("table", other)], case.rule)
+    if first == "dense":
+        train(optimizer, [p, other], last=1)
     before = copies([p, other])
     p.grad = torch.ones_like(p)
     other.grad = torch.ones_like(other).to_sparse()
@@ -203,3 +206,22 @@ def test_expanded_and_strided_gradients(case: Case, engine: str) -> None:
         Optimizer([p], case.rule, engine=engine).step()
         results.append(p.detach())
     assert_same_bits(results[:2], [results[2]] * 2)
+
+
+@rows_and_engines(such_as(lambda case: case.name in ("SGD", "AdamW", "Adafactor", "Muon", "ema(AdamW)"), PLAIN_CASES))
+def test_gradients_of_more_bits_than_their_weights(case: Case, engine: str) -> None:
+    """torch takes gradients of another dtype where `grad_dtype` says so. Here float16 could not hold them; a parameter
+    whose gradients come in 16 bits stands beside."""
+    found = []
+    for kind in (engine, "reference"):
+        wide, narrow = (parameter(case.shapes[3], torch.float16, seed=seed) for seed in (0, 1))
+        wide.grad_dtype = torch.float32
+        rule, kept = case.rule.but(lr=1e-3), {"state_dtype": "float32", "master": "float32"}
+        optimizer = Optimizer([wide, narrow], rule, engine=kind, clip_norm=1e6, **kept)
+        for step in range(3):
+            give_gradients([narrow], step)
+            wide.grad = 1e5 * parameter(wide.shape, seed=10 + step).detach()
+            optimizer.step()
+        found.append(parameters_of(optimizer))
+    assert all(p.isfinite().all() for p in found[0])
+    assert_near(found[0], found[1], case.tolerance(torch.float16))

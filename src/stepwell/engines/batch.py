@@ -345,5 +345,7 @@ def live_numbers(group: Group, device: torch.device) -> Group:
 
 def _plain(value: Any) -> Any:
     if type(value) is tuple:
-        return tuple([float(element) if isinstance(element, Tensor) else element for element in value])
+        return tuple(map(_plain, value))
+    if isinstance(value, np.generic):  # which would go on into slots, and so into checkpoints
+        return value.item()
     return float(value) if isinstance(value, Tensor) else value
