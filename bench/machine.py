@@ -34,8 +34,9 @@ class Machine:
 
     @property
     def slug(self) -> str:
-        """A name for files: the device and, for a CPU, its cores."""
-        name = f"{self.processor} {self.cores} cores" if self.device == self.processor else self.device
+        """A name for files: the device and, for a CPU, its cores and instructions."""
+        of_a_cpu = f"{self.processor} {self.cores} cores {self.instructions}"
+        name = of_a_cpu if self.device == self.processor else self.device
         return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
 
     @property
