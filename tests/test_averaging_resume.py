@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import stepwell
 from averaged_training import (
     NAMES,
     assert_bits,
@@ -26,6 +27,7 @@ from averaged_training import (
     weights,
 )
 from stepwell import Optimizer, Rule
+from stepwell.rules import CAME, SGD, Adafactor
 
 
 def saved(rule: Rule, holds: str, steps: int = 3, **options: Any) -> tuple[dict[str, Any], list[Tensor]]:
@@ -250,3 +252,19 @@ def test_a_second_load_takes_the_place_of_the_first(rule: Rule) -> None:
     optimizer = resumed(rule, saved(rule, "training", steps=5)[0], values)
     optimizer.load_state_dict(state)
     assert_bits(now(go(optimizer, 4, 5)), now(go(made(rule), 1, 5)))
+
+
+@pytest.mark.parametrize("state_of", ["training", "averaged"])
+@pytest.mark.parametrize("inner", [Adafactor(), CAME()], ids=lambda rule: type(rule).__name__)
+def test_rules_that_see_vectors_otherwise_than_matrices(inner: Rule, state_of: str) -> None:
+    rule = stepwell.ema(inner, decay=0.5)
+    optimizer = resumed(rule, *saved(rule, state_of))
+    optimizer.train()
+    assert_bits(now(go(optimizer, 4, 5)), now(go(made(rule), 1, 5)))
+
+
+def test_a_flag_changed_between_loading_and_the_first_step() -> None:
+    rule = stepwell.ema(SGD(lr=0.1))
+    optimizer = resumed(rule, *saved(rule, "training"))
+    optimizer.param_groups[0]["momentum"] = 0.5
+    assert now(go(optimizer, 4, 4))

@@ -210,8 +210,16 @@ def test_a_facade_may_be_a_parent(name: str) -> None:
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
 @each
 def test_copies_are_of_the_same_class_and_go_on(name: str, way: str) -> None:
+    assert_goes_on_as_copied(facade(name), way)
+
+
+class Own(stepwell.AdamW):
+    """One of a user's own."""
+
+
+def assert_goes_on_as_copied(made: Any, way: str) -> None:
     p = weight()
-    optimizer = facade(name)([("w", p)], lr=0.25, clip_norm=2.0)
+    optimizer = made([("w", p)], lr=0.25, clip_norm=2.0)
     p.grad = torch.arange(9.0).reshape(3, 3)
     optimizer.step()
     if way == "deepcopy":
@@ -223,7 +231,7 @@ def test_copies_are_of_the_same_class_and_go_on(name: str, way: str) -> None:
         torch.save(optimizer, buffer)
         buffer.seek(0)
         twin = torch.load(buffer, weights_only=False)
-    assert type(twin) is facade(name)
+    assert type(twin) is made
     q = twin.param_groups[0]["params"][0]
     assert q is not p
     for each_one, optimizing in ((p, optimizer), (q, twin)):
@@ -232,7 +240,18 @@ def test_copies_are_of_the_same_class_and_go_on(name: str, way: str) -> None:
     assert torch.equal(p, q)
     twin.add_param_group({"params": [("v", weight())]})  # it is a whole optimizer, defaults and all
     assert twin.param_groups[1]["lr"] == 0.25
-    assert twin.param_groups[1]["rule"] == name
+    assert twin.param_groups[1]["rule"] == made.rule_type.__name__
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
+def test_copies_of_optimizers_of_wrapped_rules_go_on(way: str) -> None:
+    made = stepwell.optimizer_class("cautious(ema(AdamW))")
+    assert_goes_on_as_copied(made, way)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
+def test_copies_of_a_class_of_ones_own_are_of_it(way: str) -> None:
+    assert_goes_on_as_copied(Own, way)
 
 
 @each

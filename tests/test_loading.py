@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import stepwell
-from stepwell import Optimizer
-from stepwell.rules import SGD, AdamW, Lion, Muon, ScheduleFreeSGD
+from stepwell import Optimizer, Rule
+from stepwell.rules import SGD, Adafactor, Adam, AdamW, Lion, Muon, RMSprop, ScheduleFreeSGD, Shampoo, SignSGD
 
 NAMES = ("a", "b", "c")
 SHAPES = ((2, 3), (4,), ())
@@ -248,10 +248,10 @@ BROKEN: dict[str, tuple[type[Exception], str, Change]] = {
         r"^the saved state of parameter 'c' has the slot 'momentum_buffer', AdamW has \['exp_avg', 'exp_avg_sq'\]$",
         lambda d: d["state"][2].update(momentum_buffer=torch.zeros(())),
     ),
-    "a slot of a flag that is off": (
+    "a slot of a flag that is off, in another shape": (
         ValueError,
-        r"^the saved state of parameter 'a' has the slot 'max_exp_avg_sq', AdamW has \['exp_avg', 'exp_avg_sq'\]$",
-        lambda d: d["state"][0].update(max_exp_avg_sq=torch.zeros(2, 3)),
+        r"^the saved slot 'max_exp_avg_sq' of parameter 'a' has shape \(3, 3\), the parameter shape \(2, 3\)$",
+        lambda d: d["state"][0].update(max_exp_avg_sq=torch.zeros(3, 3)),
     ),
     "a negative rate": (
         ValueError,
@@ -376,3 +376,57 @@ def test_a_rate_in_a_tensor_is_ones_own() -> None:
     second.load_state_dict(first.state_dict())
     second.param_groups[0]["lr"].fill_(0.5)
     assert float(first.param_groups[0]["lr"]) == pytest.approx(0.1)
+
+
+# What is switched off in mid-training leaves its slots behind
+
+SWITCHED_OFF: dict[str, tuple[Rule, dict[str, Any]]] = {
+    "SGD": (SGD(lr=0.1, momentum=0.9), {"momentum": 0.0}),
+    "SignSGD": (SignSGD(lr=0.1, momentum=0.9), {"momentum": 0.0}),
+    "Adam": (Adam(lr=0.1, amsgrad=True), {"amsgrad": False}),
+    "RMSprop": (RMSprop(lr=0.1, momentum=0.9, centered=True), {"momentum": 0.0, "centered": False}),
+    "Adafactor": (Adafactor(beta1=0.9), {"beta1": None}),
+    "Shampoo": (Shampoo(momentum=0.9, precondition_frequency=2), {"precondition_frequency": 1, "momentum": 0.0}),
+    "wrapped": (stepwell.cautious(stepwell.ema(SGD(lr=0.1, momentum=0.9))), {"momentum": 0.0}),
+}
+
+
+@pytest.mark.parametrize("state_dtype", [None, "8bit"])
+@pytest.mark.parametrize("what", SWITCHED_OFF)
+def test_what_was_switched_off_loads_and_goes_on_where_it_is_switched_on(what: str, state_dtype: Any) -> None:
+    rule, off = SWITCHED_OFF[what]
+    on = {name: getattr(rule, name) for name in off}
+
+    def made() -> Optimizer:
+        matrix = torch.linspace(-1.0, 1.0, 4096).reshape(64, 64).requires_grad_()
+        vectors = [] if rule.acts_on == "matrices" else [torch.ones(3, requires_grad=True)]
+        return Optimizer([matrix, *vectors], rule, state_dtype=state_dtype)
+
+    saved, loading = go(made(), 2), made()
+    saved.param_groups[0].update(off)
+    go(saved, 1)
+    for p, q in zip(parameters_of(saved), parameters_of(loading), strict=True):
+        q.data.copy_(p.data)
+    loading.load_state_dict(saved.state_dict())
+    for optimizer in (saved, loading):
+        go(optimizer, 1).param_groups[0].update(on)
+        go(optimizer, 2)
+    for p, q in zip(parameters_of(saved), parameters_of(loading), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_torchs_optimizer_may_have_switched_something_off() -> None:
+    theirs = go(torch.optim.SGD(weights(), lr=0.1, momentum=0.9), 2)
+    theirs.param_groups[0]["momentum"] = 0
+    ours = Optimizer(weights(), SGD(momentum=0.9))
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.param_groups[0]["momentum"] == 0
+    for p, q in zip(parameters_of(theirs), parameters_of(ours), strict=True):
+        assert torch.equal(theirs.state[p]["momentum_buffer"], ours.state[q]["momentum_buffer"])
+
+
+def test_what_another_package_saved_in_place_of_a_rules_own_slots_is_refused() -> None:
+    weight = torch.ones(2, 3).requires_grad_()
+    theirs, ours = torch.optim.Adafactor([weight]), Optimizer([weight], Adafactor(factored=False))
+    with pytest.raises(ValueError, match=r"has the slot 'row_var', Adafactor has \['variance'\]$"):
+        ours.load_state_dict(go(theirs, 1).state_dict())

@@ -96,3 +96,28 @@ def test_a_copy_between_loading_and_the_next_step() -> None:
     again.step()
     optimizer.step()
     assert torch.equal(its, weight)
+
+
+@pytest.mark.parametrize("how", ["pop", "clear", "an empty one", "a saved one"])
+def test_state_that_is_cleared_or_replaced(how: str) -> None:
+    both = pair()
+    for model, optimizer in both:
+        optimizer.observe()
+        step(model, optimizer)
+        saved = copy.deepcopy(optimizer.state[model.weight])
+        step(model, optimizer)
+        if how == "pop":
+            optimizer.state.pop(model.weight)
+        elif how == "clear":
+            optimizer.state.clear()
+        elif optimizer is both[0][1]:
+            optimizer.state[model.weight] = saved if how == "a saved one" else {}
+        else:  # in place
+            optimizer.state[model.weight].clear()
+            optimizer.state[model.weight].update(saved if how == "a saved one" else {})
+        step(model, optimizer)
+        step(model, optimizer)
+    (model, offloaded), (other, _) = both
+    assert offloaded.state[model.weight]["step"] == (3 if how == "a saved one" else 2)
+    assert torch.equal(model.weight, other.weight)
+    assert torch.equal(model.bias, other.bias)

@@ -20,7 +20,7 @@ from stepwell.codecs import WEIGHTS, names_beside
 from stepwell.engines.batch import State
 from stepwell.layout import layout_of
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import namespace
+from stepwell.rules.rule import Rule, namespace
 
 Holds = Literal["training", "averaged"]
 
@@ -40,17 +40,17 @@ def copies(groups: list[dict[str, Any]], state: Mapping[Tensor, State]) -> list[
     with the weights comes along where it would be rounded to their dtype, and back."""
     found: list[Tensor] = []
     for group in groups:
-        exchanged = _changes_places(group)
+        rule = rule_class(group["rule"]).of(group)
         for p in group["params"]:
             if slots := state.get(p):
+                exchanged = _changes_places(rule.fit(tuple(p.shape)))
                 beside = [slots[name] for name in names_beside(WEIGHTS) if name in slots]
                 found += [p, *beside, *(slots[name] for name in exchanged if slots[name].dtype != p.dtype)]
     return [(part, part.detach().clone()) for part in found]
 
 
-def _changes_places(group: Mapping[str, Any]) -> tuple[str, ...]:
+def _changes_places(rule: Rule) -> tuple[str, ...]:
     """The slots that hold the weights to train on while the parameters hold the average, and the average else."""
-    rule = rule_class(group["rule"]).of(group)
     slots = namespace({slot.name: 0.0 for slot in rule.slot_list()})
     return tuple(rule.exchange("averaged", 0.0, slots, namespace(rule.values()))[1])
 
@@ -110,14 +110,14 @@ def _counterparts(
     group: Mapping[str, Any], state: Mapping[Tensor, State], samples: list[list[float]], to: Holds
 ) -> tuple[list[list[float]], bool]:
     """The sampled weights in the other mode, and whether a slot holds those and gets these in exchange."""
-    kind = rule_class(group["rule"])
-    rule = kind(**{name: group[name] for name in kind.field_names()})
-    h, slots = namespace(rule.values()), [slot.name for slot in rule.slot_list() if not slot.scalar]
+    whole = rule_class(group["rule"]).of(group)
     found, change_places = [], False
     for parameter, sample in zip(group["params"], samples, strict=True):
-        if state.get(parameter):
-            s = namespace({slot: _joined([_sample(state[parameter][slot])]) for slot in slots})
-            weights, exchanged = rule.exchange(to, _joined([sample]), s, h)
+        if slots := state.get(parameter):
+            rule = whole.fit(tuple(parameter.shape))
+            names = [slot.name for slot in rule.slot_list() if isinstance(slots.get(slot.name), Tensor)]
+            s = namespace({name: _joined([_sample(slots[name])]) for name in names})
+            weights, exchanged = rule.exchange(to, _joined([sample]), s, namespace(rule.values()))
             change_places = change_places or bool(exchanged)
             found.append(weights.tolist())
         else:

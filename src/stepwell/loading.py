@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -18,7 +19,7 @@ from stepwell.layout import layout_of, local
 from stepwell.naming import ENGINE_FLAGS, TORCHS_NAMES
 from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, Shape, Slot, hyper_parameters
+from stepwell.rules.rule import Rule, Shape, Slot, hyper_parameters, switched
 
 # Rules of torch's whose kind of decay is a flag of theirs.
 TORCH_HAS_A_FLAG = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
@@ -87,6 +88,7 @@ def _loaded(
     for index, (group, saved, new) in enumerate(zip(groups, saved_groups, new_groups, strict=True)):
         kind = rule_class(group["rule"])
         rule = kind(**{name: new[name] for name in kind.field_names()})
+        others = functools.cache(functools.partial(switched, rule))
         matched = _matched(index, group, saved)
         if saved.get("fingerprint") and any(state_dict["state"].get(key) for _, key in matched):
             place = {key: position for position, key in enumerate(saved["params"])}
@@ -96,7 +98,10 @@ def _loaded(
             if slots:
                 if copy and saved.get("state_dtype") == "8bit":  # without, somebody may still fill them
                     _check_no_codes(rule, parameter, slots, name_of(parameter))
-                state[parameter] = _slots(rule, parameter, slots, name_of(parameter), home_of(parameter), copy)
+                name, found = name_of(parameter), {slot: value for slot, value in slots.items() if value is not None}
+                shape = tuple(parameter.shape)
+                known = _known(rule.fit(shape), found, "rule" in saved, functools.partial(others, shape), name)
+                state[parameter] = _slots(known, parameter, found, name, home_of(parameter), copy)
     return state, new_groups
 
 
@@ -190,25 +195,53 @@ def _few(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def _slots(rule: Rule, parameter: Tensor, saved: Mapping[str, Any], name: str, home: torch.device, copy: bool) -> State:
+def _known(
+    fitted: Rule, saved: Mapping[str, Any], ours: bool, others: Callable[[], list[Rule]], name: str
+) -> dict[str, tuple[Rule, Slot]]:
+    """The slots that the saved state of a parameter may have, each with the rule that has it.
+
+    Under other flags than the rule's a slot is known, too: what is switched off in mid-training leaves its slot behind,
+    and goes on from it where it is switched on again. But what another package saved in place of the rule's own slots,
+    as of a factored moment where this rule has a whole one, is not what is needed here.
+
+    Raises ValueError for any other slot.
+    """
+    known = own = {slot.name: (fitted, slot) for slot in fitted.slot_list()}
+    complete = all(slot in saved for slot, (_, declared) in own.items() if not declared.scalar)
+    if _unknown(saved, known) and (ours or complete):
+        left_behind = {slot.name: (other, slot) for other in others() for slot in other.slot_list()}
+        known = {**left_behind, **own}
+    if foreign := _unknown(saved, known):
+        kind = type(fitted).__name__
+        raise ValueError(f"the saved state of {name} has the slot {foreign[0]!r}, {kind} has {sorted(own)}")
+    return known
+
+
+def _unknown(saved: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    beside = {part for number in (WEIGHTS, *known) for part in names_beside(number)}
+    return [slot for slot in saved if slot not in known and slot not in beside and slot != "step"]
+
+
+def _slots(
+    known: Mapping[str, tuple[Rule, Slot]],
+    parameter: Tensor,
+    saved: Mapping[str, Any],
+    name: str,
+    home: torch.device,
+    copy: bool,
+) -> State:
     """The saved slots on the device where they belong, as they were saved, with what was saved beside the weights."""
     shape = tuple(parameter.shape)
-    fitted = rule.fit(shape)
-    known = {slot.name: slot for slot in fitted.slot_list()}
-    beside = {part for number in (WEIGHTS, *known) for part in names_beside(number)}
-    found = {slot: value for slot, value in saved.items() if slot != "step" and value is not None}
     # torch keeps no step for SGD: what matters to it is that there was one.
     state: State = {"step": int(saved.get("step", 1))}
-    for slot, value in found.items():
-        if slot not in known and slot not in beside:
-            raise ValueError(
-                f"the saved state of {name} has the slot {slot!r}, {type(rule).__name__} has {sorted(known)}"
-            )
-        if slot in known and known[slot].scalar:
+    for slot, value in saved.items():
+        if slot == "step":
+            continue
+        if slot in known and known[slot][1].scalar:
             state[slot] = float(value)
             continue
         if slot in known:
-            _check(fitted, known[slot], shape, found, name)
+            _check(*known[slot], shape, saved, name)
         elif slot in names_beside(WEIGHTS) and tuple(getattr(value, "shape", ())) != shape:
             raise ValueError(f"the saved {slot!r} of {name} has another shape than the parameter, which has {shape}")
         state[slot] = value.detach().to(home, copy=copy, memory_format=torch.preserve_format)

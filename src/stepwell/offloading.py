@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from typing import Any, cast
 
 import torch
@@ -105,8 +106,11 @@ class Offloaded(Optimizer):
         for group in groups:
             group.pop("fingerprint", None)  # which stands where it was loaded, and is looked at there
         self._there = Optimizer(groups, self.rule, engine=self.engine)
-        for p, slots in self.state.items():
-            self._there.state[self._twin(p)] = slots
+        self._share_state()
+
+    def _share_state(self) -> None:
+        """Let the host have a parameter's state as it stands here: the same dict, so that both see what it becomes."""
+        self._host.state = defaultdict(dict, {self._twin(p): slots for p, slots in self.state.items()})
 
     @property
     def _host(self) -> Optimizer:
@@ -141,12 +145,14 @@ class Offloaded(Optimizer):
         given = [p for p in parameters if p.grad is not None]
         self._bring(given)()
         skipped = self._host.skipped
-        self._host.step()
+        try:
+            self._host.step()
+        finally:
+            self._listen()  # a step that fails may have made state
         self.skipped += self._host.skipped - skipped
         self._gradient_norm = self._host.gradient_norm
         self._send(given)
         self._join()
-        self._listen()
 
     @torch.no_grad()
     def _hold(self, holds: Holds, among: list[dict[str, Any]] | None = None) -> None:
@@ -232,22 +238,27 @@ class Offloaded(Optimizer):
 
     def _finish_steps(self, all_of_them: Iterable[Buckets]) -> None:
         tasks, self._tasks = self._tasks, []
+        wait_for(tasks)
+        self._listen()  # also what others have made where one has failed
         for task in tasks:
             task.result()
         self._join()
         self._host._finish_steps(all_of_them)
-        self._listen()
 
     # What goes there and comes back.
 
     def _tell(self) -> None:
-        """Let the host know the groups and options as they are now."""
+        """Let the host know the groups, the state and the options as they are now."""
         twins = [[id(self._twins.get(id(p))) for p in group["params"]] for group in self.param_groups]
         same = twins == [list(map(id, group["params"])) for group in self._host.param_groups]
         if not (same and all(self._looks[id(p)] == _look(p) for p in self._parameters(self.param_groups))):
             observed = self.observed  # parameters have come, gone, or changed their dtype
             self._make_there()
             self.observe(observed)
+        parameters = self._parameters(self.param_groups)
+        apart = any(self.state.get(p) is not self._host.state.get(self._twin(p)) for p in parameters)
+        if apart and not self._tasks:  # somebody has cleared or replaced it, no task of a backward pass is making it
+            self._share_state()
         for mine, there in zip(self.param_groups, self._host.param_groups, strict=True):
             for name in [name for name in there if name not in mine]:
                 del there[name]

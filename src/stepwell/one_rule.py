@@ -45,6 +45,17 @@ class Named(Optimizer):
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         super().__init__(params, self.rule_type(**given, **kwargs), **options)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self) is not class_of(self.rule_type):  # a class of somebody's own
+            return super().__reduce_ex__(protocol)
+        # By the rule: a class that was made for one, as for cautious(AdamW), is found in no module.
+        return _without_content, (self.rule,), self.__getstate__()
+
+
+def _without_content(rule: Rule) -> Named:
+    made = class_of(type(rule))
+    return made.__new__(made)
+
 
 def optimizer_class(name: str) -> type[Named]:
     """The class of the optimizers of that name: `optimizer_class("lion")` is `stepwell.Lion`.

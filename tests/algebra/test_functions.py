@@ -227,3 +227,14 @@ def test_what_has_no_columns_has_no_mean_of_them(shape: tuple[int, ...], in_list
 def test_a_numpy_number_is_one_of_numpys(number: Any) -> None:
     # numpy.float64 is a float, too, but what comes of a comparison with it is NumPy's.
     assert algebra.where(number < 3, algebra.minimum(number, 1), number) == 1.0
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5, 0.75, 0.9999, 1.0])
+def test_a_weight_near_1_keeps_its_digits(weight: float) -> None:
+    x = torch.tensor([1e-4, 3.0, -2.0])
+    y, zeros = -x, torch.zeros(3)
+    expected = algebra.lerp(x.double(), zeros.double(), weight)
+    for found in (algebra.lerp(x, zeros, weight), *algebra.lerp(TensorList([x]), TensorList([zeros]), weight).tensors):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-7, atol=0.0)
+    for found in (algebra.lerp(x, y, weight), *algebra.lerp(TensorList([x]), TensorList([y]), weight).tensors):
+        torch.testing.assert_close(found.double(), x.double() * (1 - 2 * weight), rtol=1e-6, atol=1e-7)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra.kinds import kind_of, register
+from stepwell.algebra.tensors import from_nearer
 
 _TENSORS: Any = kind_of(torch.empty(0))
 
@@ -143,7 +144,7 @@ class Lists:
     def lerp(self, x: Any, y: Any, weight: Any) -> Any:
         lists = isinstance(x, TensorList) and isinstance(y, TensorList)
         if lists and isinstance(weight, (int, float)) and x.tensors[0].dtype == y.tensors[0].dtype:
-            return x.with_tensors(torch._foreach_lerp(x.tensors, y.tensors, weight), y)
+            return x.with_tensors(torch._foreach_lerp(*from_nearer(x.tensors, y.tensors, weight)), y)
         return x + weight * (y - x)
 
     def total(self, x: TensorList) -> TensorList:

@@ -98,6 +98,23 @@ def _decides(annotation: Any) -> bool:
     return annotation is int
 
 
+def settings(annotation: Any) -> tuple[Any, ...]:
+    """Values by which a field of this annotation switches something on or off: all its flags, and a few numbers, of
+    which its range may refuse some."""
+    origin = get_origin(annotation)
+    if annotation is bool:
+        return False, True
+    if annotation is type(None):
+        return (None,)
+    if origin is Literal:
+        return get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return tuple(value for option in get_args(annotation) for value in settings(option))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return tuple(annotation)
+    return (0, 0.5, 1, 2) if origin is Annotated or annotation in (int, float) else ()
+
+
 def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
     """The value as the rule will see it. Raises ValueError or TypeError in one line that names field, value and range.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from stepwell.algebra.matrices import normal_like
 from stepwell.naming import meant, nearest
-from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, validated
+from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, settings, validated
 from stepwell.rules.registry import enter
 
 Decay = Literal["coupled", "decoupled", "independent", "proximal"]
@@ -310,6 +310,28 @@ def flags(rule: type[Rule], values: Mapping[str, Any]) -> tuple[tuple[str, Any],
 
 
 _MAY_BE_FLAGS: dict[type, tuple[tuple[str, Any], ...]] = {}
+
+
+def switched(rule: Rule, shape: Shape) -> list[Rule]:
+    """The rule, and others that differ in their flags alone: one for each set of slots that these can give it. All are
+    fitted to a parameter of this shape."""
+    found, known = [rule], {_slot_names(rule)}
+    for one in found:
+        for name, annotation in hyper_parameters(type(one)).items():
+            for value in settings(annotation) if may_be_flag(annotation) else ():
+                try:
+                    other = one.but(**{name: value})
+                    other.fit(shape)
+                except (TypeError, ValueError):  # no value of this field, or none that goes with the others
+                    continue
+                if _slot_names(other) not in known:
+                    known.add(_slot_names(other))
+                    found.append(other)
+    return [one.fit(shape) for one in found]
+
+
+def _slot_names(rule: Rule) -> frozenset[str]:
+    return frozenset(slot.name for slot in rule.slot_list())
 
 
 class Names(SimpleNamespace):
