@@ -29,7 +29,8 @@ class Schedule:
 
     A schedule of your own is a frozen, keyword-only dataclass derived from this class, with a `factor` written in
     functions of `stepwell.algebra`. Fields made with `stepwell.schedules.fields` are checked, and lengths among them
-    resolved, without further ado.
+    resolved, without further ado. It is known by its class's name, in texts and files too; a later class of the same
+    name replaces the earlier one.
     """
 
     needs_horizon: ClassVar[bool] = False
