@@ -93,6 +93,14 @@ def test_greedy_starts_again_after_long_at_the_floor() -> None:
     assert math.isinf(scheduler.best)
 
 
+def test_greedy_cools_down_after_a_start_anew() -> None:
+    # As GreedyLR of transformers does: the reduction that started anew has its cooldown too.
+    scheduler = Greedy(sgd(1.0), factor=0.5, patience=0, min_lr=0.5, cooldown=2, reset_after=1)
+    for best in (3.0, math.inf, math.inf, math.inf, 3.0):
+        scheduler.step(3.0)
+        assert scheduler.best == best
+
+
 def test_greedy_waits_after_a_change_and_averages() -> None:
     scheduler = Greedy(sgd(1.0), factor=0.5, patience=0, warmup=2, max_lr=8.0, window=2)
     # Averages 8, 7, 5, 3, 2: better each time, but two calls pass after each rise.

@@ -216,6 +216,23 @@ def test_groups_keep_their_ratios() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.5]
 
 
+def test_rates_that_a_warm_up_has_set_to_0_have_the_ratios_of_their_bases() -> None:
+    net = model()
+    first, *rest = net.parameters()
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 0.1}, {"params": rest, "lr": 0.05}])
+    Scheduler(optimizer, lr=Linear(warmup=3), horizon=10)
+    seen: list[list[float]] = []
+    step = training(net, optimizer)
+
+    def watched() -> Any:
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        return step()
+
+    find_lr(watched, optimizer, net, low=1e-4, high=1e-2, steps=2)
+    assert seen == [pytest.approx([1e-4, 5e-5]), pytest.approx([1e-2, 5e-3])]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("counts", ["calls", "steps"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_scheduler_stands_still(counts: Any, fails: bool) -> None:

@@ -216,19 +216,48 @@ def test_a_longer_horizon_does_not_change_a_schedule_that_does_not_use_it() -> N
             "not the state of a stepwell Scheduler: it has no 'step', but ['last_epoch', 'base_lrs']",
         ),
         (None, ValueError, "not the state of a stepwell Scheduler: None"),
+        ({"step": 1, "schedules": 5}, ValueError, "not the state of a stepwell Scheduler: its schedules are 5"),
+        (
+            {"step": 1, "schedules": {"lr": {"*": None}}},
+            ValueError,
+            "not the state of a stepwell Scheduler: its schedule of lr is {'*': None}",
+        ),
         ({"step": -2}, ValueError, "step must be at least -1, got -2"),
         ({"step": 1.5}, TypeError, "step must be a whole number of steps (int), got 1.5"),
     ],
 )
 def test_a_state_that_is_none_is_an_error(state: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        Scheduler(sgd(), lr=Constant()).load_state_dict(state)
+    for way in ("same", "saved"):
+        with pytest.raises(error, match=f"^{re.escape(message)}$"):
+            Scheduler(sgd(), lr=Constant()).load_state_dict(state, schedule=way)  # type: ignore[arg-type]
+
+
+def test_selectors_of_one_name_keep_their_schedules_apart() -> None:
+    def make(first: Schedule) -> Scheduler:
+        chosen = {lambda group: group["lr"] > 0.5: first, lambda group: group["lr"] > 0: Linear(end=0.5)}
+        return Scheduler(sgd(1.0, 0.1), lr=chosen, horizon=4)
+
+    state = json.loads(json.dumps(make(Cosine(end=0.2)).state_dict()))
+    name = f"{__name__}.test_selectors_of_one_name_keep_their_schedules_apart.<locals>.make.<locals>.<lambda>"
+    assert list(state["schedules"]["lr"]) == [name, f"{name} (2)"]
+    other = make(Constant())
+    with pytest.raises(ValueError, match=r"^the saved schedule of lr is .* this scheduler's is"):
+        other.load_state_dict(state)
+    other.load_state_dict(state | {"step": 4}, schedule="saved")
+    assert rates(other.optimizer) == pytest.approx([0.2, 0.05])
 
 
 def test_an_unknown_way_to_load_is_an_error() -> None:
     scheduler = Scheduler(sgd(), lr=Constant())
     with pytest.raises(ValueError, match=r"^schedule must be 'same', 'this' or 'saved', got 'old'$"):
         scheduler.load_state_dict(scheduler.state_dict(), schedule="old")  # type: ignore[arg-type]
+
+
+def test_last_epoch_asks_the_scheduled_groups_alone_for_their_bases() -> None:
+    optimizer = sgd(0.5, 0.5)
+    optimizer.param_groups[1]["initial_lr"] = 1.0
+    Scheduler(optimizer, lr={1: Linear(horizon=10)}, last_epoch=3)
+    assert rates(optimizer) == [0.5, 0.6]
 
 
 def test_last_epoch_goes_on_as_in_torch() -> None:

@@ -187,7 +187,7 @@ def _row(one: Standing, task: OnTask) -> tuple[str, ...]:
     return (
         f"**{title}**" if is_baseline else title,
         numbers.loss(one.mean),
-        numbers.loss(one.spread),
+        numbers.loss(one.spread, like=one.mean),
         "100%" if is_baseline else _reached(one.steps_to_baseline, bool(one.losses)),
         numbers.loss(one.longer),
         "100%" if is_baseline else _reached(one.longer_to_baseline, one.longer is not None),

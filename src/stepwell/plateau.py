@@ -260,12 +260,12 @@ class Greedy(_Listening):
             self.num_good_epochs = self.at_floor = 0
         elif self.num_bad_epochs > self.patience:
             self._scale(self.factor)
-            self.cooldown_counter = self.cooldown
             self.num_bad_epochs = 0
             if all(float(rate) <= self._range(index)[0] for index, rate in enumerate(self._rates())):
                 self.at_floor += 1
                 if self.at_floor >= self.reset_after:
                     self._start_again()
+            self.cooldown_counter = self.cooldown  # also after a start anew, which was a reduction all the same
 
     def _start_again(self) -> None:
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=False):

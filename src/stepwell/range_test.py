@@ -123,8 +123,9 @@ def find_lr(
         found = find_lr(lambda: train_step(next(batches)), optimizer, model)
         print(found)  # the curve, and the rates at its steepest slope and in the middle of its longest fall
 
-    Groups keep the ratios of their rates. Afterwards, also after an exception or Ctrl-C, the model, the optimizer and
-    torch's random numbers are what they were, to the bit; batches that `step` has taken are gone.
+    Groups keep the ratios of their rates, or of the bases that a scheduler multiplies. Afterwards, also after an
+    exception or Ctrl-C, the model, the optimizer and torch's random numbers are what they were, to the bit; batches
+    that `step` has taken are gone.
 
     Args:
         step: one whole training step (loss, backward, optimizer step, zero_grad); returns the loss.
@@ -150,7 +151,8 @@ def find_lr(
     if smoothing >= 1:
         raise ValueError(f"smoothing must be below 1, got {smoothing}")
     diverge = check_number("diverge", diverge, above=1)
-    bases = [float(group["lr"]) for group in optimizer.param_groups]
+    # A schedule that begins with a warm-up has set the rates to 0: what it multiplies has the ratios.
+    bases = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
     if not bases[0]:
         raise ValueError("the first group's learning rate is 0, and the others' have no ratio to it")
     rates: list[float] = []

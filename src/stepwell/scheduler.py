@@ -50,8 +50,8 @@ class Scheduler(LRScheduler):
     Args:
         optimizer: any `torch.optim.Optimizer`.
         horizon: total optimizer steps, at least 1, for the schedules that have no horizon of their own.
-        last_epoch: the last step done, to go on without a state dict, as in torch; the groups must then hold their
-            `initial_…` values, as those of a loaded optimizer do. -1 starts at step 0.
+        last_epoch: the last step done, to go on without a state dict, as in torch; the scheduled groups must then hold
+            their `initial_…` values, as those of a loaded optimizer do. -1 starts at step 0.
         counts: "calls" counts calls of `step()`, as torch does: one after each optimizer step. "steps" counts the
             optimizer's own steps, those alone that were taken (not the ones that a GradScaler or
             `on_nonfinite="skip"` left out), and sets the values right after each: `step()` need not be called, and
@@ -72,7 +72,7 @@ class Scheduler(LRScheduler):
     Raises:
         TypeError: an unknown hyper-parameter, or one that is not a number; something that is not a schedule.
         ValueError: no schedule; a horizon that is needed and not known; a length that does not fit in it; a selector
-            that matches no group; or `last_epoch` is given and a group lacks its base.
+            that matches no group; or `last_epoch` is given and a scheduled group lacks its base.
     """
 
     resumes_under: Literal["same", "this", "saved"] = "same"
@@ -352,7 +352,8 @@ class Scheduler(LRScheduler):
     def _check_bases(self) -> None:
         for name, entry in self._entries.items():
             for index, group in enumerate(self._groups):
-                if entry.stands_in(group) and entry.base_name not in group:
+                scheduled = any(selects(one, group, index) for one in self._resolved[name])
+                if scheduled and entry.stands_in(group) and entry.base_name not in group:
                     raise ValueError(
                         f"group {index} has no {entry.base_name!r}, the base that the schedule of {name} multiplies: "
                         "load the optimizer's state before giving last_epoch"

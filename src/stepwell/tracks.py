@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -168,6 +169,16 @@ def label(selector: Selector) -> str:
     if isinstance(selector, int):
         return f"group {selector}"
     return selector if isinstance(selector, str) else function_name(selector)
+
+
+def labels(selectors: Iterable[Selector]) -> list[str]:
+    """A label for each selector, numbered from the second on where several are called alike, as lambdas are."""
+    found: list[str] = []
+    for selector in selectors:
+        name = label(selector)
+        numbered = (f"{name} ({number})" for number in count(2))
+        found.append(next(one for one in chain([name], numbered) if one not in found))
+    return found
 
 
 def numbers_in(group: Mapping[str, Any]) -> Iterator[str]:

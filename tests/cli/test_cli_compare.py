@@ -169,6 +169,19 @@ def test_divergence_is_reported(here, stepwell):
     assert [(row["status"], row["steps"], row["final_loss"]) for row in results] == [("diverged", 0, None)] * 2
 
 
+def test_a_recipe_that_diverges_in_all_of_a_sweep_is_left_out(here, stepwell):
+    PRESETS["sgd"].set(lr=1e30).save(here / "wild.toml")
+    recipes = ("--recipes", "wild.toml,adamw,lion", "--sweep", "--tries", "2", "--out", "o")
+    code, out, err = stepwell("compare", "--task", "tiny:fit", *recipes)
+    assert (code, err) == (0, "")
+    assert "wild diverged in all of its 2 tries, and is left out." in " ".join(out.split())
+    found = Comparison.from_json((here / "o" / "results.json").read_text())
+    assert [(run.recipe, run.steps) for run in found.runs] == [("adamw", 6), ("lion", 6)]
+    code, _, err = stepwell("compare", "--task", "tiny:diverging", *recipes)
+    assert code == 2
+    assert err == "stepwell: every recipe diverged in all of its 2 tries, so there is nothing to compare\n"
+
+
 def test_a_sweep_in_which_all_diverges(here, stepwell):
     code, _, err = stepwell(
         "compare", "--task", "tiny:diverging", "--recipes", "lion", "--sweep", "--tries", "2", "--out", "o"

@@ -59,6 +59,28 @@ def test_every_recipe_starts_from_the_same_weights_and_sees_the_same_batches():
     assert not torch.equal(first[0][1], first[1][1])
 
 
+def test_what_a_module_keeps_beside_tensors_is_copied_to_every_run():
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 1, bias=False)
+            self.seen = {"calls": 0}
+            models.append(self)
+
+        def forward(self, x):
+            self.seen["calls"] += self.training
+            return super().forward(x)
+
+        def get_extra_state(self):
+            return self.seen
+
+        def set_extra_state(self, state):
+            self.seen = state
+
+    models: list[Counting] = []
+    compare(linear_task(model=Counting), choose(["adamw", "lion"]), SETTINGS, steps=3, seed=0)
+    assert [model.seen["calls"] for model in models[-2:]] == [3, 3]
+
+
 def test_the_same_seed_gives_the_same_losses():
     one, again = (compare(linear_task(), choose(["adamw", "lion"]), SETTINGS, steps=4, seed=3) for _ in range(2))
     assert [run.train_loss for run in one.runs] == [run.train_loss for run in again.runs]

@@ -219,6 +219,14 @@ def test_an_error_in_the_task_names_its_line(weight_task, sgd):
     [
         (lambda: 3, "task 'weight': model must return a torch.nn.Module, got int"),
         (nn.Identity, "task 'weight': model has no parameter to train"),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)),
+            "task 'weight': '1.weight' has no shape yet: run one forward pass through its lazy module first",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 2), nn.LazyBatchNorm1d(affine=False)),
+            "task 'weight': '1.running_mean' has no shape yet: run one forward pass through its lazy module first",
+        ),
     ],
 )
 def test_a_model_of_the_wrong_kind(weight_task, model, message):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from stepwell.report import render
+from stepwell.report import charts, render
 from stepwell.report.page import protocol
 
 
@@ -101,6 +103,37 @@ def test_the_numbers_behind_the_curves(outline):
     assert heading == ["step", "AdamW + cosine", "seconds", "Lion + cosine", "seconds"]
     assert first == ["4", "4.256", "400 ms", "4.356", "400 ms"]
     assert len(rest) == 24
+
+
+def test_small_losses_are_told_apart(make_comparison):
+    comparison = make_comparison()
+    for run in comparison.runs:
+        run.evaluations = [replace(one, loss=one.loss * 1e-6) for one in run.evaluations]
+    page = render(comparison)
+    _, adamw, lion, *_ = Outline(page).tables["Results of each recipe"]
+    assert (adamw[1], lion[1]) == ("1.820e-6", "1.920e-6+1.000e-7")
+    assert ">2.0e-6</text>" in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    assert data[0]["loss"] == [one.loss for one in comparison.runs[0].evaluations]
+
+
+def test_colours_come_round_with_other_lines_and_marks(make_comparison):
+    comparison = make_comparison(2)
+    comparison.runs = [
+        replace(comparison.runs[index > 0], recipe=f"r{index}", title=f"Recipe {index}") for index in range(10)
+    ]
+    page = render(comparison)
+    assert set(re.findall(r'class="(?:icon |bar )?(s\d+)"', page)) == {f"s{colour}" for colour in range(8)}
+    groups = re.findall(r'<g class="(s[01])" data-series="([0189])">(.*?)</g>', page)
+    assert {series: (colour, "dasharray" in drawn) for colour, series, drawn in groups} == {
+        "0": ("s0", False),
+        "1": ("s1", False),
+        "8": ("s0", True),
+        "9": ("s1", True),
+    }
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    assert [run["class"] for run in data][7:] == ["s7", "s0", "s1"]
+    assert charts.mark(8, 0.0, 0.0) != charts.mark(0, 0.0, 0.0)
 
 
 def test_text_is_escaped(make_comparison):

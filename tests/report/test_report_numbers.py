@@ -10,6 +10,12 @@ from stepwell.report import numbers
     [
         (numbers.loss, 1.23456, "1.235"),
         (numbers.loss, None, "–"),
+        (numbers.loss, 0.0, "0.000"),
+        (numbers.loss, 0.01, "0.010"),
+        (numbers.loss, 99_999.5, "99999.500"),
+        (numbers.loss, 0.0042, "0.004200"),
+        (numbers.loss, -1.23456e-6, "-1.235e-6"),
+        (numbers.loss, 59810351415296.0, "5.981e13"),
         (numbers.count, 1234.4, "1,234"),
         (numbers.count, None, "–"),
         (numbers.seconds, 1234.5, "1,234 s"),
@@ -43,6 +49,12 @@ from stepwell.report import numbers
         (numbers.ticks, [1000.0, 1500.0], ["1,000", "1,500"]),
         (numbers.ticks, [1.8, 2.0], ["1.8", "2.0"]),
         (numbers.ticks, [], []),
+        (numbers.ticks, [0.0], ["0"]),
+        (numbers.ticks, [1.25], ["1.25"]),
+        (numbers.ticks, [0.0, 1e6, 1.5e6], ["0", "1,000,000", "1,500,000"]),
+        (numbers.ticks, [0.0, 2e-6, 4e-6], ["0", "2e-6", "4e-6"]),
+        (numbers.ticks, [-5e-6, 0.0, 5e-6, 1e-5], ["-5.0e-6", "0", "5.0e-6", "1.0e-5"]),
+        (numbers.ticks, [2e13, 4e13], ["2e13", "4e13"]),
         (numbers.rates, [0.01, 1e-4], ["0.01", "1e-4"]),
         (numbers.setting, [0.9, 0.95], "(0.9, 0.95)"),
         (numbers.setting, 5e-5, "5e-5"),
@@ -51,3 +63,9 @@ from stepwell.report import numbers
 )
 def test_numbers_as_they_are_written(write, value, text):
     assert write(value) == text
+
+
+def test_a_difference_is_written_as_the_losses_are():
+    assert numbers.loss(0.0042, like=1.5) == "0.004"
+    assert numbers.loss(0.5, like=1e6) == "0.5000"
+    assert numbers.loss(None, like=1.5) == "–"

@@ -32,10 +32,11 @@ def test_a_scale_of_one_value_does_not_divide_by_zero():
         (1.52, 2.31, 4, [1.6, 1.8, 2.0, 2.2]),
         (0, 1, 2, [0, 0.5, 1]),
         (5, 5, 3, [5]),
+        (0, 3.5e-14, 3, [0, 1e-14, 2e-14, 3e-14]),
     ],
 )
 def test_linear_ticks(low, high, count, expected):
-    assert linear_ticks(low, high, count) == pytest.approx(expected)
+    assert linear_ticks(low, high, count) == pytest.approx(expected, abs=0)
 
 
 @pytest.mark.parametrize(

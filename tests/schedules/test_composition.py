@@ -16,6 +16,7 @@ from stepwell.schedules import (
     Constant,
     Cosine,
     Function,
+    InverseSqrt,
     Linear,
     OneCycle,
     Schedule,
@@ -62,6 +63,14 @@ BY_HAND = [
     (repeat(Linear(), 0.5, horizon=4), [1, 0.5, 1, 0.5, 0, 0]),
     (repeat(Linear(), 4, horizon=6), [1, 0.75, 0.5, 0.25, 1, 0.75, 0.5, 0.5]),
     (sequence(warmup(Constant(), 2), Linear(), at=[3], horizon=5), [0, 0.5, 1, 1, 0.5, 0, 0]),
+    # A horizon of its own, longer than its turn or its piece, is cut off there.
+    (repeat(warmup(Linear(), 2, horizon=6), 3, horizon=6), [0, 0.5, 1, 0, 0.5, 1, 0.75]),
+    (sequence(warmup(Constant(), 4, horizon=8), Linear(), at=[2], horizon=4), [0, 0.25, 1, 0.5, 0]),
+    (sequence(shift(Linear(), 3, horizon=5), Linear(), at=[2], horizon=4), [1, 1, 1, 0.5, 0]),
+    (sequence(product(warmup(Constant(), 4), Linear(), horizon=8), Linear(), at=[2], horizon=3), [0, 7 / 32, 1, 0]),
+    (sequence(sequence(Linear(), Linear(), at=[4], horizon=8), Constant(), at=[2], horizon=3), [1, 0.75, 1]),
+    # A warm-up that leaves nothing to the schedule stays where that begins.
+    (warmup(InverseSqrt(timescale=3), 2, horizon=2), [0, 0.5, 1, 1, 1]),
     (Function(function=staircase), [1, 1, 0.5, 0.5]),
     (Function(function=staircase, horizon=1), [1, 1, 1, 1]),
     (product(Function(function=staircase), Linear(horizon=4)), [1, 0.75, 0.25, 0.125, 0]),
@@ -70,7 +79,8 @@ BY_HAND = [
 
 @pytest.mark.parametrize(("schedule", "expected"), BY_HAND, ids=[repr(schedule) for schedule, _ in BY_HAND])
 def test_by_hand(schedule: Schedule, expected: list[float]) -> None:
-    assert [schedule(step) for step in range(len(expected))] == pytest.approx(expected, abs=1e-15)
+    for one in (schedule, schedule.resolve()):
+        assert [one(step) for step in range(len(expected))] == pytest.approx(expected, abs=1e-15)
 
 
 def test_lengths_inside_are_shares_of_what_is_left_to_the_schedule() -> None:

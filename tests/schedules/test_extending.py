@@ -100,6 +100,14 @@ def test_rewarm_goes_from_where_it_is_to_the_peak_and_down_again() -> None:
     assert scheduler.schedules["lr"](3) == 0.75  # what was, has been
 
 
+@pytest.mark.parametrize("left", [1, 2, 40])
+def test_rewarm_has_a_step_for_its_way_up_where_two_are_left(left: int) -> None:
+    scheduler = Scheduler(sgd(1.0), lr=Linear(end=0.5), horizon=4)
+    scheduler.step(4)
+    scheduler.extend(4 + left, how="rewarm")
+    assert rates(scheduler, 2) == [0.5 if left > 1 else 1.0, 1.0 if left > 1 else 0.5]
+
+
 @settings(deadline=None)
 @given(
     st.sampled_from(

@@ -19,7 +19,24 @@ from schedules.cases import CASES, HORIZONS, LENGTHS, SHARES, any_schedule, reci
 from stepwell import schedules
 from stepwell.algebra import maximum
 from stepwell.scheduler import Scheduler
-from stepwell.schedules import Cosine, Linear, Schedule, from_dict, from_toml, parse, to_dict, to_toml
+from stepwell.schedules import (
+    WSD,
+    Constant,
+    Cosine,
+    Knee,
+    Linear,
+    OneCycle,
+    Schedule,
+    Trapezoid,
+    from_dict,
+    from_toml,
+    parse,
+    sequence,
+    shift,
+    to_dict,
+    to_toml,
+    warmup,
+)
 
 NAMES = pytest.mark.parametrize("name", sorted(CASES))
 FUNCTIONS = {f"{reciprocal.__module__}.{reciprocal.__qualname__}": reciprocal}
@@ -122,6 +139,27 @@ def test_resolving_twice_is_resolving_once(name: str) -> None:
     def _(schedule: Schedule, horizon: int) -> None:
         resolved = schedule.resolve(horizon)
         assert resolved.resolve() == resolved.resolve(horizon) == resolved.resolve(horizon + 50) == resolved
+
+
+FILLING = {
+    "WSD": lambda share: WSD(warmup=share, decay=1 - share),
+    "Trapezoid": lambda share: Trapezoid(warmup=share, decay=1 - share),
+    "Knee": lambda share: Knee(warmup=share, explore=1 - share),
+    "OneCycle": lambda share: OneCycle(rise=share / 2, three_phase=True),
+    "sequence": lambda share: sequence(Constant(), Linear(), at=[share]),
+    "warmup": lambda share: warmup(Cosine(), share),
+    "shift": lambda share: shift(Cosine(), share),
+}
+
+
+@pytest.mark.parametrize("name", FILLING)
+def test_shares_that_fit_in_the_horizon_fit_in_every_horizon(name: str) -> None:
+    for share in (0.1, 0.25, 0.3, 0.5, 0.8, 0.95, 0.999):
+        schedule = FILLING[name](share)
+        for horizon in range(1, 301):
+            resolved = schedule.resolve(horizon)
+            assert resolved.resolve() == resolved.resolve(horizon) == resolved
+            assert all(0 <= resolved(step) <= 1 for step in (0, horizon // 2, horizon))
 
 
 @NAMES

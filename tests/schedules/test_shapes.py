@@ -214,6 +214,12 @@ def test_growth_that_is_no_whole_number_fills_the_horizon() -> None:
             lambda: Knee(warmup=0.6, explore=0.5, horizon=100),
             "warmup and explore together must fit in the horizon of 100",
         ),
+        (
+            lambda: WSD(warmup=0.6, decay=0.6).resolve(100),
+            "warmup and decay together must fit in the horizon of 100 steps, got warmup 0.6 and decay 0.6",
+        ),
+        (lambda: Trapezoid(warmup=2, decay=0.9).resolve(10), "together must fit in the horizon of 10 steps"),
+        (lambda: OneCycle(rise=0.6, three_phase=True).resolve(100), "rise must be at most half the horizon of 100"),
         (lambda: OneCycle(rise=60, horizon=100, three_phase=True), "rise must be at most half the horizon of 100"),
         (lambda: Power(warmup=50, flat=20).resolve(100), "warmup must be at most flat, which is 20 steps, got 50"),
         (lambda: Cyclic(low=-0.1), "low must be a finite number of at least 0, got -0.1"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,20 @@ class Job:
     as_json: bool = False
 
     def compare(self, found: Sweep) -> int:
-        """Trains every recipe at the best settings that the sweep found, or as it is written, and writes the files."""
-        settings = {each.name: best_settings(found, each) for each in self.contestants}
-        kept = found.of([each.name for each in self.contestants])
+        """Trains every recipe at the best settings that the sweep found, or as it is written, and writes the files.
+
+        A recipe that diverged in all of its tries is left out. Raises ContestantError where none is left.
+        """
+        contestants = [each for each in self.contestants if not gave_up(found, each)]
+        if not contestants:
+            recipes = "every recipe" if len(self.contestants) > 1 else f"recipe {self.contestants[0].name!r}"
+            raise ContestantError(
+                f"{recipes} diverged in all of its {found.tries_each} tries, so there is nothing to compare"
+            )
+        return replace(self, contestants=contestants)._compare(found.of([each.name for each in self.contestants]))
+
+    def _compare(self, kept: Sweep) -> int:
+        settings = {each.name: best_settings(kept, each) for each in self.contestants}
         self._announce(f"{self.steps:,} steps, seed {self.seed}")
         with self._board(("step", "loss", "validation", "lr", "time left"), self.steps) as board:
 
@@ -149,17 +160,15 @@ def announcement(task: str, what: str) -> Text:
     return Text.assemble("\n", ("stepwell compare", "bold"), f"  {task}: {what}\n")
 
 
+def gave_up(found: Sweep, contestant: Contestant) -> bool:
+    """Whether the recipe was tried, and diverged every time."""
+    return contestant.name in found.tries and found.best(contestant.name) is None
+
+
 def best_settings(found: Sweep, contestant: Contestant) -> dict[str, Any]:
     """The settings of the recipe's best try; none, where it was not tried and runs as it is written."""
-    if contestant.name not in found.tries:
-        return {}
     best = found.best(contestant.name)
-    if best is None:
-        count = len(found.tries[contestant.name])
-        raise ContestantError(
-            f"recipe {contestant.name!r} diverged in all of its {count} tries, so there is nothing to compare"
-        )
-    return best.settings
+    return {} if best is None else best.settings
 
 
 def last(values: list[float]) -> float | None:

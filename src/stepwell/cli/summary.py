@@ -130,7 +130,7 @@ def fair_table(standings: Sequence[Standing], titles: Mapping[str, str]) -> Tabl
         table.add_row(
             Text(titles[one.recipe], style="bold" if index == 0 else ""),
             Text(numbers.loss(one.mean), style="bold" if one.mean is not None and one.mean == lowest else ""),
-            numbers.loss(one.spread),
+            numbers.loss(one.spread, like=one.mean),
             numbers.share(one.steps_to_baseline),
             numbers.loss(one.longer),
             numbers.share(one.longer_to_baseline),

@@ -13,7 +13,7 @@ import stepwell
 from stepwell.compare.contestants import Contestant, Settings
 from stepwell.compare.results import Comparison
 from stepwell.compare.task import Task
-from stepwell.compare.training import Run, make_model
+from stepwell.compare.training import Run, copied, make_model
 from stepwell.compare.unfinished import Unfinished
 
 EVALUATIONS = 25
@@ -59,8 +59,8 @@ def compare(
         unfinished.begin({"task": task.name, "steps": steps, "seed": seed, "recipes": recipes, "settings": chosen})
     comparison = conditions(task, contestants, steps=steps, seed=seed, sweep=sweep or {})
     try:
-        weights = {name: value.clone() for name, value in make_model(task, seed).state_dict().items()}
-        comparison.versions |= gpus(weights.values())
+        weights = copied(make_model(task, seed).state_dict())
+        comparison.versions |= gpus(value for value in weights.values() if isinstance(value, Tensor))
         for each in contestants:
             # The first steps of a recipe may compile kernels, once per machine: on a GPU what clips is compiled at the
             # second. That is no part of training.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stepwell.compare.contestants import Contestant, ContestantError, Settings
@@ -31,7 +34,7 @@ class Run:
         settings: its hyper-parameters.
         steps: the length of the run, which the schedule spans.
         seed: of the model's weights and of every step.
-        weights: the weights to start from; by default those that the model is made with.
+        weights: the state dict to start from; by default those that the model is made with.
     """
 
     def __init__(
@@ -42,14 +45,14 @@ class Run:
         *,
         steps: int,
         seed: int,
-        weights: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Any] | None = None,
     ) -> None:
         self.task = task
         self.seed = seed
         self.model = make_model(task, seed)
         if weights is not None:
             with blame(task.name):
-                self.model.load_state_dict(weights)
+                self.model.load_state_dict(copied(weights))
         try:
             self.optimizer, self.scheduler = contestant.build(self.model, settings, steps)
         except (TypeError, ValueError) as error:
@@ -137,7 +140,17 @@ def make_model(task: Task, seed: int) -> nn.Module:
         raise TaskError(f"task {task.name!r}: model must return a torch.nn.Module, got {type(model).__name__}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TaskError(f"task {task.name!r}: model has no parameter to train")
+    for name, value in chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(value):
+            raise TaskError(
+                f"task {task.name!r}: {name!r} has no shape yet: run one forward pass through its lazy module first"
+            )
     return model.train()
+
+
+def copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's state dict on its own: also what `get_extra_state` gave, which may be anything."""
+    return {name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in state.items()}
 
 
 def validation_loss(task: Task, model: nn.Module) -> float:

@@ -46,6 +46,9 @@ WIDE = Frame(width=580, height=380, right=160)
 NARROW = Frame(width=340, height=300)
 SMALL = Frame(width=260, height=170, bottom=36)
 
+COLOURS = 8
+DASHES = ("", "9 4", "2 4", "9 4 2 4")
+
 
 def curves(
     series: Sequence[Series],
@@ -97,7 +100,7 @@ def _curves(
     for one, place in zip(series, places, strict=True):
         at, loss = one.points[-1]
         drawn = [
-            tag("path", d=path([(x(a), y(b)) for a, b in one.points]), class_="line", clip_path=f"url(#{clip})"),
+            tag("path", **line(one.colour), d=path([(x(a), y(b)) for a, b in one.points]), clip_path=f"url(#{clip})"),
             tag("g", mark(one.colour, x(at), y(loss)), clip_path=f"url(#{clip})"),
         ]
         if frame is WIDE:
@@ -105,7 +108,7 @@ def _curves(
             drawn.append(tag("text", one.name, x=x.end + 16, y=place + 4, class_="label"))
         if one.reach is not None:
             drawn += _reach(drops[one.colour], y(one.reach[1]), y.start, write(one.reach[0]), texts[one.colour])
-        parts.append(tag("g", *drawn, class_=f"s{one.colour}", data_series=one.colour))
+        parts.append(tag("g", *drawn, class_=shade(one.colour), data_series=one.colour))
     cursor = tag("line", class_="cursor", y1=y.end, y2=y.start, x1=-9, x2=-9)
     return svg(frame, *parts, cursor, title=title, data_unit=unit, data_start=x.start, data_end=x.end, data_high=x.high)
 
@@ -134,12 +137,12 @@ def schedule(series: Sequence[Series], *, steps: int) -> Markup:
     x, y = SMALL.x(0, steps), SMALL.y(0, 1.08 * peak)
     parts = [axes(SMALL, x, y, "steps", x_count=3, y_count=3, y_write=numbers.rates)]
     for one in series:
-        line = [(x(at), y(rate)) for at, rate in one.points]
-        if not line:
+        points = [(x(at), y(rate)) for at, rate in one.points]
+        if not points:
             continue
-        area = [(line[0][0], y.start), *line, (line[-1][0], y.start)]
-        drawn = [tag("path", d=path(area), class_="area"), tag("path", d=path(line), class_="line")]
-        parts.append(tag("g", *drawn, class_=f"s{one.colour}"))
+        area = [(points[0][0], y.start), *points, (points[-1][0], y.start)]
+        drawn = [tag("path", d=path(area), class_="area"), tag("path", **line(one.colour), d=path(points))]
+        parts.append(tag("g", *drawn, class_=shade(one.colour)))
     return svg(SMALL, *parts, title=f"Learning rate against steps, at most {numbers.rate(peak)}.")
 
 
@@ -154,7 +157,7 @@ def tries(points: Sequence[Point], best: Point, colour: int, *, low: float, high
         for rate, loss in points
         for kind in ["best" if (rate, loss) == best else "try"]
     ]
-    parts.append(tag("g", *dots, class_=f"s{colour}"))
+    parts.append(tag("g", *dots, class_=shade(colour)))
     title = f"{len(points)} tries; the best at learning rate {numbers.rate(best[0])} ended at {numbers.loss(best[1])}."
     return svg(SMALL, *parts, title=title)
 
@@ -183,9 +186,19 @@ def axes(
     return tag("g", *parts, class_="axes", aria_hidden="true")
 
 
+def shade(colour: int) -> str:
+    """The class that gives a series its colour: there are 8 in the style sheet, and they come round."""
+    return f"s{colour % COLOURS}"
+
+
+def line(colour: int) -> dict[str, str]:
+    """What a series' line looks like: each time that the colours come round, it is dashed otherwise."""
+    return {"class_": "line"} | ({"stroke_dasharray": dashes} if (dashes := DASHES[colour // COLOURS % 4]) else {})
+
+
 def mark(colour: int, x: float, y: float, size: float = 4.5) -> Markup:
     """A mark of its own shape for every colour, so that no line is known by its colour alone."""
-    shape = colour % 4
+    shape = (colour + colour // COLOURS) % 4
     if shape == 0:
         return tag("circle", cx=x, cy=y, r=size, class_="mark")
     if shape == 1:

@@ -51,6 +51,11 @@ def caution(comparison: Comparison) -> str:
         )
         total = numbers.count(comparison.steps)
         parts.append(f"Interrupted after {reach} of {total} steps: schedules had not ended{compared}.")
+    parts += [
+        f"{name} diverged in all of its {len(tries)} tries, and is left out."
+        for name, tries in comparison.sweep.get("tries", {}).items()
+        if tries and all(one["loss"] is None for one in tries)
+    ]
     tuned, own = by_tuning(comparison)
     if tuned and own:
         parts += [f"{title} ran as written, while others were tuned." for title in own]

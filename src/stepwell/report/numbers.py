@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 MISSING = "–"
 
 
-def loss(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}"
+def loss(value: float | None, like: float | None = None) -> str:
+    """A loss with three decimals; four digits, and at times a power of ten, where those say too little or too much.
+
+    `like` is a loss of the size that decides, for a difference or a spread of losses. The report's script writes alike.
+
+    >>> loss(1.5), loss(0.0042), loss(59810351415296)
+    ('1.500', '0.004200', '5.981e13')
+    """
+    if value is None:
+        return MISSING
+    size = abs(value if like is None else like)
+    return f"{value:.3f}" if size == 0 or 0.01 <= size < 1e5 else _short(f"{value:#.4g}")
 
 
 def count(value: float | None) -> str:
@@ -70,22 +82,36 @@ def rate(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return _short(f"{mantissa.rstrip('0').rstrip('.')}e{exponent}")
 
 
 def ticks(values: Sequence[float]) -> list[str]:
-    """The numbers beside an axis, all with as many decimals as the one that needs most.
+    """The numbers beside an axis, all with as many decimals as tell them apart; small and huge ones by powers of ten.
 
-    >>> ticks([1.5, 2.0])
-    ['1.5', '2.0']
+    >>> ticks([1.5, 2.0]), ticks([2e-6, 4e-6])
+    (['1.5', '2.0'], ['2e-6', '4e-6'])
     """
-    decimals = max((len(f"{value:.6g}".partition(".")[2]) for value in values), default=0)
-    return [f"{value:,.{decimals}f}" for value in values]
+    largest = max(map(abs, values), default=0.0)
+    step = min((b - a for a, b in pairwise(sorted(values)) if b > a), default=largest)
+    if not step:
+        return ["0" for _ in values]
+    last = math.floor(math.log10(step) + 1e-9)  # the place of the step's first digit
+    if last >= -4 and largest < 1e7:
+        decimals = max(-last, 0) if len(values) > 1 else len(f"{largest:.6g}".partition(".")[2])
+        return [f"{value:,.{decimals}f}" for value in values]
+    digits = min(max(math.floor(math.log10(largest) + 1e-9) - last, 0), 6)
+    return [_short(f"{value:.{digits}e}") if value else "0" for value in values]
 
 
 def rates(values: Sequence[float]) -> list[str]:
     """Learning rates beside an axis."""
     return [rate(value) for value in values]
+
+
+def _short(text: str) -> str:
+    """A power of ten without the signs and zeros that Python adds."""
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else text
 
 
 def setting(value: object) -> str:

@@ -244,9 +244,10 @@ def _script(comparison: Comparison) -> Markup:
             "name": run.title,
             "steps": [one.step for one in run.evaluations],
             "seconds": [round(one.seconds, 3) for one in run.evaluations],
-            "loss": [round(one.loss, 4) for one in run.evaluations],
+            "loss": [one.loss for one in run.evaluations],
+            "class": charts.shade(colour),
         }
-        for run in comparison.runs
+        for colour, run in enumerate(comparison.runs)
     ]
     written = json.dumps(data).replace("<", "\\u003c")
     return joined(tag("script", Markup(written), type="application/json", id="data"), tag("script", _part("script.js")))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.resources import files
 
 from stepwell.report import numbers
-from stepwell.report.charts import Frame, Series, axes, path, svg
+from stepwell.report.charts import Frame, Series, axes, line, path, shade, svg
 from stepwell.report.markup import Markup, joined, tag
 
 _FRAME = Frame(width=760, height=320, left=60, right=24)
@@ -53,11 +53,11 @@ def drawing(
     for index, one in enumerate(series):
         height = y.start + 42 + _LEGEND_ROW * index
         drawn = [
-            tag("path", d=path([(x(a), y(b)) for a, b in one.points]), class_="line"),
-            tag("line", x1=x.start, x2=x.start + 22, y1=height - 4, y2=height - 4, class_="line"),
+            tag("path", **line(one.colour), d=path([(x(a), y(b)) for a, b in one.points])),
+            tag("line", **line(one.colour), x1=x.start, x2=x.start + 22, y1=height - 4, y2=height - 4),
             tag("text", one.name, x=x.start + 30, y=height, class_="label"),
         ]
-        parts.append(tag("g", *drawn, class_=f"s{one.colour % 8}"))
+        parts.append(tag("g", *drawn, class_=shade(one.colour)))
     title = f"{y_name} against {x_name}: {'; '.join(one.name for one in series)}."
     return svg(
         frame, tag("style", _style()), *parts, title=title, xmlns="http://www.w3.org/2000/svg", font_family=_FONT

@@ -39,7 +39,8 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
     step = min((power * factor for factor in (1, 2, 5, 10)), key=lambda size: abs(math.log(size / rough)))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(step * index, 12) for index in range(first, last + 1)]
+    digits = max(12, 3 - math.floor(math.log10(step)))
+    return [round(step * index, digits) for index in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:

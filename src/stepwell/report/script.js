@@ -20,6 +20,13 @@ const interpolated = (at, xs, ys) => {
   return ys[next - 1] + part * (ys[next] - ys[next - 1]);
 };
 
+// As `numbers.loss` of the page writes it.
+const written = (loss) => {
+  const size = Math.abs(loss);
+  if (size === 0 || (size >= 0.01 && size < 1e5)) return loss.toFixed(3);
+  return size >= 1e-4 && size < 1 ? loss.toPrecision(4) : loss.toExponential(3).replace("+", "");
+};
+
 const tipOf = (figure) => {
   const tip = figure.querySelector(".tip") ?? document.createElement("div");
   tip.className = "tip";
@@ -49,9 +56,9 @@ for (const chart of document.querySelectorAll("svg[data-unit]")) {
       const loss = off.has(String(index)) ? null : interpolated(at, run[unit], run.loss);
       if (loss === null) return [];
       const [line, swatch, name, value] = ["div", "i", "span", "span"].map((kind) => document.createElement(kind));
-      line.className = `s${index}`;
+      line.className = run.class;
       name.textContent = run.name;
-      value.textContent = loss.toFixed(3);
+      value.textContent = written(loss);
       line.append(swatch, name, value);
       return [[loss, line]];
     });

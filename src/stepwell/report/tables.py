@@ -7,7 +7,7 @@ from typing import Any
 
 from stepwell.compare.results import Comparison, Row
 from stepwell.report import numbers
-from stepwell.report.charts import mark
+from stepwell.report.charts import mark, shade
 from stepwell.report.finding import part
 from stepwell.report.markup import Markup, joined, tag
 
@@ -25,7 +25,7 @@ def table(headings: Sequence[object], rows: Sequence[Sequence[object]], *, capti
 
 def name_of(title: str, colour: int) -> Markup:
     """A recipe's name with the mark that it has in the charts."""
-    icon = tag("svg", mark(colour, 7, 7, 5), viewBox="0 0 14 14", class_=f"icon s{colour}", aria_hidden="true")
+    icon = tag("svg", mark(colour, 7, 7, 5), viewBox="0 0 14 14", class_=f"icon {shade(colour)}", aria_hidden="true")
     return joined(icon, title)
 
 
@@ -70,7 +70,9 @@ def _final(row: Row, baseline: Row, best: float | None) -> object:
     value = tag("strong" if row.final_loss == best else "span", numbers.loss(row.final_loss))
     if row is baseline or baseline.final_loss is None:
         return value
-    return joined(value, tag("small", f"{row.final_loss - baseline.final_loss:+.3f}".replace("-", "−")))
+    larger = max(row.final_loss, baseline.final_loss, key=abs)
+    difference = numbers.loss(row.final_loss - baseline.final_loss, like=larger)
+    return joined(value, tag("small", difference.replace("-", "−", 1) if difference[0] == "-" else f"+{difference}"))
 
 
 def _with_share(text: str, value: float | None, whole: float | None) -> object:
@@ -83,7 +85,7 @@ def _bar(share: float | None, colour: int) -> object:
     if share is None:
         return numbers.MISSING
     fill = tag("span", class_="fill", style=f"width:{100 * share:.1f}%")
-    return joined(tag("span", fill, class_=f"bar s{colour}", aria_hidden="true"), numbers.share(share))
+    return joined(tag("span", fill, class_=f"bar {shade(colour)}", aria_hidden="true"), numbers.share(share))
 
 
 def groups(comparison: Comparison) -> Markup:

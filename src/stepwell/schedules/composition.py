@@ -10,7 +10,7 @@ from typing import Any, Self
 from stepwell.algebra import floor, maximum, minimum, where
 from stepwell.schedules import fields
 from stepwell.schedules.fields import Length, check_horizon
-from stepwell.schedules.schedule import Schedule, given, in_steps
+from stepwell.schedules.schedule import Schedule, given, in_steps, outlasting
 from stepwell.schedules.ways import between, rise
 
 _RISES = ("linear", "cosine", "1-sqrt", "polynomial", "exponential")
@@ -60,19 +60,25 @@ class Warmup(_Around):
             raise ValueError(f"power is for shape 'polynomial', got power {self.power} for shape {self.shape!r}")
 
     def resolve(self, horizon: int | None = None) -> Self:
-        known = self.horizon or check_horizon("horizon", horizon)
-        length = in_steps(self.length, known, self)
+        slot = check_horizon("horizon", horizon)
+        known = self.horizon or slot
+        ends = self.schedule.needs_horizon  # what does not may have no step of the horizon
+        length = in_steps(self.length, known, self, most=None if known is None else known - ends)
         left = None if known is None else known - length
-        if left is not None and (left < 0 or (left == 0 and self.schedule.needs_horizon)):
+        if left is not None and left < ends:
             raise ValueError(f"length must be less than the horizon of {known} steps, got {self.length}")
-        inner = self._inner(left or None)  # what needs no horizon may have no step of it
-        return replace(self, schedule=inner, length=length, horizon=None)
+        inner = self._inner(left if left is None else max(left, 1))
+        return replace(
+            self, schedule=inner, length=length, horizon=known if left == 0 else outlasting(self.horizon, slot)
+        )
 
     def without_warmup(self) -> Schedule:
         return self.schedule.without_warmup()
 
     def factor(self, step: Any) -> Any:
         length = int(self.length)
+        if self.horizon == length:  # nothing is left to the schedule, and it holds where it begins
+            step = minimum(step, length)
         after = self.schedule.factor(maximum(step, length) - length)
         if not length:
             return after
@@ -120,11 +126,13 @@ class Shift(_Around):
     horizon: int | None = fields.horizon()
 
     def resolve(self, horizon: int | None = None) -> Self:
-        known = self.horizon or check_horizon("horizon", horizon)
-        by = in_steps(self.by, known, self)
+        slot = check_horizon("horizon", horizon)
+        known = self.horizon or slot
+        by = in_steps(self.by, known, self, most=None if known is None else known - 1)
         if known is not None and by >= known:
             raise ValueError(f"by must be less than the horizon of {known} steps, got {self.by}")
-        return replace(self, schedule=self._inner(None if known is None else known - by), by=by, horizon=None)
+        inner = self._inner(None if known is None else known - by)
+        return replace(self, schedule=inner, by=by, horizon=outlasting(self.horizon, slot))
 
     def without_warmup(self) -> Schedule:
         return replace(self, schedule=self.schedule.without_warmup())
@@ -182,8 +190,9 @@ class Product(Schedule):
         super().__post_init__()
 
     def resolve(self, horizon: int | None = None) -> Self:
-        known = self.horizon or check_horizon("horizon", horizon)
-        return replace(self, schedules=tuple(one.resolve(known) for one in self.schedules), horizon=None)
+        slot = check_horizon("horizon", horizon)
+        pieces = tuple(one.resolve(self.horizon or slot) for one in self.schedules)
+        return replace(self, schedules=pieces, horizon=outlasting(self.horizon, slot))
 
     def stretched(self, horizon: int | None) -> Self:
         return replace(self, schedules=tuple(one.stretched(None) for one in self.schedules), horizon=horizon)

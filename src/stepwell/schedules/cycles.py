@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 
 from stepwell.algebra import floor, log, maximum, minimum, where
 from stepwell.schedules import fields
-from stepwell.schedules.fields import Length
-from stepwell.schedules.schedule import Schedule
+from stepwell.schedules.fields import Length, check_horizon
+from stepwell.schedules.schedule import Schedule, in_steps
 from stepwell.schedules.ways import between, descent, rise, warmed_up
 
 
@@ -136,8 +136,18 @@ class OneCycle(Schedule):
 
     def check_fits(self, horizon: int) -> None:
         super().check_fits(horizon)
-        if self.three_phase and isinstance(self.rise, int) and 2 * self.rise > horizon:
+        half = max(horizon // 2, 1)  # in a trial of one step too there is a rise
+        rise = in_steps(self.rise, horizon, self, most=half if self.rise <= 0.5 else None)
+        if self.three_phase and rise > half:
             raise ValueError(f"rise must be at most half the horizon of {horizon} steps, got {self.rise}")
+
+    def resolve(self, horizon: int | None = None) -> Self:
+        known = self.horizon or check_horizon("horizon", horizon)
+        if known is None or not self.three_phase:
+            return super().resolve(known)
+        self.check_fits(known)
+        rise = in_steps(self.rise, known, self, least=1, most=max(known // 2, 1))
+        return replace(self, rise=rise, horizon=known)
 
     def opposite(self, lowest: float) -> Self:
         """The schedule of the momentum that goes with it: 1 where the rate is low, `lowest` where it peaks.

@@ -60,7 +60,7 @@ def rewarmed(schedule: Schedule, so_far: Schedule, done: int, horizon: int, warm
     Raises ValueError for a warm-up that leaves no step to the schedule, and for a schedule that begins at 0.
     """
     left = horizon - done
-    length = in_steps(warmup, left, schedule)
+    length = in_steps(warmup, left, schedule, least=1, most=left - 1)
     if length >= left:
         raise ValueError(f"warmup must be less than the {left} steps that are left, got {warmup}")
     rest = schedule.without_warmup().stretched(left - length).resolve(left - length)

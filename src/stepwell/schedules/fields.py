@@ -26,15 +26,20 @@ def horizon() -> Any:
     return _checked(check_horizon, None)
 
 
-def length(default: Any = MISSING, *, least: int = 0, fits: bool = True) -> Any:
-    """A field for a length; `fits` refuses one longer than the horizon. None is taken where it is the default."""
+def length(default: Any = MISSING, *, least: int = 0, fits: bool = True, after: str = "") -> Any:
+    """A field for a length. None is taken where it is the default.
+
+    `fits` refuses one longer than the horizon, and `after`, the name of a length that is declared before it, one with
+    which that goes beyond the horizon.
+    """
     check = partial(check_length, least=least)
-    return _checked(_or_none(check) if default is None else check, default, length=True, least=least, fits=fits)
+    notes = {"length": True, "least": least, "fits": fits, "after": after}
+    return _checked(_or_none(check) if default is None else check, default, **notes)
 
 
 def lengths(*, least: int = 0) -> Any:
     """A field for a tuple of lengths, in ascending order."""
-    return _checked(partial(check_lengths, least=least), MISSING, length=True, least=least, fits=False)
+    return _checked(partial(check_lengths, least=least), MISSING, length=True, least=least, fits=False, after="")
 
 
 def factor(default: Any = MISSING) -> Any:

@@ -29,7 +29,8 @@ class Schedule:
 
     A schedule of your own is a frozen, keyword-only dataclass derived from this class, with a `factor` written in
     functions of `stepwell.algebra`. Fields made with `stepwell.schedules.fields` are checked, and lengths among them
-    resolved, without further ado.
+    resolved, without further ado. It is known by its class's name, in texts and files too; a later class of the same
+    name replaces the earlier one.
     """
 
     needs_horizon: ClassVar[bool] = False
@@ -70,7 +71,8 @@ class Schedule:
         A schedule that has a horizon of its own keeps it; `horizon` is for one that has none. Shares are rounded to
         the nearest step: neither 0.29 · 100 = 28.999… nor 0.07 · 100 = 7.000…1, as floats have it, moves a boundary.
         (The Trainer of transformers rounds its `warmup_ratio` up: there a warm-up can be one step longer.) A length
-        that must be at least one step is one where its share rounds to none, so that a trial of a few steps runs.
+        that must be at least one step is one where its share rounds to none, so that a trial of a few steps runs; and
+        where two shares that fit in the horizon round to more than it, the later one is what is left.
 
         Args:
             horizon: total optimizer steps, at least 1.
@@ -80,10 +82,13 @@ class Schedule:
                 does not fit in the horizon.
         """
         known = self._own_horizon or check_horizon("horizon", horizon)
-        changes: dict[str, Any] = {
-            field.name: _in_steps(getattr(self, field.name), known, self, field.metadata["least"])
-            for field in _lengths(self)
-        }
+        if known is not None:
+            self.check_fits(known)
+        changes: dict[str, Any] = {}
+        for field in _lengths(self):
+            least, after = field.metadata["least"], field.metadata["after"]
+            most = known - changes[after] if after and known is not None else None
+            changes[field.name] = _in_steps(getattr(self, field.name), known, self, least, most)
         if self.needs_horizon:
             required(known, self)
         if "horizon" in _names(self):
@@ -109,11 +114,16 @@ class Schedule:
         return replace(self, **changes)
 
     def check_fits(self, horizon: int) -> None:
-        """Raise ValueError for a length in steps that goes beyond the horizon."""
+        """Raise ValueError for a length in steps, or for two of which one comes after the other, beyond the horizon."""
         for field in _lengths(self):
-            value = getattr(self, field.name)
+            name, before, value = field.name, field.metadata["after"], getattr(self, field.name)
             if field.metadata["fits"] and isinstance(value, int) and value > horizon:
-                raise ValueError(f"{field.name} must be at most the horizon of {horizon} steps, got {value}")
+                raise ValueError(f"{name} must be at most the horizon of {horizon} steps, got {value}")
+            if before and not _fit(first := getattr(self, before), value, horizon):
+                raise ValueError(
+                    f"{before} and {name} together must fit in the horizon of {horizon} steps, "
+                    f"got {before} {first} and {name} {value}"
+                )
 
     @property
     def _own_horizon(self) -> int | None:
@@ -167,12 +177,23 @@ def required(horizon: int | None, schedule: Schedule) -> int:
     return horizon
 
 
-def in_steps(length: Length, horizon: int | None, schedule: Schedule, least: int = 0) -> int:
-    """A length of `schedule` in steps, a share as at least `least`.
+def in_steps(length: Length, horizon: int | None, schedule: Schedule, least: int = 0, most: int | None = None) -> int:
+    """A length of `schedule` in steps, a share as at least `least` and, which counts for more, at most `most`.
 
     Raises ValueError where it is a share of a horizon that is not known.
     """
-    return length if isinstance(length, int) else max(round(length * required(horizon, schedule)), least)
+    if isinstance(length, int):
+        return length
+    steps = max(round(length * required(horizon, schedule)), least)
+    return steps if most is None else min(steps, most)
+
+
+def outlasting(own: int | None, slot: int | None) -> int | None:
+    """The horizon that a composition still names when its lengths are steps: its own, where its slot is shorter.
+
+    It is resolved again with the schedule that it is a piece of, and must not take the slot for its horizon then.
+    """
+    return own if own is not None and slot is not None and own > slot else None
 
 
 def _wide(step: Any) -> Any:
@@ -181,10 +202,17 @@ def _wide(step: Any) -> Any:
     return step.astype("int32") if getattr(dtype, "kind", None) in ("i", "u") and dtype.itemsize < 4 else step
 
 
-def _in_steps(value: Any, horizon: int | None, schedule: Schedule, least: int) -> Any:
+def _in_steps(value: Any, horizon: int | None, schedule: Schedule, least: int, most: int | None) -> Any:
     if isinstance(value, tuple):
-        return tuple(in_steps(one, horizon, schedule, least) for one in value)
-    return None if value is None else in_steps(value, horizon, schedule, least)
+        return tuple(in_steps(one, horizon, schedule, least, most) for one in value)
+    return None if value is None else in_steps(value, horizon, schedule, least, most)
+
+
+def _fit(first: Length, then: Length, horizon: int) -> bool:
+    """Do two lengths fit in the horizon one after the other? Shares do up to the whole, however each is rounded."""
+    if isinstance(first, float) and isinstance(then, float) and first + then <= 1:
+        return True
+    return sum(round(one * horizon) if isinstance(one, float) else one for one in (first, then)) <= horizon
 
 
 def _lengths(schedule: Schedule) -> list[Field[Any]]:

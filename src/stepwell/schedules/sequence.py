@@ -11,7 +11,7 @@ from typing import Any, Self
 from stepwell.algebra import where
 from stepwell.schedules import fields
 from stepwell.schedules.fields import Length, check_horizon, check_length
-from stepwell.schedules.schedule import Schedule, in_steps
+from stepwell.schedules.schedule import Schedule, in_steps, outlasting
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,15 +42,16 @@ class Sequence(Schedule):
             self._starts(self.horizon)
 
     def resolve(self, horizon: int | None = None) -> Self:
-        horizon = self.horizon or check_horizon("horizon", horizon)
+        slot = check_horizon("horizon", horizon)
+        horizon = self.horizon or slot
         starts = self._starts(horizon)
         ends = (*starts[1:], horizon)
         pieces = tuple(
-            self._resolve_piece(index, None if end is None else end - start)
+            self._resolve_piece(index, None if end is None else max(end - start, 1))
             for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         )
         # All lengths are steps now: the horizon decides nothing any more, and the resolved schedule does not name it.
-        return type(self)(pieces=pieces, at=starts[1:], cut=self.cut)
+        return type(self)(pieces=pieces, at=starts[1:], cut=self.cut, horizon=outlasting(self.horizon, slot))
 
     def stretched(self, horizon: int | None) -> Self:
         return replace(self, pieces=(*self.pieces[:-1], self.pieces[-1].stretched(None)), horizon=horizon)
@@ -69,11 +70,13 @@ class Sequence(Schedule):
 
     def _starts(self, horizon: int | None) -> tuple[int, ...]:
         """The step at which each schedule starts."""
-        starts = (0, *(in_steps(start, horizon, self, least=1) for start in self.at))
+        # A share never rounds up to the horizon; of a trial of one step, all is the first schedule's.
+        latest = None if horizon is None else max(horizon - 1, 1)
+        starts = (0, *(in_steps(start, horizon, self, least=1, most=latest) for start in self.at))
         if any(after <= before for before, after in pairwise(starts)):
             steps = ", ".join(map(str, starts[1:]))
             raise ValueError(f"at must ascend from at least step 1, got {list(self.at)}, which is at {steps}")
-        if horizon is not None and starts[-1] >= horizon:
+        if latest is not None and starts[-1] > latest:
             raise ValueError(f"at must be less than the horizon of {horizon} steps, got {list(self.at)}")
         return starts
 

@@ -61,7 +61,7 @@ class WSD(_Stable):
         shape: "1-sqrt", "linear" or "cosine".
     """
 
-    decay: Length = fields.length(0.1)
+    decay: Length = fields.length(0.1, after="warmup")
     shape: str = fields.choice("1-sqrt", WAYS)
 
     @property
@@ -72,10 +72,6 @@ class WSD(_Stable):
     @property
     def way(self) -> str:
         return self.shape
-
-    def check_fits(self, horizon: int) -> None:
-        super().check_fits(horizon)
-        _check_sum(horizon, warmup=self.warmup, decay=self.decay)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -92,16 +88,12 @@ class Trapezoid(_Stable):
     """
 
     warmup: Length = fields.length(0.1)
-    decay: Length = fields.length(0.1)
+    decay: Length = fields.length(0.1, after="warmup")
 
     @property
     def falls_at(self) -> int:
         assert self.horizon is not None
         return self.horizon - int(self.decay)
-
-    def check_fits(self, horizon: int) -> None:
-        super().check_fits(horizon)
-        _check_sum(horizon, warmup=self.warmup, decay=self.decay)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -119,20 +111,8 @@ class Knee(_Stable):
         explore: the length E, steps (int) or a share of the horizon; together with the warm-up within the horizon.
     """
 
-    explore: Length = fields.length(0.5)
+    explore: Length = fields.length(0.5, after="warmup")
 
     @property
     def falls_at(self) -> int:
         return int(self.warmup) + int(self.explore)
-
-    def check_fits(self, horizon: int) -> None:
-        super().check_fits(horizon)
-        _check_sum(horizon, warmup=self.warmup, explore=self.explore)
-
-
-def _check_sum(horizon: int, **lengths: Length) -> None:
-    """Raise ValueError for lengths that do not fit in the horizon one after the other."""
-    steps = [round(value * horizon) if isinstance(value, float) else value for value in lengths.values()]
-    if sum(steps) > horizon:
-        shown = " and ".join(f"{name} {value}" for name, value in lengths.items())
-        raise ValueError(f"{' and '.join(lengths)} together must fit in the horizon of {horizon} steps, got {shown}")
