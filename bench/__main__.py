@@ -22,6 +22,9 @@ from bench.turns import copy_bandwidth
 from stepwell.naming import nearest
 
 _ROUNDS, _QUICK_ROUNDS, _FEWEST_ROUNDS = 9, 3, 7
+# What runs whole processes or trainings, and so fewer of them: three, and one that is quick.
+_LONG = {"start": "processes", "plan": "processes", "storage": "seeds"}
+_LONG_ROUNDS, _QUICK_LONG_ROUNDS = 3, 1
 # Of the trainings that compare storages: as many as the committed sweep's tries took.
 _STEPS = 200
 _T = TypeVar("_T")
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(str(error))
     if given.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {given.repeats}")
-    rounds = min(given.repeats, _QUICK_ROUNDS) if given.quick else given.repeats
+    rounds = min(given.repeats, given.quick_rounds) if given.quick else given.repeats
     whole = not given.rules and not given.shapes
     enough = not given.quick
     rows: Iterable[Row]
@@ -173,7 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(what, help=about, description=about)
         if what not in ("schedule", "plan", "checkpoint", "storage", "ranks"):
-            command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; all by default")
+            usual = ", ".join(start.USUAL) if what == "start" else "all"
+            command.add_argument("--rules", metavar="NAMES", help=f"of {', '.join(SUBJECTS)}; {usual} by default")
         command.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes; bench/results by default")
         command.set_defaults(rules=None, shapes=None, device="cpu", repeats=1, quick=False)
         if what in ("step", "memory"):
@@ -181,18 +185,19 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--shapes", metavar="NAMES", help=f"of {', '.join(SHAPES)}; {default} by default")
             command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         if what != "memory":
-            kinds = {
-                "start": (_QUICK_ROUNDS, "processes"),
-                "plan": (_QUICK_ROUNDS, "processes"),
-                "storage": (_QUICK_ROUNDS, "seeds"),
-            }
-            repeats, unit = kinds.get(what, (_ROUNDS, "rounds"))
+            unit = _LONG.get(what, "rounds")
+            repeats, quick = (_LONG_ROUNDS, _QUICK_LONG_ROUNDS) if what in _LONG else (_ROUNDS, _QUICK_ROUNDS)
+            command.set_defaults(quick_rounds=quick)
             command.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"{unit}, default {repeats}")
-            command.add_argument("--quick", action="store_true", help=f"at most {_QUICK_ROUNDS} {unit}, and not saved")
+            command.add_argument(
+                "--quick", action="store_true", help=f"at most {quick} of the {unit}; saved with --out alone"
+            )
     quality_command.add_to(commands)
     commands.add_parser("table", help="write docs/benchmarks.md from bench/results")
     commands.add_parser(
-        "gallery", help="write docs/optimizers.md from the rules and bench/results; draw docs/paths.svg"
+        "gallery",
+        help="write docs/optimizers.md from the rules and bench/results, the presets of docs/recipes.md; draw "
+        "docs/paths.svg",
     )
     commands.add_parser("scale", help="write the tables of docs/scale.md from plans of large models")
     commands.add_parser("stub", help="write src/stepwell/facades.pyi from the signatures of the optimizers")

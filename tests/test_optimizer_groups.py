@@ -205,8 +205,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: [{"params": [("norm.weight", weight(3))], "rule": "muon", "name": "hidden"}],
         ValueError,
         r"^Muon acts on real matrices \(…, rows, cols\), but parameter 'norm.weight' has shape \(3,\) and dtype "
-        r"torch.float32 \(group 'hidden'\); put it into a group with a rule such as 'AdamW', as "
-        r"stepwell.create_optimizer\(model, 'muon'\) does$",
+        r"torch.float32 \(group 'hidden'\); put it into a group with a rule such as 'AdamW', as a recipe "
+        r"does whose routes are \(Route\(rule='Muon', select=\"role\('hidden matrix'\)\"\), Route\(rule='AdamW'\)\)$",
     ),
     "complex matrices for Muon": (
         lambda: [{"params": [weight(2, 2, dtype=torch.complex64)], "rule": "muon"}],

@@ -118,10 +118,11 @@ def check_fit(
     except ValueError as error:
         raise ValueError(f"{error}, as parameter {name} has{where}") from None
     if fitted.acts_on == "matrices" and (parameter.ndim < 2 or parameter.is_complex()):
+        kind = type(rule).__name__
         raise ValueError(
-            f"{type(rule).__name__} acts on real matrices (…, rows, cols), but parameter {name} has shape {shape} and "
-            f"dtype {parameter.dtype}{where}; put it into a group with a rule such as 'AdamW', as "
-            "stepwell.create_optimizer(model, 'muon') does"
+            f"{kind} acts on real matrices (…, rows, cols), but parameter {name} has shape {shape} and dtype "
+            f"{parameter.dtype}{where}; put it into a group with a rule such as 'AdamW', as a recipe does whose routes "
+            f"are (Route(rule={kind!r}, select=\"role('hidden matrix')\"), Route(rule='AdamW'))"
         )
     if parameter.is_complex() and any(slot.shape is not None for slot in fitted.slot_list()):
         raise TypeError(f"{type(rule).__name__} takes real parameters, but {name} has dtype {parameter.dtype}{where}")

@@ -40,8 +40,9 @@ def step_in_backward(
 ) -> StepInBackward:
     """Let the optimizer step in the backward pass: each parameter as soon as its gradient is there.
 
-    The training loop stays as it is. `optimizer.step()` then steps what is left, and is the one step that schedulers
-    hear of; where nothing is clipped, weights and state have the same bits as without.
+    The training loop stays as it is. `optimizer.step()` then steps what is left, fewer than `chunk_bytes` of gradients
+    and small matrices that are worked on together, and is the one step that schedulers hear of; where nothing is
+    clipped, weights and state have the same bits as without.
 
         stepwell.step_in_backward(model, optimizer)
         for batch in batches:

@@ -44,7 +44,8 @@ def create_optimizer(
     Args:
         model: the model, on any device.
         recipe: a `Recipe`, or the name of a preset (`stepwell.recipes.PRESETS`), of a rule, or of a recipe's file
-            (.toml, .json). "muon" gives Muon to hidden matrices and AdamW to the rest, convolutions among it.
+            (.toml, .json). "muon" gives Muon to hidden matrices and AdamW to the rest, convolutions among it. A rule's
+            name, where no preset has it, gives every parameter to that rule.
         lr: learning rate per step of every rule in the recipe; by default the recipe's. "muon" scales Muon's updates to
             the size of AdamW's (arXiv:2502.16982), so that both take an AdamW rate; "muon-original" does not.
         weight_decay: λ of the decayed groups of every rule in the recipe; by default the recipe's.

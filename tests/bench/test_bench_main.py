@@ -55,6 +55,16 @@ def test_a_quick_run_is_printed_but_not_saved(
     assert lines[-1] == "too few rounds, so nothing is saved; --out DIR saves it there"
 
 
+@pytest.mark.parametrize(("what", "usual", "quick"), [("start", 3, 1), ("plan", 3, 1), ("schedule", 9, 3)])
+def test_a_quick_run_has_fewer_rounds(what: str, usual: int, quick: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(getattr(command, what), "measure", lambda *given: seen.append(given[-1]) or [STEP])
+    monkeypatch.setattr(command, "_keep", lambda *_: None)
+    main([what])
+    main([what, "--quick"])
+    assert seen == [usual, quick]
+
+
 def test_a_part_takes_its_place_among_the_saved_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "RESULTS", tmp_path)
     monkeypatch.setattr(command.table, "write", lambda: "the table")

@@ -228,7 +228,8 @@ def test_migrate_to_torch(there, stepwell):
             ("migrate", "a", "b", "--to", "dion"),
             "a/000001 cannot be migrated to 'dion': Dion acts on real matrices (…, rows, cols), but parameter '1.bias' "
             "has shape (4,) and dtype torch.float32 (group 'adamw undecayed'); put it into a group with a rule such as "
-            "'AdamW', as stepwell.create_optimizer(model, 'muon') does",
+            "'AdamW', as a recipe does whose routes are (Route(rule='Dion', select=\"role('hidden matrix')\"), "
+            "Route(rule='AdamW'))",
         ),
     ],
 )

@@ -172,6 +172,20 @@ def test_what_a_pytree_cannot_answer_is_refused(changes: dict[str, Any], message
         partition(Recipe.preset("adamw").replace(**changes), tree(0), horizon=10).init(tree(0))
 
 
+@pytest.mark.usefixtures("_in_float64")
+def test_a_recipe_by_its_name() -> None:
+    from stepwell.integrations.optax import averaged, partition
+
+    recipe = Recipe.preset("schedule-free")
+    expected, _ = walk(partition(recipe, tree(0), horizon=10))
+    found, state = walk(partition("schedule-free", tree(0), horizon=10))
+    assert_same(found, expected, 0.0)
+    by_name, whole = (averaged(of, state, tree(0)) for of in ("schedule-free", recipe))
+    np.testing.assert_array_equal(by_name["dense"]["kernel"], whole["dense"]["kernel"])
+    with pytest.raises(ValueError, match="unknown recipe 'schedul-free'; did you mean"):
+        partition("schedul-free", tree(0))
+
+
 def test_other_mistakes() -> None:
     from stepwell.integrations.optax import partition
 

@@ -362,6 +362,23 @@ def test_the_callback_with_transformers_own_trainer(tmp_path: Path) -> None:
     assert {"lr/hidden", "lr/adamw", "lr/adamw undecayed", "gradient_norm", "update_to_weight/hidden"} <= set(entry)
 
 
+def test_a_plan_has_the_horizon_and_the_warm_up_of_the_training(tmp_path: Path) -> None:
+    from stepwell.integrations.huggingface import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(str(tmp_path), **QUIET, optim="muon", warmup_steps=3)
+    looked = Trainer(gpt2(), arguments, train_dataset=Sentences(classes=False))
+    assert looked.optimizer is not None
+    assert looked.plan is not None
+    assert (looked.plan.horizon, looked.plan.warnings) == (12, ())
+    looked.train()
+    trained = Trainer(gpt2(), arguments, train_dataset=Sentences(classes=False))
+    trained.train()
+    for trainer in (looked, trained):
+        assert trainer.plan is not None
+        assert trainer.plan.horizon == 12
+        assert trainer.plan.recipe.schedules == {"lr": stepwell.schedules.Cosine(warmup=3)}
+
+
 def test_nothing_is_made_where_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     from stepwell.integrations.huggingface import Trainer, TrainingArguments
 

@@ -264,8 +264,8 @@ class TestMistakes:
         (mistake,) = refused(Vision(), Recipe(routes=Route(rule="Muon")))
         assert mistake == (
             "route 'muon': Muon acts on real matrices (…, rows, cols), but parameter 'norm.weight' has shape (8,) and "
-            "dtype torch.float32; put it into a group with a rule such as 'AdamW', as "
-            "stepwell.create_optimizer(model, 'muon') does (and 3 more)"
+            "dtype torch.float32; put it into a group with a rule such as 'AdamW', as a recipe does whose "
+            "routes are (Route(rule='Muon', select=\"role('hidden matrix')\"), Route(rule='AdamW')) (and 3 more)"
         )
         thirds = Route(rule="Muon", select="ndim(2)", hyper_parameters={"split": 3})
         (mistake,) = refused(Language(), Recipe(routes=(thirds, Route(rule="AdamW"))))

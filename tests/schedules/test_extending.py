@@ -17,6 +17,7 @@ from stepwell.schedules import (
     WSD,
     Constant,
     Cosine,
+    Cyclic,
     Function,
     InverseSqrt,
     Linear,
@@ -151,14 +152,24 @@ def test_rewarm_leaves_out_the_warm_up_inside_a_composition(schedule: Schedule, 
     assert rates(scheduler, 26) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("schedule", [Function(function=risen), repeat(Cosine(warmup=5), 10)])
-def test_rewarm_to_a_schedule_that_begins_at_0_is_an_error(schedule: Schedule) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "at"),
+    [(Function(function=risen), 7), (repeat(Cosine(warmup=5), 10), 7), (Cyclic(up=5, low=0.0), 10)],  # one at its foot
+)
+def test_rewarm_to_a_schedule_that_begins_at_0_is_an_error(schedule: Schedule, at: int) -> None:
     scheduler = Scheduler(sgd(1.0), lr=schedule, horizon=20)
-    scheduler.step(7)
+    scheduler.step(at)
     message = f"how='rewarm' goes to where the schedule begins, and {schedule!r} begins at 0: how='stretch' and"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         scheduler.extend(40, how="rewarm", warmup=5)
     assert scheduler.horizon == 20
+
+
+def test_a_rewarm_of_no_steps_goes_on_from_the_foot_of_a_cycle() -> None:
+    scheduler = Scheduler(sgd(1.0), lr=Cyclic(up=2, low=0.0), horizon=4)
+    scheduler.step(4)
+    scheduler.extend(8, how="rewarm", warmup=0)
+    assert rates(scheduler, 5) == [0.0, 0.5, 1.0, 0.5, 0.0]
 
 
 def test_rewarm_to_a_rise_that_is_part_of_the_shape_goes_to_where_it_begins() -> None:

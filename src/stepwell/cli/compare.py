@@ -48,8 +48,8 @@ def compare(
         str,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="Your own model and data: a function of the seed that returns a stepwell.compare.Task. "
-            "The current directory is importable.",
+            help="Your own model and data: a function of the seed that returns a stepwell.compare.Task; a whole one "
+            "stands in docs/getting-started.md and in that class's docstring. The current directory is importable.",
         ),
     ] = "bytegpt",
     steps: Annotated[

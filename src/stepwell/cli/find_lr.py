@@ -30,7 +30,8 @@ def find_lr(
         str,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="Your own model and data: a function of the seed that returns a stepwell.compare.Task.",
+            help="Your own model and data: a function of the seed that returns a stepwell.compare.Task; a whole one "
+            "stands in docs/getting-started.md and in that class's docstring.",
         ),
     ] = "bytegpt",
     optimizer: Annotated[

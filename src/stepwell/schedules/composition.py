@@ -263,7 +263,8 @@ def shift(schedule: Schedule, by: Length, *, horizon: int | None = None) -> Shif
 def repeat(schedule: Schedule, every: Length, *, times: int | None = None, horizon: int | None = None) -> Repeat:
     """The schedule again and again, each time over `every` steps (or that share of the horizon).
 
-    After the last time, of `times` or of those that begin before the horizon, it holds the schedule's end.
+    After the last of `times` it holds the schedule's end; from the horizon on, the value that it has there, which is
+    none of an end where the horizon cuts a turn.
     """
     return Repeat(schedule=schedule, every=every, times=times, horizon=horizon)
 

@@ -65,7 +65,7 @@ def rewarmed(schedule: Schedule, so_far: Schedule, done: int, horizon: int, warm
         raise ValueError(f"warmup must be less than the {left} steps that are left, got {warmup}")
     rest = schedule.without_warmup().stretched(left - length).resolve(left - length)
     now, begin = so_far(done), rest(0)
-    if now and not begin:  # a warm-up multiplies where it goes to: it would train at 0
+    if not begin and (now or length):  # a warm-up multiplies where it goes to: it would train at 0
         raise ValueError(
             f"how='rewarm' goes to where the schedule begins, and {schedule!r} begins at 0: how='stretch' and "
             "how='hold' go on with it; a rise made by warmup=, or by warmup(schedule, length), is left out here"

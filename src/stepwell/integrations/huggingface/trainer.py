@@ -113,9 +113,9 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
         """The recipe laid over the model; a single rule leaves undecayed what transformers would."""
         if self.args.choice.origin != "recipe":
             recipe = recipe.replace(undecayed=where(_Undecayed(self.get_decay_parameter_names(model))))
+        steps = steps or self._known_steps()
         if self.args.rule_warms_up:  # Schedule-Free
-            known = self.state.max_steps if self.is_in_train else self._count_steps()
-            recipe = recipe.set(warmup_steps=self.args.get_warmup_steps(known))
+            recipe = recipe.set(warmup_steps=self.args.get_warmup_steps(steps or self._count_steps()))
         return plan(model, recipe, horizon=steps)
 
     def _scheduler(self, steps: int, optimizer: Any) -> Any:
@@ -124,9 +124,10 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
         if name_of(args.lr_scheduler_type) == OF_RECIPE:
             recipe = self._recipe()
             assert recipe is not None  # the arguments have seen to it
-            scheduler: Any = self._planned(warmed_up(recipe, warmup_steps), self.model, steps).build_scheduler(
-                optimizer
-            )
+            planned = self._planned(warmed_up(recipe, warmup_steps), self.model, steps)
+            if self.plan is not None:
+                self.plan = planned
+            scheduler: Any = planned.build_scheduler(optimizer)
         else:
             scheduler = make_scheduler(
                 optimizer,
@@ -138,6 +139,12 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
         if isinstance(scheduler, Scheduler):
             scheduler.resumes_under = "this"  # a training that goes on for more epochs has another horizon
         return scheduler
+
+    def _known_steps(self) -> int | None:
+        """The optimizer steps of the training under way or to come; None where nobody has said what it trains on."""
+        if self.is_in_train:
+            return self.state.max_steps or None
+        return self._count_steps() if self.train_dataset is not None or self.args.max_steps > 0 else None
 
     def _count_steps(self) -> int:
         """The optimizer steps of the training to come."""

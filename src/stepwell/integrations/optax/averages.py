@@ -12,17 +12,17 @@ from stepwell.integrations.course import Course
 from stepwell.integrations.optax.partition import groups_of
 from stepwell.integrations.optax.pytrees import name_of
 from stepwell.integrations.optax.transformation import RuleState
-from stepwell.recipes import Recipe
+from stepwell.recipes import Recipe, named
 from stepwell.rules.rule import Rule, namespace
 
 
-def averaged(of: Rule | Recipe, state: Any, params: Any) -> Any:
+def averaged(of: Rule | Recipe | str, state: Any, params: Any) -> Any:
     """The averaged weights of Schedule-Free rules and of those inside `ema`, to evaluate on.
 
     Training goes on with `params`, as they are. Of a recipe, parameters whose rule keeps no average are given back.
 
     Args:
-        of: the rule of the transformation, or the recipe of the partition.
+        of: the rule of the transformation, or the recipe of the partition, or its name.
         state: the optimizer's state, or that of a chain around it.
         params: the parameters that are trained on.
 
@@ -30,8 +30,8 @@ def averaged(of: Rule | Recipe, state: Any, params: Any) -> Any:
         TypeError: for what is neither rule nor recipe.
         ValueError: where nothing keeps an average, or the state is not of this rule or recipe.
     """
-    if isinstance(of, Recipe):
-        groups = groups_of(of, params)
+    if isinstance(of, (Recipe, str)):
+        groups = groups_of(named(of), params)
         rules = {group.name: group.rule for group in groups}
         names = {member.name: group.name for group in groups for member in group.members}
     elif isinstance(of, Rule):
@@ -42,12 +42,12 @@ def averaged(of: Rule | Recipe, state: Any, params: Any) -> Any:
         kinds = dict.fromkeys(type(rule).__name__ for rule in rules.values())
         raise ValueError(f"{' and '.join(kinds)} keep{'s' * (len(kinds) == 1)} no average")
     states = _states(state, rules)
-    named, tree = jax.tree.flatten_with_path(params)
+    leaves, tree = jax.tree.flatten_with_path(params)
     columns = {
         label: {name: tree.flatten_up_to(column) for name, column in one.slots.items()} for label, one in states.items()
     }
     weights = []
-    for index, (path, weight) in enumerate(named):
+    for index, (path, weight) in enumerate(leaves):
         label = names.get(name_of(path), "")
         slots = {name: column[index] for name, column in columns[label].items()}
         weights.append(_average(rules[label], weight, slots, states[label]))

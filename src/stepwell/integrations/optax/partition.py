@@ -16,12 +16,12 @@ from stepwell.integrations.optax.transformation import transformation
 from stepwell.integrations.views import Outputs
 from stepwell.naming import nearest
 from stepwell.planning.laying import PlannedGroup, lay_over
-from stepwell.recipes import Recipe
+from stepwell.recipes import Recipe, named
 from stepwell.rules.rule import Rule
 
 
 def partition(
-    recipe: Recipe, params: Any, *, horizon: int | None = None, outputs: Outputs = "last"
+    recipe: Recipe | str, params: Any, *, horizon: int | None = None, outputs: Outputs = "last"
 ) -> optax.GradientTransformation:
     """The recipe's rules over a pytree, each for the parameters of its routes.
 
@@ -37,7 +37,7 @@ def partition(
     recipe is torch's business; `state_dtype` and `master` would change the numbers, and are refused.
 
     Args:
-        recipe: what goes where.
+        recipe: what goes where: a `Recipe`, or the name of a preset, a rule or a file.
         params: the pytree, of arrays or of `jax.ShapeDtypeStruct`; nested dicts, Flax NNX's state, and others. Only
             its paths and shapes are looked at.
         horizon: total optimizer steps, at least 1, where schedules need it.
@@ -47,9 +47,10 @@ def partition(
     Raises:
         RecipeError: where recipe and parameters do not fit, naming every mistake.
         TypeError: for what is no recipe.
-        ValueError: where the recipe asks for what a pytree does not hold, for another storage than the parameters', or
-            for a horizon that is not known.
+        ValueError: for an unknown name; where the recipe asks for what a pytree does not hold, for another storage than
+            the parameters', or for a horizon that is not known.
     """
+    recipe = named(recipe)
     groups = groups_of(recipe, params)
     labels = {member.name: group.name for group in groups for member in group.members}
 
@@ -69,8 +70,6 @@ def partition(
 
 def groups_of(recipe: Recipe, params: Any) -> tuple[PlannedGroup, ...]:
     """The groups that the recipe makes of a pytree's parameters."""
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe must be a stepwell.Recipe, such as Recipe.preset('adamw'), got {recipe!r}")
     if recipe.on_nonfinite == "raise":
         raise ValueError("on_nonfinite='raise' cannot be: nothing is raised under jax.jit; take 'skip'")
     _check_stored_as_it_is(recipe)
