@@ -93,6 +93,7 @@ def _loaded(
         for parameter, key in matched:
             slots = state_dict["state"].get(key)
             if slots:
+                slots = rule.own_slots(slots)
                 if copy and saved.get("state_dtype") == "8bit":  # without, somebody may still fill them
                     _check_no_codes(rule, parameter, slots, name_of(parameter))
                 state[parameter] = _slots(rule, parameter, slots, name_of(parameter), home_of(parameter), copy)
