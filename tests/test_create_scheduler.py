@@ -52,6 +52,17 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
             TypeError,
             "unknown argument 'warmpu' for Cosine; it takes horizon, warmup, end, waves; did you mean 'warmup'?",
         ),
+        (lambda: create_scheduler(sgd(), "step", horizon=9), TypeError, "Step needs every: give every=…"),
+        (
+            lambda: create_scheduler(sgd(), "warmup", horizon=9),
+            TypeError,
+            "Warmup needs schedule and length: give schedule=…, length=…",
+        ),
+        (
+            lambda: create_scheduler(sgd(), "step", evry=3),
+            TypeError,
+            "unknown argument 'evry' for Step; it takes horizon, warmup, every, gamma; did you mean 'every'?",
+        ),
         (
             lambda: create_scheduler(sgd(), "linear"),
             ValueError,

@@ -164,7 +164,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "names in one group": (
         lambda: [{"params": [("w", weight())]}, {"params": [weight()], "name": "norms"}],
         ValueError,
-        r"^either all parameter groups have names or none \(group 'norms'\)$",
+        r"^either all parameter groups have names or none \(group 'norms'\); the parameters that are there have names, "
+        r"so write {'params': \[\('a name', tensor\), …\]}$",
     ),
     "a misspelled key": (
         lambda: [{"params": [weight()], "weight_deacy": 0.1, "name": "norms"}],
@@ -289,7 +290,11 @@ def test_add_param_group_checks_the_same() -> None:
         ({"params": [p]}, ValueError, r"^parameter number 0 is in the optimizer twice \(group 1\)"),
         ({"params": [weight()], "lr": -1.0}, ValueError, r"^lr must be at least 0, got -1.0 \(group 1\)$"),
         ({"params": [weight()], "beta": 1}, TypeError, r"'beta' for AdamW; did you mean 'betas'\? \(group 1\)$"),
-        ({"params": [("w", weight())]}, ValueError, r"^either all parameter groups have names or none \(group 1\)$"),
+        (
+            {"params": [("w", weight())]},
+            ValueError,
+            r"^either all parameter groups have names or none \(group 1\); give this group's .* without their names$",
+        ),
         ([weight()], TypeError, r"^a parameter group must be a dict with 'params', got a list$"),
     ]
     for group, error, message in bad:

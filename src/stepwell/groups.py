@@ -87,7 +87,12 @@ def check_names(group: Mapping[str, Any], others: Sequence[Mapping[str, Any]], w
     """Raise ValueError where the names of a new group's parameters do not go with its parameters, or with those of the
     groups that are there."""
     if others and ("param_names" in group) != ("param_names" in others[0]):
-        raise ValueError(f"either all parameter groups have names or none{where}")
+        way = (
+            "give this group's parameters without their names"
+            if "param_names" in group
+            else "the parameters that are there have names, so write {'params': [('a name', tensor), …]}"
+        )
+        raise ValueError(f"either all parameter groups have names or none{where}; {way}")
     names = group.get("param_names", [])
     if "param_names" in group and len(names) != len(group["params"]):
         raise ValueError(f"{len(names)} names for {len(group['params'])} parameters{where}")

@@ -96,6 +96,7 @@ def _loaded(
         for parameter, key in matched:
             slots = state_dict["state"].get(key)
             if slots:
+                slots = rule.own_slots(slots)
                 if copy and saved.get("state_dtype") == "8bit":  # without, somebody may still fill them
                     _check_no_codes(rule, parameter, slots, name_of(parameter))
                 name, found = name_of(parameter), {slot: value for slot, value in slots.items() if value is not None}

@@ -13,15 +13,24 @@ TORCHS_NAMES = {"beta2_decay": "decay_rate", "d": "clip_threshold"}
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     """A clause that proposes the known name closest to `name`, or the closest ones up to `most`; an empty string where
-    none is close.
+    none is close. Closest is one that has the same two halves the other way round.
 
     >>> nearest("bets", ["betas", "lr"])
     "; did you mean 'betas'?"
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    matches = difflib.get_close_matches(str(name).casefold(), by_folded, n=most, cutoff=0.6)
+    folded = str(name).casefold()
+    turned = [candidate for candidate in by_folded if _turned(folded, candidate)]
+    close = difflib.get_close_matches(folded, by_folded, n=most, cutoff=0.6)
+    matches = list(dict.fromkeys(turned + close))[:most]
     *others, last = [repr(by_folded[match]) for match in matches] or [""]
     return f"; did you mean {' or '.join(filter(None, (', '.join(others), last)))}?" if last else ""
+
+
+def _turned(one: str, other: str) -> bool:
+    """Whether two names are the same but for dashes and for which half comes first: "adamw_schedule_free"."""
+    one, other = (name.replace("-", "").replace("_", "") for name in (one, other))
+    return len(one) == len(other) and one in other + other
 
 
 def meant(name: str, known: Collection[str]) -> str:

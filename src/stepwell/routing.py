@@ -16,7 +16,7 @@ from stepwell.recipes import Recipe, named
 from stepwell.roles import Role
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Schedule
-from stepwell.schedules.schedule import schedule_class
+from stepwell.schedules.schedule import made, schedule_class
 
 
 def create_optimizer(
@@ -101,7 +101,8 @@ def create_scheduler(
 
     Raises:
         ValueError: an unknown name, or a value out of range.
-        TypeError: an option that the named schedule does not take, or options beside a schedule that carries its own.
+        TypeError: an option that the named schedule does not take, or one missing that it needs; options beside a
+            schedule that carries its own.
     """
     beside = options if type(warmup) is int and warmup == 0 else {"warmup": warmup, **options}
     if isinstance(schedule, Schedule):
@@ -110,4 +111,4 @@ def create_scheduler(
         return Scheduler(optimizer, horizon=horizon, lr=schedule)
     if not isinstance(schedule, str):
         raise TypeError(f"schedule must be a name, such as 'cosine', or a Schedule, got {schedule!r}")
-    return Scheduler(optimizer, horizon=horizon, lr=schedule_class(schedule)(**beside))
+    return Scheduler(optimizer, horizon=horizon, lr=made(schedule_class(schedule), beside))

@@ -141,6 +141,26 @@ def test_every_group_ends_at_the_rate_that_was_asked_for() -> None:
         assert rates(scheduler.optimizer) == pytest.approx([0.1, 0.1, 0.1])
 
 
+def test_a_rate_below_the_default_end_falls_as_the_highest_does() -> None:
+    # Where lr_end is not given, transformers multiplies every group by 1e-7 / 0.5 at the end.
+    scheduler = get_polynomial_decay_schedule_with_warmup(sgd(0.5, 1e-8, 0.0), 0, 8)
+    for _ in range(8):
+        scheduler.step()
+    assert rates(scheduler.optimizer) == pytest.approx([1e-7, 1e-8 * 1e-7 / 0.5, 0.0], rel=1e-9, abs=0)
+    with pytest.raises(
+        ValueError, match=r"^lr_end must be below the learning rate of every group, got 1e-07 for a rate"
+    ):
+        get_polynomial_decay_schedule_with_warmup(sgd(1e-8), 0, 8)
+
+
+def test_whole_floats_are_steps() -> None:
+    # What multiplying by a share, or by a number of epochs, gives.
+    linear: Any = get_linear_schedule_with_warmup
+    assert linear(sgd(), 3.0, 12.0).schedules == linear(sgd(), 3, 12).schedules
+    wsd: Any = get_wsd_schedule
+    assert wsd(sgd(), 0.0, 3.0, 12.0).schedules == wsd(sgd(), 0, 3, 12).schedules
+
+
 def test_restarts_come_where_they_should() -> None:
     # 49 cycles of one step each: 49 · (1 / 49) is 0.9999999999999999, and transformers is at 0 there instead of at 1.
     scheduler = get_cosine_with_hard_restarts_schedule_with_warmup(sgd(), 0, 49, 49)
@@ -232,6 +252,26 @@ def test_adafactors_schedule_tells_its_rates() -> None:
             lambda: get_scheduler("constant", sgd(), 3),
             ValueError,
             "the schedule 'constant' has no warm-up, got num_war",
+        ),
+        (
+            lambda: get_scheduler("reduce_lr_on_plateau", sgd(), 3),
+            ValueError,
+            "the schedule 'reduce_lr_on_plateau' has no warm-up, got num_warmup_steps=3; leave it out",
+        ),
+        (
+            lambda: get_scheduler("greedy", sgd(), 3),
+            ValueError,
+            "the schedule 'greedy' has no warm-up, got num_warmup_steps=3; 'warmup' among its arguments counts metrics",
+        ),
+        (
+            lambda: get_linear_schedule_with_warmup(sgd(), 1.0, 8),  # type: ignore[arg-type]
+            TypeError,
+            "num_warmup_steps must be a whole number of steps (int), got 1.0; for a share of the training write round",
+        ),
+        (
+            lambda: get_linear_schedule_with_warmup(sgd(), 0, 8.5),  # type: ignore[arg-type]
+            TypeError,
+            "num_training_steps must be a whole number of steps (int), got 8.5",
         ),
         (
             lambda: get_linear_schedule_with_warmup(sgd(), 0.1, 8),  # type: ignore[arg-type]

@@ -308,6 +308,8 @@ def test_create_optimizer() -> None:
     # 0.8·t/4, then from 0.8 down to 0.2 in 6 steps.
     rates = [float(keras.ops.convert_to_numpy(schedule(step))) for step in (0, 1, 3, 4, 7, 10, 15)]
     assert rates == pytest.approx([0.0, 0.2, 0.6, 0.8, 0.5, 0.2, 0.2], abs=1e-6)
+    counted = create_optimizer(0.8, np.int64(10), np.int64(4), weight_decay_rate=0.1)[1].get_config()
+    assert type(counted["decay_schedule_fn"]["config"]["decay_steps"]) is int
     again = AdamWeightDecay.from_config(optimizer.get_config())
     assert isinstance(again._learning_rate, WarmUp)
     assert again.get_config() == optimizer.get_config()

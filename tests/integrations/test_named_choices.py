@@ -97,6 +97,10 @@ def test_an_unknown_schedule_lists_near_ones() -> None:
         named_schedule("cosin", None)
     with pytest.raises(TypeError, match=r"^unknown argument 'power' for the schedule 'linear'; it takes"):
         named_schedule("linear", {"power": 2.0})
+    with pytest.raises(TypeError, match=r"^Step needs every: give every=… in lr_scheduler_kwargs$"):
+        named_schedule("step", None)
+    with pytest.raises(TypeError, match=r"^Step needs every: give every=…$"):
+        named_schedule("Step()", None)
     with pytest.raises(TypeError, match=r"carries its own arguments: write end into it$"):
         named_schedule("Cosine(warmup=0.1)", {"end": 0.1})
 

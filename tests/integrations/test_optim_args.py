@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stepwell import Recipe, RecipeError
+from stepwell import Recipe, RecipeError, Route
 from stepwell.integrations.huggingface.optim_args import applied, parse
 
 
@@ -62,6 +62,9 @@ def test_they_go_into_a_recipe() -> None:
     recipe = applied(Recipe.preset("muon"), parse("betas=(0.8, 0.9), muon_momentum=0.9, nesterov=false"))
     hidden, rest = (recipe.rule_of(route).values() for route in recipe.routes)
     assert (hidden["momentum"], hidden["nesterov"], rest["betas"]) == (0.9, False, (0.8, 0.9))
+    recipe = Recipe(routes=(Route(rule="Adafactor", hyper_parameters={"relative_step": False}),))
+    recipe = applied(recipe, parse("warmup_init=true, relative_step=true"))  # the one goes with the other alone
+    assert recipe.rule_of(recipe.routes[0]).values()["warmup_init"] is True
 
 
 def test_an_unknown_name_and_a_value_out_of_range_tell_the_place() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,8 @@ from peers.small_trainer import QUIET, Sentences, classifier
 from stepwell.integrations.huggingface.choosing import choose
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # it warns of much that is not ours
+
+RELATIVE = {"optim": "adafactor", "optim_args": "relative_step=true"}
 
 
 def arguments(**given: Any) -> Any:
@@ -168,6 +169,16 @@ def test_names_that_transformers_serves(caplog: pytest.LogCaptureFixture) -> Non
         ({"warmup_ratio": 1.5}, ValueError, r"^warmup_ratio must be in \[0, 1\], got 1.5$"),
         ({"warmup_steps": -1}, ValueError, r"^warmup_steps must be at least 0, got -1$"),
         ({"layer_decay": 1.5}, ValueError, r"layer_decay must be in \(0, 1\), got 1.5"),
+        (RELATIVE | {"learning_rate": 1e-9}, ValueError, r"^learning_rate=1e-09 says nothing to an Adafactor with rel"),
+        (RELATIVE | {"lr_scheduler_type": "cosine"}, ValueError, r"^lr_scheduler_type='cosine' says nothing to an"),
+        (RELATIVE | {"warmup_steps": 3}, ValueError, r"^warmup_steps=3 says nothing to an .*\(warmup_init=true is its"),
+        (RELATIVE | {"warmup_ratio": 0.1}, ValueError, r"^warmup_ratio=0.1 says nothing to an Adafactor"),
+        (RELATIVE | {"layer_decay": 0.9}, ValueError, r"^layer_decay=0.9 says nothing to an Adafactor"),
+        (
+            {"optim": "adafactor", "optim_args": "relative_step=true, lr=1e-3"},
+            ValueError,
+            r"^lr=0.001 says nothing to an Adafactor with relative_step=true, .*; leave it out, or write",
+        ),
         ({"layer_decay": 0.9, "optim": "lomo"}, ValueError, r"^layer_decay needs an optimizer of stepwell"),
     ],
     ids=lambda value: None if isinstance(value, (type, str)) else ", ".join(value),
@@ -177,10 +188,23 @@ def test_mistakes(given: dict[str, Any], error: type[Exception], message: str) -
         arguments(**given)
 
 
-def test_a_constant_schedule_has_no_warm_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("constant", "'constant_with_warmup' has one$"),
+        ("reduce_lr_on_plateau", "leave it out"),
+        ("greedy", "'warmup' "),
+    ],
+)
+def test_schedules_without_a_warm_up(name: str, way: str) -> None:
     from stepwell.integrations.huggingface import Trainer
 
-    made = arguments(lr_scheduler_type="constant", warmup_steps=3)
-    trainer = Trainer(classifier(), made, train_dataset=Sentences())
-    with pytest.raises(ValueError, match=r"the schedule 'constant' has no warm-up.*'constant_with_warmup' has one$"):
-        trainer.create_scheduler(10)
+    metric = {} if name == "constant" else {"eval_strategy": "epoch"}
+    for steps in (3, 0):
+        made = arguments(lr_scheduler_type=name, warmup_steps=steps, **metric)
+        trainer = Trainer(classifier(), made, train_dataset=Sentences(), eval_dataset=Sentences())
+        if steps:
+            with pytest.raises(ValueError, match=rf"the schedule '{name}' has no warm-up.*; {way}"):
+                trainer.create_scheduler(10)
+        else:
+            assert trainer.create_scheduler(10) is not None

@@ -87,6 +87,28 @@ def test_a_custom_trainer_with_an_optimizer_of_its_own() -> None:
     assert trainer.plan is None
 
 
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("directly", [True, False])
+def test_a_custom_trainer_that_asks_whether_there_is_an_optimizer(own: bool, directly: bool) -> None:
+    from stepwell.integrations.huggingface import Trainer, TrainingArguments
+
+    class Careful(Trainer):
+        def create_optimizer(self, model: Any = None) -> Any:
+            if self.optimizer is None:
+                if own:
+                    self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+                else:
+                    super().create_optimizer()
+            return self.optimizer
+
+    trainer = Careful(classifier(), TrainingArguments(output_dir="./careful", **QUIET), train_dataset=Sentences())
+    made = trainer.create_optimizer() if directly else trainer.optimizer
+    assert made is trainer.optimizer
+    assert type(made) is (torch.optim.SGD if own else stepwell.Optimizer)
+    trainer.train()
+    assert trainer.optimizer.optimizer is made
+
+
 def test_manual_creation() -> None:
     from stepwell.integrations.huggingface import Trainer, TrainingArguments
 
@@ -102,7 +124,7 @@ def test_manual_creation() -> None:
     trainer = Trainer(model=gpt2(), args=arguments, train_dataset=data)
     made = trainer.create_optimizer()
     batches = len(data) // (arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
-    total_steps = batches * arguments.num_train_epochs
+    total_steps = batches * float(arguments.num_train_epochs)  # which it is, where it is left at its default
     scheduler = trainer.create_scheduler(num_training_steps=total_steps)
     assert trainer.optimizer is made
     assert trainer.lr_scheduler is scheduler

@@ -21,6 +21,14 @@ HAS_BITSANDBYTES = find_spec("bitsandbytes") is not None
 LINEAR = {"lr_scheduler_type": "linear", "learning_rate": 1e-3, "weight_decay": 0.1}
 
 
+def without_biases_of_keys() -> Any:
+    """The classifier; softmax overlooks the bias of keys: its gradient is rounding, which Adafactor makes a step of."""
+    model = classifier()
+    for name, p in model.named_parameters():
+        p.requires_grad_("key.bias" not in name)
+    return model
+
+
 def test_the_weights_of_transformers_own_adamw_after_fifty_steps(tmp_path: Path) -> None:
     import transformers
 
@@ -80,10 +88,7 @@ def test_every_twin_does_what_transformers_own_does(
     monkeypatch.setattr(optimi, "StableAdamW", WithoutTriton)  # where there is a Triton, it wants a GPU
     models = []
     for runs_on in ("transformers", "stepwell"):
-        model = classifier()
-        for name, p in model.named_parameters():
-            # Softmax overlooks the bias of keys: its gradient is rounding, which Adafactor makes a step of.
-            p.requires_grad_("key.bias" not in name)
+        model = without_biases_of_keys()
         common: dict[str, Any] = {**QUIET, **LINEAR, "max_steps": 8, **given}
         trainer = Trainer(
             model,
@@ -97,22 +102,56 @@ def test_every_twin_does_what_transformers_own_does(
     assert difference(*models) < 2e-6
 
 
-def test_a_training_begun_with_transformers_adamw_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optim", ["adamw_torch", "adafactor"])
+def test_a_training_begun_with_transformers_own_goes_on(optim: str, tmp_path: Path) -> None:
     import transformers
 
     from stepwell.integrations import huggingface
 
-    common = {**QUIET, **LINEAR, "save_strategy": "steps", "save_steps": 4, "max_steps": 8}
-    begun = classifier()
+    common = {**QUIET, **LINEAR, "optim": optim, "save_strategy": "steps", "save_steps": 4, "max_steps": 8}
+    begun = without_biases_of_keys()
     arguments = transformers.TrainingArguments(str(tmp_path), **common)
     transformers.Trainer(begun, arguments, train_dataset=Sentences()).train()
-    ended = classifier()
+    ended = without_biases_of_keys()
     trainer = huggingface.Trainer(
         ended, huggingface.TrainingArguments(str(tmp_path), **common), train_dataset=Sentences()
     )
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert trainer.state.global_step == 8
     assert difference(begun, ended) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, {"warmup_init": True, "scale_parameter": True}])
+def test_relative_steps_of_adafactor_are_those_of_transformers_and_told(
+    options: dict[str, bool], tmp_path: Path
+) -> None:
+    import transformers
+
+    from stepwell.integrations import huggingface
+
+    common = {**QUIET, "max_steps": 6, "logging_strategy": "steps", "logging_steps": 1, "save_strategy": "steps"}
+    model = without_biases_of_keys()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = transformers.Adafactor(trained, **({"scale_parameter": False} | options))
+    pair = (optimizer, transformers.optimization.AdafactorSchedule(optimizer))
+    arguments: Any = transformers.TrainingArguments(str(tmp_path / "theirs"), **common)
+    peer = transformers.Trainer(model, arguments, train_dataset=Sentences(), optimizers=pair)
+    peer.train()
+    named = ", ".join(f"{name}=true" for name in (*options, "relative_step"))
+    arguments = huggingface.TrainingArguments(
+        str(tmp_path), **common, optim="adafactor", optim_args=named, save_steps=3
+    )
+    trainers = []
+    for resumed in (None, str(tmp_path / "checkpoint-3")):
+        trainer = huggingface.Trainer(without_biases_of_keys(), arguments, train_dataset=Sentences())
+        trainer.train(resume_from_checkpoint=resumed)
+        trainers.append(trainer)
+    assert difference(model, without_biases_of_keys()) > 1e-6
+    assert difference(model, trainers[0].model) < 2e-6
+    assert difference(trainers[0].model, trainers[1].model) == 0
+    told = [[float(entry["learning_rate"]) for entry in each.state.log_history[:6]] for each in (peer, *trainers)]
+    assert told[1] == pytest.approx(told[0], rel=1e-4)
+    assert told[2] == told[1]
 
 
 def test_a_recipe_from_a_preset_and_from_a_file(tmp_path: Path) -> None:
@@ -214,6 +253,57 @@ def test_the_mixin_on_another_trainer(tmp_path: Path) -> None:
     plain = Trainer(classifier(), TheirArguments(str(tmp_path), **QUIET), train_dataset=Sentences())
     plain.train()  # with arguments that know nothing of stepwell, it is theirs
     assert type(plain.optimizer.optimizer) is torch.optim.AdamW
+
+
+def test_methods_of_the_trainer_that_is_mixed_into_are_asked_where_nothing_else_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import transformers
+
+    from stepwell.integrations import huggingface
+
+    class Theirs(transformers.Trainer):
+        def create_optimizer(self, model: Any = None) -> Any:
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
+            return self.optimizer
+
+        def create_scheduler(self, num_training_steps: int) -> Any:  # without the optimizer, as of old
+            self.lr_scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, total_iters=num_training_steps)
+            return self.lr_scheduler
+
+    class Mixed(huggingface.TrainerMixin, Theirs):
+        pass
+
+    class Other(huggingface.Trainer):
+        @staticmethod
+        def get_optimizer_cls_and_kwargs(*_: Any) -> Any:
+            return torch.optim.SGD, {"lr": 0.123}
+
+    def made(kind: Any, **given: Any) -> Any:
+        arguments = huggingface.TrainingArguments(str(tmp_path), **QUIET, max_steps=2, **given)
+        return kind(classifier(), arguments, train_dataset=Sentences())
+
+    trainer = made(Mixed, learning_rate=1e-3)
+    assert type(trainer.optimizer) is torch.optim.SGD
+    assert trainer.lr_scheduler is None  # theirs waits for the training
+    trainer.train()
+    assert type(trainer.lr_scheduler) is torch.optim.lr_scheduler.ConstantLR
+    assert made(Other).optimizer.param_groups[0]["lr"] == 0.123
+
+    def warnings() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "stepwell"]
+
+    assert not warnings()
+    for _ in range(2):  # and says so once
+        named = made(Mixed, optim="Lion", lr_scheduler_type="cosine")
+        assert named.optimizer.param_groups[0]["rule"] == "Lion"
+        assert isinstance(named.lr_scheduler, stepwell.Scheduler)
+        assert made(Other, layer_decay=0.8).optimizer.param_groups[0]["rule"] == "AdamW"
+    assert [line.partition(", which")[0] for line in warnings()] == [
+        "optim='Lion' goes before Theirs.create_optimizer",
+        "lr_scheduler_type='cosine' goes before Theirs.create_scheduler",
+        "layer_decay=0.8 goes before Other.get_optimizer_cls_and_kwargs",
+    ]
 
 
 def test_schedule_free_is_evaluated_and_saved_on_the_average(tmp_path: Path) -> None:

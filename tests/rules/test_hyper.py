@@ -77,6 +77,14 @@ def test_values_in_range_stay_what_they_are(annotation: Any, value: Any) -> None
     assert type(result) is type(value)
 
 
+@pytest.mark.parametrize("annotation", [Count, int, int | float, Count | Betas], ids=repr)
+def test_whole_numbers_of_numpy_become_pythons(annotation: Any) -> None:
+    result = validated("x", np.int64(5), annotation)
+    assert (result, type(result)) == (5, int)
+    with pytest.raises(TypeError):
+        validated("x", np.bool_(True), annotation)
+
+
 def test_a_list_of_numbers_becomes_a_tuple() -> None:
     assert validated("betas", [2.0, 0.5], Betas) == (2.0, 0.5)
 

@@ -317,6 +317,21 @@ def test_the_names_of_the_rules() -> None:
     assert not {*made_of, "ScheduleFree"} & set(names)  # what has no update of its own
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AdamWScheduleFree", "ScheduleFreeAdamW"),  # as the package of its authors has it
+        ("adamw_schedule_free", "ScheduleFreeAdamW"),
+        ("RAdamScheduleFree", "ScheduleFreeRAdam"),
+        ("SGDScheduleFree", "ScheduleFreeSGD"),
+        ("adamw_hf", "AdamW"),
+    ],
+)
+def test_names_of_rules_elsewhere(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"^unknown rule '{name}'; did you mean '{meant}'\?; known are "):
+        stepwell.rules.registry.rule_class(name)
+
+
 def test_unknown_rules() -> None:
     with pytest.raises(
         ValueError, match=r"^unknown rule 'lionn'; did you mean 'Lion'\?; known are .*LAMB, .*Lion, .*Muon"

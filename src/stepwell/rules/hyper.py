@@ -182,13 +182,14 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
         raise TypeError(f"{name} must be {words}, got {value!r} of type {type(value).__name__}{where}")
     else:
         number = float(value)
-    if whole and not isinstance(value, int):
+    if whole and not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}{where}")
     if not math.isfinite(number) or number not in limits:
         raise ValueError(f"{name} must be {limits}, got {value!r}{where}")
     if isinstance(value, (torch.Tensor, float, int)) and type(value).__module__ != "numpy":
         return value
-    return number  # NumPy's numbers and fractions as Python's: a state dict holds plain values
+    # NumPy's numbers and fractions as Python's: a state dict holds plain values.
+    return int(value) if isinstance(value, numbers.Integral) else number
 
 
 def _tuple(name: str, value: Any, annotations: tuple[Any, ...], where: str) -> tuple[Any, ...]:

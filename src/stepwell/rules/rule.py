@@ -219,6 +219,11 @@ class Rule:
         """The shape of one of its slots for a parameter of this shape."""
         return shape if slot.shape is None else slot.shape(self.working_shape(shape))
 
+    def own_slots(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A parameter's saved state with the names and shapes of these slots, also where another implementation of the
+        same rule saved it."""
+        return saved
+
     def own_values(self, live: Mapping[str, Any]) -> dict[str, Any]:
         """What a fitted rule decides by itself: its flags, and what is not among the live values of the whole one."""
         own = set(flags(type(self), self.values()))

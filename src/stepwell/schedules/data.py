@@ -10,7 +10,7 @@ from stepwell import toml
 from stepwell.naming import nearest
 from stepwell.schedules.composition import COMPOSITIONS
 from stepwell.schedules.function import Function, function_name
-from stepwell.schedules.schedule import Schedule, given, schedule_class
+from stepwell.schedules.schedule import Schedule, given, made, schedule_class
 from stepwell.schedules.sequence import sequence
 
 Functions = Mapping[str, Callable[[Any], Any]]
@@ -46,7 +46,7 @@ def from_dict(data: Mapping[str, Any], *, functions: Functions | None = None) ->
     given = {name: _back(value, functions) for name, value in data.items() if name != "kind"}
     if kind is Function and isinstance(given.get("function"), str):
         given["function"] = _function(given["function"], functions)
-    return kind(**given)
+    return made(kind, given)
 
 
 def to_toml(schedule: Schedule) -> str:
@@ -91,7 +91,7 @@ def _read(node: ast.expr, text: str, functions: Functions | None) -> Any:
                 raise ValueError(f"the arguments of {kind.__name__} go by name, got {ast.unparse(node)}")
             if isinstance(name := named.get("function"), str):
                 named["function"] = _function(name, functions)
-            return kind(**named)
+            return made(kind, named)
         return make(*positional, **named)
     if isinstance(node, (ast.List, ast.Tuple)):
         return tuple(_read(one, text, functions) for one in node.elts)

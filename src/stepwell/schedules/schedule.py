@@ -6,7 +6,7 @@ optimizer steps, counted as in `torch.optim.lr_scheduler.LambdaLR`: the update m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -154,6 +154,16 @@ def schedule_class(name: str) -> type[Schedule]:
     if _folded(name) not in folded:
         raise ValueError(f"unknown schedule {name!r}{nearest(name, _KINDS)}; known are {', '.join(sorted(_KINDS))}")
     return folded[_folded(name)]
+
+
+def made(kind: type[Schedule], arguments: Mapping[str, Any], where: str = "") -> Schedule:
+    """The schedule with these arguments. Raises TypeError where one is unknown or missing; `where` says in that error
+    where it is to be given, for example " in lr_scheduler_kwargs"."""
+    known = {field.name: field for field in fields(kind)}
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in arguments]
+    if missing and set(arguments) <= set(known):
+        raise TypeError(f"{kind.__name__} needs {' and '.join(missing)}: give {'=…, '.join(missing)}=…{where}")
+    return kind(**arguments)
 
 
 def schedule_names() -> list[str]:

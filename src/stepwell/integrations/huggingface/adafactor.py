@@ -8,6 +8,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from stepwell.integrations.huggingface.optimizers import Adafactor, TransformersAdafactor
+
 
 @dataclass(frozen=True)
 class _Always:
@@ -25,8 +27,8 @@ class AdafactorSchedule(LambdaLR):
     `step()` writes them into the groups, for loggers that look there; the optimizer overlooks them.
 
     Args:
-        optimizer: `stepwell.integrations.huggingface.Adafactor` or transformers' own: one that has
-            `_get_lr(group, state)`.
+        optimizer: `stepwell.integrations.huggingface.Adafactor`, another optimizer that runs its rule, or transformers'
+            own: one that has `_get_lr(group, state)`.
         initial_lr: what to tell before there is a rate.
 
     Raises:
@@ -35,7 +37,7 @@ class AdafactorSchedule(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, initial_lr: float = 0.0) -> None:
-        if not hasattr(optimizer, "_get_lr"):
+        if not hasattr(optimizer, "_get_lr") and not _runs_ours(optimizer):
             raise TypeError(
                 f"AdafactorSchedule tells the rates that transformers' Adafactor finds; {type(optimizer).__name__} "
                 "does not say what it finds, so schedule its rate with get_scheduler"
@@ -61,7 +63,13 @@ class AdafactorSchedule(LambdaLR):
     def _rate(self, optimizer: Any, group: dict[str, Any]) -> Any:
         states = (optimizer.state.get(parameter) for parameter in group["params"])
         moved = next((state for state in states if state), None)
-        return self.initial_lr if moved is None else optimizer._get_lr(group, moved)
+        tell = getattr(optimizer, "_get_lr", Adafactor._get_lr)
+        return self.initial_lr if moved is None else tell(group, moved)
+
+
+def _runs_ours(optimizer: Optimizer) -> bool:
+    """Whether every group runs the rule, also within what Accelerate has prepared."""
+    return all(group.get("rule") == TransformersAdafactor.__name__ for group in optimizer.param_groups)
 
 
 def get_adafactor_schedule(optimizer: Optimizer, initial_lr: float = 0.0) -> AdafactorSchedule:

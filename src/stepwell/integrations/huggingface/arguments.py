@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, cast, get_args
@@ -11,6 +12,7 @@ from typing import Any, cast, get_args
 from stepwell.integrations.huggingface.choosing import Choice, RunsOn, choose
 from stepwell.integrations.huggingface.library import transformers
 from stepwell.integrations.huggingface.optim_args import applied, as_text, parse
+from stepwell.integrations.huggingface.optimizers import TransformersAdafactor
 from stepwell.integrations.huggingface.scheduling import OF_RECIPE, is_theirs, name_of, named_schedule
 from stepwell.naming import nearest
 from stepwell.recipes import Recipe
@@ -176,7 +178,11 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
             recipe = recipe.set(weight_decay=self.weight_decay)
         recipe = recipe.set(**self._adam(choice, first))
         hint = "; optim_runs_on='transformers' leaves it to transformers" * (choice.origin == "transformers")
-        recipe = applied(recipe, parse(self.optim_args), hint)
+        arguments = parse(self.optim_args)
+        recipe = applied(recipe, arguments, hint)
+        if _finds_its_rates(recipe):
+            self._check_no_rate({each.name: each.value for each in arguments})
+            recipe = recipe.set(lr=None)
         if self.layer_decay is not None:
             recipe = recipe.replace(layer_decay=self.layer_decay)
         return recipe.replace(clip_norm=None)
@@ -190,6 +196,41 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
             else:
                 found[name] = self.adam_epsilon if name == "eps" else self.adam_beta1
         return {name: value for name, value in found.items() if value != values[name]}
+
+    def _check_no_rate(self, optim_args: Mapping[str, Any]) -> None:
+        """Raise ValueError for what speaks of the rate to an Adafactor that finds it itself."""
+        names = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "layer_decay")
+        given = {name: value for name in names if (value := self._other(name))} | {"lr": optim_args.get("lr")}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value!r} says nothing to an Adafactor with relative_step=true, which finds its rates "
+                    "itself; leave it out, or write relative_step=false into optim_args (warmup_init=true is its "
+                    "warm-up)"
+                )
+
+    @property
+    def finds_its_rates(self) -> bool:
+        """Whether the rule is transformers' Adafactor with relative steps, whose rates `AdafactorSchedule` tells."""
+        recipe = self.recipe()
+        return recipe is not None and _finds_its_rates(recipe)
+
+    def named(self, argument: str) -> str:
+        """What names another optimizer ("optim") or schedule ("lr_scheduler_type") than the class that this is mixed
+        into has by default, as "optim='muon'"; "" where nothing does."""
+        for name in (argument, "layer_decay") if argument == "optim" else (argument,):
+            if value := self._other(name):
+                return f"{name}={value!r}"
+        return ""
+
+    def _other(self, name: str) -> Any:
+        """The value of an argument; None where it is that of the class that this is mixed into."""
+        value = getattr(self, name)
+        if name in ("optim", "lr_scheduler_type"):
+            return None if name_of(value) == name_of(self._default(name)) else name_of(value)
+        if name in ("layer_decay", "warmup_ratio"):
+            return value or None
+        return None if value == self._default(name) else value
 
     def schedule(self) -> Any:
         """The schedule that `lr_scheduler_type` names: one of ours, a `SchedulerType`, or "recipe"."""
@@ -283,6 +324,11 @@ class TrainingArguments(TrainingArgumentsMixin, transformers.TrainingArguments):
 
     See `TrainingArgumentsMixin` for what is added; everything else is transformers'.
     """
+
+
+def _finds_its_rates(recipe: Recipe) -> bool:
+    rules = [recipe.rule_of(route) for route in recipe.routes]
+    return all(isinstance(rule, TransformersAdafactor) and rule.relative_step for rule in rules)
 
 
 def _has_schedule(recipe: Recipe) -> bool:

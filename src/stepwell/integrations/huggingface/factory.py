@@ -56,6 +56,11 @@ _MAKERS: dict[SchedulerType, Callable[..., Any]] = {
     SchedulerType.GREEDY: get_greedy_schedule,
 }
 _METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+_WITHOUT_WARMUP = {
+    SchedulerType.CONSTANT: "'constant_with_warmup' has one",
+    SchedulerType.REDUCE_ON_PLATEAU: "leave it out: it goes by the metric alone",
+    SchedulerType.GREEDY: "'warmup' among its arguments counts metrics",
+}
 
 
 def get_scheduler(
@@ -70,7 +75,8 @@ def get_scheduler(
     Args:
         name: one of `SchedulerType`, or its value.
         optimizer: any `torch.optim.Optimizer`.
-        num_warmup_steps: steps of the warm-up; needed by all but "constant", "reduce_lr_on_plateau" and "greedy".
+        num_warmup_steps: steps of the warm-up; needed by all but "constant", "reduce_lr_on_plateau" and "greedy", which
+            have none.
         num_training_steps: total optimizer steps; needed by what ends there.
         scheduler_specific_kwargs: what else the schedule takes; nothing of it is dropped, also for constant schedules.
 
@@ -82,19 +88,24 @@ def get_scheduler(
     make = _MAKERS[kind]
     given = dict(scheduler_specific_kwargs or {})
     check_known(kind.value, given, arguments_of(kind))
+    check_warmup(kind.value, num_warmup_steps)
     if kind in _METRIC:
         return make(optimizer, **given)
     parameters = inspect.signature(make).parameters
     steps = {"num_warmup_steps": num_warmup_steps, "num_training_steps": num_training_steps}
-    if kind is SchedulerType.CONSTANT and num_warmup_steps:
-        raise ValueError(
-            f"the schedule 'constant' has no warm-up, got num_warmup_steps={num_warmup_steps}; "
-            "'constant_with_warmup' has one"
-        )
     for step, value in steps.items():
         if value is None and step in parameters and parameters[step].default is inspect.Parameter.empty:
             raise ValueError(f"the schedule {kind.value!r} needs {step}, got None")
     return make(optimizer, **{step: value for step, value in steps.items() if step in parameters}, **given)
+
+
+def check_warmup(name: str, num_warmup_steps: float | None) -> None:
+    """Raise ValueError for a warm-up of a schedule that has none."""
+    if num_warmup_steps and SchedulerType(name) in _WITHOUT_WARMUP:
+        raise ValueError(
+            f"the schedule {name!r} has no warm-up, got num_warmup_steps={num_warmup_steps}; "
+            f"{_WITHOUT_WARMUP[SchedulerType(name)]}"
+        )
 
 
 def arguments_of(kind: SchedulerType) -> list[str]:

@@ -67,6 +67,10 @@ def parse(given: str | Mapping[str, Any] | None) -> list[Argument]:
 
 def applied(recipe: Recipe, arguments: list[Argument], hint: str = "") -> Recipe:
     """The recipe with these hyper-parameters. An error names the place in the text; `hint` ends it."""
+    try:
+        return recipe.set(**{argument.name: argument.value for argument in arguments})
+    except (TypeError, ValueError):
+        pass  # said below, with its place
     for argument in arguments:
         try:
             recipe = recipe.set(**{argument.name: argument.value})

@@ -94,6 +94,20 @@ class TransformersAdafactor(rules.Adafactor):
         updated, slots = super().update(p, g, s, h)
         return updated, {**slots, "RMS": root_mean_square(p)} if h.scale_parameter else slots
 
+    def own_slots(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        theirs = {"exp_avg_sq", "exp_avg_sq_row"}  # beside RMS: Adam has one of them, too
+        if "RMS" not in saved or not theirs & set(saved):
+            return saved
+        slots = {name: value for name, value in saved.items() if name in ("step", "exp_avg")}
+        if "exp_avg_sq" in saved:
+            slots["variance"] = saved["exp_avg_sq"]
+        if "exp_avg_sq_row" in saved:  # rows and columns have a dimension less there
+            slots["row_var"] = saved["exp_avg_sq_row"].unsqueeze(-1)
+            slots["col_var"] = saved["exp_avg_sq_col"].unsqueeze(-2)
+        if self.scale_parameter:
+            slots["RMS"] = torch.as_tensor(saved["RMS"], dtype=torch.float32)
+        return slots
+
     @property
     def own_rate(self) -> str:
         return relative_in_words("10⁻⁶·t" if self.warmup_init else "0.01", self)
@@ -192,10 +206,6 @@ class Adafactor(Optimizer):
             _check_one_rate(param_group.get("lr"), param_group.get("relative_step", self.defaults["relative_step"]))
         super().add_param_group(param_group)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *, copy: bool = True) -> None:
-        """Take over a state dict of this class, or of transformers' own `Adafactor`. A failed load changes nothing."""
-        super().load_state_dict(_in_our_words(state_dict), copy=copy)
-
     @staticmethod
     def _get_lr(param_group: Mapping[str, Any], param_state: Mapping[str, Any]) -> float:
         """The rate of a parameter's last step, from its group and its state; under transformers' name."""
@@ -205,30 +215,6 @@ class Adafactor(Optimizer):
             rate = min(cap, 1 / math.sqrt(param_state["step"]))
         scale = max(param_group["eps"][1], float(param_state["RMS"])) if param_group["scale_parameter"] else 1.0
         return float(rate) * scale
-
-
-def _in_our_words(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict with our slots, where it is one of transformers' Adafactor."""
-    states = state_dict.get("state") if isinstance(state_dict, Mapping) else None
-    theirs = {"exp_avg_sq", "exp_avg_sq_row"}  # beside RMS: Adam has one of them, too
-    if not isinstance(states, Mapping) or not any("RMS" in state and theirs & set(state) for state in states.values()):
-        return state_dict
-    groups = state_dict["param_groups"]
-    unscaled = {key for group in groups if not group.get("scale_parameter", True) for key in group["params"]}
-    return {**state_dict, "state": {key: _slots(state, key not in unscaled) for key, state in states.items()}}
-
-
-def _slots(state: Mapping[str, Any], scaled: bool) -> dict[str, Any]:
-    """One parameter's state in transformers' Adafactor, whose rows and columns have a dimension less, as our slots."""
-    slots = {name: value for name, value in state.items() if name in ("step", "exp_avg")}
-    if "exp_avg_sq" in state:
-        slots["variance"] = state["exp_avg_sq"]
-    if "exp_avg_sq_row" in state:
-        slots["row_var"] = state["exp_avg_sq_row"].unsqueeze(-1)
-        slots["col_var"] = state["exp_avg_sq_col"].unsqueeze(-2)
-    if scaled and "RMS" in state:
-        slots["RMS"] = torch.as_tensor(state["RMS"], dtype=torch.float32)
-    return slots
 
 
 def _check_one_rate(lr: Any, relative_step: Any) -> None:

@@ -27,6 +27,8 @@ from stepwell.schedules.fields import check_choice, check_count, check_number
 from stepwell.schedules.ways import WAYS
 from stepwell.tracks import Selector
 
+_LR_END = 1e-7
+
 
 def get_constant_schedule(optimizer: Optimizer, last_epoch: int = -1) -> LambdaScheduler:
     """The rate that stands in the optimizer, at every step."""
@@ -69,15 +71,25 @@ def get_polynomial_decay_schedule_with_warmup(
     optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
-    lr_end: float = 1e-7,
+    lr_end: float = _LR_END,
     power: float = 1.0,
     last_epoch: int = -1,
 ) -> LambdaScheduler:
-    """A linear warm-up, and a power of what remains down to the rate `lr_end` in every group: `Polynomial`."""
+    """A linear warm-up, and a power of what remains down to the rate `lr_end` in every group: `Polynomial`.
+
+    Beside groups with a higher rate, one whose rate is not above the default `lr_end` falls by the factor by which the
+    highest does.
+    """
     steps = _steps(num_warmup_steps, num_training_steps)
     lr_end, power = check_number("lr_end", lr_end, least=0), check_number("power", power, above=0)
-    made = _from_rates(optimizer, lambda rate: Polynomial(end=_below("lr_end", lr_end, rate), power=power, **steps))
-    return LambdaScheduler(optimizer, made, last_epoch)
+    highest = max(_rates(optimizer))
+
+    def made(rate: float) -> Schedule:
+        if lr_end == _LR_END and not lr_end < rate:  # nobody asked this of a group of a low rate, or of none
+            rate = highest
+        return Polynomial(end=_below("lr_end", lr_end, rate), power=power, **steps)
+
+    return LambdaScheduler(optimizer, _from_rates(optimizer, made), last_epoch)
 
 
 def get_inverse_sqrt_schedule(
@@ -151,11 +163,11 @@ def get_wsd_schedule(
 
     `num_stable_steps` comes before `num_training_steps`, as in transformers.
     """
-    up, down = _warmup(num_warmup_steps), check_count("num_decay_steps", num_decay_steps, least=0)
+    up, down = _warmup(num_warmup_steps), whole_steps("num_decay_steps", num_decay_steps)
     if num_stable_steps is None and num_training_steps is None:
         raise ValueError("give num_training_steps or num_stable_steps: neither says how long the rate is stable")
     if num_stable_steps is None:
-        total = check_count("num_training_steps", num_training_steps)
+        total = whole_steps("num_training_steps", num_training_steps, least=1)
         if up + down > total:
             raise ValueError(
                 f"num_warmup_steps and num_decay_steps together must fit in num_training_steps, which is {total}, "
@@ -163,7 +175,7 @@ def get_wsd_schedule(
             )
         stable = total - up - down
     else:
-        stable = check_count("num_stable_steps", num_stable_steps, least=0)
+        stable = whole_steps("num_stable_steps", num_stable_steps)
     rise = check_choice("warmup_type", warmup_type, tuple(WAYS))
     fall = check_choice("decay_type", decay_type, tuple(WAYS))
     end, waves = check_number("min_lr_ratio", min_lr_ratio, least=0), _waves(num_cycles)
@@ -180,18 +192,25 @@ def get_wsd_schedule(
     return LambdaScheduler(optimizer, warmup(after, up, shape=rise, start=end) if up else after, last_epoch)
 
 
+def whole_steps(name: str, value: Any, least: int = 0) -> int:
+    """A number of steps, also as the whole float that comes of multiplying by a share: 12.0. Raises TypeError where it
+    may be a share itself, and where it is not whole."""
+    if isinstance(value, float) and value.is_integer() and value != 1:  # 1.0 may be one step, and may be all of them
+        value = int(value)
+    if isinstance(value, float):
+        share = "; for a share of the training write round(share * num_training_steps)"
+        hint = "" if name == "num_training_steps" else share
+        raise TypeError(f"{name} must be a whole number of steps (int), got {value!r}{hint}")
+    return check_count(name, value, least=least)
+
+
 def _warmup(num_warmup_steps: Any) -> int:
-    if isinstance(num_warmup_steps, float):
-        raise TypeError(
-            f"num_warmup_steps must be a whole number of steps (int), got {num_warmup_steps!r}; for a share of the "
-            "training write round(share * num_training_steps)"
-        )
-    return check_count("num_warmup_steps", num_warmup_steps, least=0)
+    return whole_steps("num_warmup_steps", num_warmup_steps)
 
 
 def _steps(num_warmup_steps: Any, num_training_steps: Any) -> dict[str, Any]:
     """The warm-up and the horizon, each at least what it must be, and the one within the other."""
-    up, total = _warmup(num_warmup_steps), check_count("num_training_steps", num_training_steps)
+    up, total = _warmup(num_warmup_steps), whole_steps("num_training_steps", num_training_steps, least=1)
     if up > total:
         raise ValueError(f"num_warmup_steps must be at most num_training_steps, which is {total}, got {up}")
     return {"warmup": up, "horizon": total}
@@ -220,10 +239,15 @@ def _to_least(
     return _from_rates(optimizer, lambda rate: make(least / rate if rate else 0.0))
 
 
+def _rates(optimizer: Optimizer) -> list[float]:
+    """The rate of each group before any schedule."""
+    bases = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    return [float(base.item() if isinstance(base, Tensor) else base) for base in bases]
+
+
 def _from_rates(optimizer: Optimizer, make: Callable[[float], Schedule]) -> Schedule | dict[Selector, Schedule]:
     """One schedule where all groups have the same rate, else one for each; groups added later have the first's."""
-    bases = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-    schedules = [make(float(base.item() if isinstance(base, Tensor) else base)) for base in bases]
+    schedules = list(map(make, _rates(optimizer)))
     if all(schedule == schedules[0] for schedule in schedules):
         return schedules[0]
     return {**dict(enumerate(schedules)), "*": schedules[0]}

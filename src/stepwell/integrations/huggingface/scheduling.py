@@ -15,10 +15,12 @@ from stepwell.integrations.huggingface.metric import check_known
 from stepwell.naming import nearest
 from stepwell.recipes import Recipe
 from stepwell.schedules import Schedule, parse, warmup
-from stepwell.schedules.schedule import given, schedule_class, schedule_names
+from stepwell.schedules.schedule import given, made, schedule_class, schedule_names
 
 OF_RECIPE = "recipe"
 """The name that asks for the recipe's own schedules."""
+
+_WHERE = " in lr_scheduler_kwargs"
 
 
 def name_of(given: Any) -> str:
@@ -39,7 +41,7 @@ def named_schedule(name: str, arguments: Mapping[str, Any] | None) -> SchedulerT
 
     Raises:
         ValueError: an unknown name, with the nearest ones, or a value out of range.
-        TypeError: an argument that the schedule does not take.
+        TypeError: an argument that the schedule does not take, or one that it needs and is missing.
     """
     options = dict(arguments or {})
     if is_theirs(name):
@@ -48,7 +50,7 @@ def named_schedule(name: str, arguments: Mapping[str, Any] | None) -> SchedulerT
         if all(each in takes for each in options) or not _takes(name, options):
             check_known(name, options, takes)
             return kind
-        return schedule_class(name)(**options)
+        return made(schedule_class(name), options, _WHERE)
     if "(" in name:
         if options:
             raise TypeError(f"{name!r} carries its own arguments: write {', '.join(options)} into it")
@@ -56,7 +58,7 @@ def named_schedule(name: str, arguments: Mapping[str, Any] | None) -> SchedulerT
     if not _known(name):
         known = [*schedule_names(), *(each.value for each in SchedulerType)]
         raise ValueError(f"unknown lr_scheduler_type {name!r}{nearest(name, known, 3)}; known are {', '.join(known)}")
-    return schedule_class(name)(**options)
+    return made(schedule_class(name), options, _WHERE)
 
 
 def make_scheduler(

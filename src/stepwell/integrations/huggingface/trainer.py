@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from stepwell.horizon import horizon
+from stepwell.integrations.huggingface.adafactor import AdafactorSchedule
 from stepwell.integrations.huggingface.arguments import TrainingArguments
 from stepwell.integrations.huggingface.callback import StepwellCallback, of_training
+from stepwell.integrations.huggingface.factory import check_warmup
 from stepwell.integrations.huggingface.library import transformers
+from stepwell.integrations.huggingface.schedules import whole_steps
 from stepwell.integrations.huggingface.scheduling import OF_RECIPE, make_scheduler, name_of, warmed_up
 from stepwell.planning import Plan, plan
 from stepwell.recipes import Recipe
 from stepwell.roles import ParameterRole
 from stepwell.scheduler import Scheduler
 from stepwell.select import where
+
+_LOG = logging.getLogger("stepwell")
+# Which methods of a Trainer make what an argument names.
+_MADE_BY = {"optim": ("create_optimizer", "get_optimizer_cls_and_kwargs"), "lr_scheduler_type": ("create_scheduler",)}
 
 _Mixin: Any = object  # a class of Trainer, which comes after it
 
@@ -33,7 +42,8 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
     class that it is mixed into, but for the averaged weights of Schedule-Free.
 
     `optimizer` and `lr_scheduler` are made when a training starts or when somebody first asks for them, by
-    `create_optimizer` and `create_scheduler`, which a subclass may override. What is there already is kept.
+    `create_optimizer` and `create_scheduler`, which a subclass may override. What is there already is kept. Where the
+    class that it is mixed into makes them in methods of its own, these are asked while the arguments name nothing else.
 
     The averaged weights of a Schedule-Free rule are in the model while it is evaluated and saved, and after a training;
     the others while it is trained. A resumed training has the very bits of one that was saved and went on.
@@ -54,7 +64,8 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
     def optimizer(self) -> Any:
         """The optimizer, made if need be."""
         if self._kept("optimizer") is None and self._may_make():
-            self.create_optimizer()
+            with self._looking():  # a subclass may ask whether there is one
+                self.create_optimizer()
         return self._kept("optimizer")
 
     @optimizer.setter
@@ -65,7 +76,7 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
     def lr_scheduler(self) -> Any:
         """The scheduler, made if need be; one that a subclass makes itself waits for the training."""
         own = type(self).create_scheduler is TrainerMixin.create_scheduler
-        if self._kept("lr_scheduler") is None and own and self._may_make():
+        if self._kept("lr_scheduler") is None and own and self._may_make() and not self._is_theirs("lr_scheduler_type"):
             self.create_scheduler(self._count_steps(), self.optimizer)
         return self._kept("lr_scheduler")
 
@@ -80,11 +91,12 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
             model: whose parameters it trains; by default the Trainer's.
         """
         with self._looking():
-            recipe = self._recipe()
-            if self.optimizer is None and self.optimizer_cls_and_kwargs is None and recipe is not None:
-                self.plan = self._planned(recipe, self.model if model is None else model)
-                self.optimizer = self.plan.build_optimizer()
-                return self.optimizer
+            if self.optimizer is None and self.optimizer_cls_and_kwargs is None and not self._is_theirs("optim"):
+                recipe = self._recipe()
+                if recipe is not None:
+                    self.plan = self._planned(recipe, self.model if model is None else model)
+                    self.optimizer = self.plan.build_optimizer()
+                    return self.optimizer
             return super().create_optimizer() if model is None else super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -94,20 +106,41 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
             num_training_steps: optimizer steps of the whole training.
             optimizer: what it schedules; by default the Trainer's optimizer, which is made if need be.
         """
+        given = () if optimizer is None else (optimizer,)
         if optimizer is None:
             optimizer = self.optimizer
         with self._looking():
-            if self.lr_scheduler is None and self._is_ours() and name_of(self.args.lr_scheduler_type) != "greedy":
-                self.lr_scheduler = self._scheduler(num_training_steps, optimizer)
-                self._created_lr_scheduler = True
-                return self.lr_scheduler
-            return super().create_scheduler(num_training_steps, optimizer)
+            if self.lr_scheduler is None and not self._is_theirs("lr_scheduler_type"):
+                steps = whole_steps("num_training_steps", num_training_steps, least=1)
+                if name_of(self.args.lr_scheduler_type) == "greedy":
+                    check_warmup("greedy", self.args.get_warmup_steps(steps))
+                else:
+                    self.lr_scheduler = self._scheduler(steps, optimizer)
+                    self._created_lr_scheduler = True
+                    return self.lr_scheduler
+            return super().create_scheduler(num_training_steps, *given)
 
     def _recipe(self) -> Recipe | None:
         return self.args.recipe() if self._is_ours() else None
 
     def _is_ours(self) -> bool:
         return hasattr(self.args, "optim_runs_on")
+
+    def _is_theirs(self, argument: str) -> bool:
+        """Whether what `argument` names is left to the class that this is mixed into: always with arguments that are
+        not ours, else where that makes it in a method of its own, and nothing was named."""
+        if not self._is_ours():
+            return True
+        for method in _MADE_BY[argument]:
+            owner = _first_with(method, type(self))
+            if owner is not transformers.Trainer:
+                named = self.args.named(argument)
+                if not named:
+                    return True
+                _warn_once(
+                    f"{named} goes before {owner.__name__}.{method}, which is not asked; leave it out to have that"
+                )
+        return False
 
     def _planned(self, recipe: Recipe, model: nn.Module, steps: int | None = None) -> Plan:
         """The recipe laid over the model; a single rule leaves undecayed what transformers would."""
@@ -120,6 +153,8 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
 
     def _scheduler(self, steps: int, optimizer: Any) -> Any:
         args = self.args
+        if args.finds_its_rates:
+            return AdafactorSchedule(optimizer)
         warmup_steps = 0 if args.rule_warms_up else args.get_warmup_steps(steps)
         if name_of(args.lr_scheduler_type) == OF_RECIPE:
             recipe = self._recipe()
@@ -227,6 +262,19 @@ class Trainer(TrainerMixin, transformers.Trainer):  # type: ignore[misc]
 
     def __init__(self, model: Any = None, args: Any = None, *others: Any, **kwargs: Any) -> None:
         super().__init__(model, TrainingArguments("tmp_trainer") if args is None else args, *others, **kwargs)
+
+
+def _first_with(method: str, kind: type) -> type:
+    """The first of a class's ancestors, the mixin and what stands before it left out, that defines the method; a method
+    that the mixin does not have may stand anywhere."""
+    classes = kind.__mro__
+    after = classes[classes.index(TrainerMixin) + 1 :] if method in vars(TrainerMixin) else classes
+    return next(each for each in after if method in vars(each))
+
+
+@cache
+def _warn_once(line: str) -> None:
+    _LOG.warning(line)
 
 
 class _Undecayed:

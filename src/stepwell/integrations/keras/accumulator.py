@@ -16,8 +16,11 @@ class GradientAccumulator:
             optimizer.apply([gradient / 4 for gradient in accumulator.gradients], model.trainable_variables)
             accumulator.reset()
 
-    Where every gradient was None, their sum is None. Under `tf.distribute` each replica adds up its own: there it is
-    called, and its sums are read, within `strategy.run`.
+    Where every gradient was None, their sum is None. TensorFlow lets a `tf.function` make variables in its first trace
+    alone: where a gradient that is None there comes in a later trace, hand in zeros for it at first.
+
+    Under `tf.distribute` each replica adds up its own: there it is called, and its sums are read, within
+    `strategy.run`.
 
     For loops of your own: `model.fit` accumulates where the optimizer is given `gradient_accumulation_steps`, which
     takes the mean.

@@ -206,7 +206,8 @@ def create_optimizer(
     Raises TypeError or ValueError for a value of the wrong type or out of its range.
     """
     warmup_steps = validated("num_warmup_steps", num_warmup_steps, Whole)
-    if validated("num_train_steps", num_train_steps, Count) <= warmup_steps:
+    num_train_steps = validated("num_train_steps", num_train_steps, Count)
+    if num_train_steps <= warmup_steps:
         raise ValueError(f"num_train_steps must be more than num_warmup_steps={warmup_steps}, got {num_train_steps}")
     schedule: Any = keras.optimizers.schedules.PolynomialDecay(
         initial_learning_rate=validated("init_lr", init_lr, NonNegative),
