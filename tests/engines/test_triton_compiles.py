@@ -77,6 +77,7 @@ def test_symmetric_products_compile(added: bool) -> None:
     ptx = triton.compile(source, target=HOPPER, options={"num_warps": 8, "num_stages": 3}).asm["ptx"]
     assert "wgmma" in ptx  # the tensor cores'
     assert "bf16" in ptx
+    assert set(re.findall(r"st\.global[\w.]*", ptx)) == {"st.global.v4.b32"}  # on both sides of the diagonal
 
 
 def assert_compiles(kernel: Kernel, align: int = 16) -> dict[str, str]:
