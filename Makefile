@@ -30,8 +30,9 @@ test-triton: $(READY)
 		tests/algebra/test_triton_products.py tests/engines/test_triton.py tests/engines/test_triton_matrices.py tests/engines/test_rows_and_columns.py tests/engines/test_odd_rules.py tests/conformance/test_agreement.py \
 		tests/conformance/test_storage.py tests/conformance/test_observed_steps.py tests/test_telemetry.py
 
-test-gpu: $(READY)
-	$(BIN)/python -m pytest -q -m gpu
+# A GPU's machine often has a torch of its own and no network: `make test-gpu WITH=python3` takes what is there.
+test-gpu: $(if $(WITH),,$(READY))
+	PYTHONPATH=$(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(or $(WITH),$(BIN)/python) -m pytest -q -n auto --maxprocesses 8 -m gpu
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m "slow and not peers and not gpu"

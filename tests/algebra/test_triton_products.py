@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
+from stepwell.algebra import tensors
 from stepwell.algebra.triton_products import symmetric
 
 pytestmark = pytest.mark.skipif(
@@ -32,6 +34,20 @@ def test_triton_products(shape: tuple[int, ...]) -> None:
     assert torch.equal(product, product.mT)
     sum_of_both = symmetric(left, left.mT, x, 0.5, -2.0, side=32, depth=16)
     torch.testing.assert_close(sum_of_both.double(), 0.5 * x.double() - 2.0 * whole, **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("shape", "in_tiles"),
+    # Of 2048 rows there are 136 tiles, of 1024 rows 36. Other rows than these do not begin at whole words.
+    [((2048, 64), True), ((1024, 64), False), ((4, 1024, 64), True), ((2056, 64), False), ((2048, 72), False)],
+    ids=str,
+)
+def test_which_products_are_worked_out_in_tiles(
+    shape: tuple[int, ...], in_tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132))
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=shape, ndim=len(shape))
+    assert tensors._in_tiles(on_gpu) == in_tiles  # type: ignore[arg-type]
 
 
 def test_triton_products_of_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from stepwell.codecs import Plain, Storage, codecs_for
 from stepwell.engines.fused import triton_memory
 from stepwell.engines.fused.triton_engine import Triton
 from stepwell.engines.fused.triton_kernels import OPTIONS, Kernel
+from stepwell.engines.fused.triton_words import BLOCK
 from stepwell.rules import AdamW
 
 HOPPER = GPUTarget("cuda", 90, 32)
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 FUSED = such_as(lambda case: "fused" in case.engines)
 # A rule of elements, one with a sum over each tensor, and those with rows, and with rows and columns.
 FEW = [case for case in PLAIN_CASES if case.name in ("AdamW", "LAMB", "AdamMini", "Adafactor")]
@@ -77,13 +80,14 @@ def test_symmetric_products_compile(added: bool) -> None:
     ptx = triton.compile(source, target=HOPPER, options={"num_warps": 8, "num_stages": 3}).asm["ptx"]
     assert "wgmma" in ptx  # the tensor cores'
     assert "bf16" in ptx
+    assert set(re.findall(r"st\.global[\w.]*", ptx)) == {"st.global.v4.b32"}  # on both sides of the diagonal
 
 
 def assert_compiles(kernel: Kernel, align: int = 16) -> dict[str, str]:
     """All functions of the kernel become machine code; gives their PTX."""
     found = {}
     for name, function in kernel.functions.items():
-        stages = compiled(function, kernel.compute, ALIGN=align, ROWS=8, COLUMNS=256)
+        stages = compiled(function, kernel.compute, ALIGN=align, ROWS=BLOCK // 256, COLUMNS=256)
         assert ".target sm_90" in stages["ptx"]
         assert stages["cubin"]
         found[name] = stages["ptx"]
@@ -124,6 +128,29 @@ def test_kernels_of_every_storage_compile(kept: Kept) -> None:
     codecs = {**codecs_for(rule, shape, kept.dtype, Storage(kept.state_dtype, kept.master)), "g": Plain(kept.dtype)}
     engine = Triton()
     assert_compiles(engine.kernel(engine.program(rule, stores_round=True), codecs))
+
+
+@pytest.mark.parametrize("observed", ["", "units"])
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_blocks_are_known_by_number(bits: Any, observed: Any) -> None:
+    rule, engine = AdamW(), Triton()
+    codecs = {**codecs_for(rule, (100, 256), torch.float32, Storage(bits)), "g": Plain(torch.float32)}
+    kernel = engine.kernel(engine.program(rule, stores_round=True, observed=observed), codecs)
+    made = compiled(kernel.functions["phase0"], ALIGN=16, ROWS=BLOCK // 256, COLUMNS=256)["ttgir"]
+    # Of each slot, in a tile; or in the loop over a run and in what remains.
+    of_blocks = 2 if observed else 4
+    assert len(re.findall(r"tt\.load .*tensor<4x!tt\.ptr<f32>", made)) == of_blocks
+
+
+def test_an_observed_step_fits_into_registers(tmp_path: Path) -> None:
+    engine = Triton()
+    program = engine.program(AdamW(), observed="units")
+    kernel = engine.kernel(program, dict.fromkeys(program.arrays, Plain(torch.float32)))
+    path = tmp_path / "phase0.cubin"
+    path.write_bytes(compiled(kernel.functions["phase0"], ALIGN=16, ROWS=BLOCK // 256, COLUMNS=256)["cubin"])
+    told = subprocess.run([CUOBJDUMP, "--dump-resource-usage", path], capture_output=True, text=True, check=True).stdout
+    registers = int(re.search(r"REG:(\d+)", told)[1])  # type: ignore[index]
+    assert registers <= 168  # three programs of 128 threads share an SM's 65,536
 
 
 def test_kernels_for_tensors_that_begin_anywhere_compile() -> None:

@@ -216,10 +216,14 @@ MIRRORED = 1024
 
 def _in_tiles(left: Tensor) -> bool:
     """Whether a symmetric product is worked out by a kernel of ours, tile by tile, on a GPU that they fill: in 16 bits,
-    for in 32 the tensor cores would round."""
-    if left.device.type != "cuda" or left.dtype.itemsize != 2 or left.ndim > 3 or left.shape[-2] < MIRRORED:
+    for in 32 the tensor cores would round. Sides are multiples of 16, from which Triton knows that rows begin at whole
+    words: otherwise it would load number by number."""
+    if left.device.type != "cuda" or left.dtype.itemsize != 2 or left.ndim > 3:
         return False
-    in_a_row = -(-left.shape[-2] // 128)
+    rows, inner = left.shape[-2:]
+    if rows < MIRRORED or rows % 16 or inner % 16:
+        return False
+    in_a_row = -(-rows // 128)
     tiles = in_a_row * (in_a_row + 1) // 2 * (left.shape[0] if left.ndim == 3 else 1)
     enough = torch.cuda.get_device_properties(left.device).multi_processor_count
     return tiles >= enough and _triton_products() is not None

@@ -64,9 +64,11 @@ def _tile(
         total += x_factor * tl.load(from_x, inside, 0.0).to(tl.float32)
     rounded = total.to(out.dtype.element_ty)
     out += matrix * rows * rows
-    below = inside & (at_row[:, None] >= at_column[None, :])
-    tl.store(out + at_row[:, None] * rows + at_column[None, :], rounded, below)
-    tl.store(out + at_column[:, None] * rows + at_row[None, :], tl.trans(rounded), tl.trans(below))
+    if row == column:  # the same numbers on both sides of the diagonal
+        rounded = tl.where(at_row[:, None] >= at_column[None, :], rounded, tl.trans(rounded))
+    else:
+        tl.store(out + at_column[:, None] * rows + at_row[None, :], tl.trans(rounded), tl.trans(inside))
+    tl.store(out + at_row[:, None] * rows + at_column[None, :], rounded, inside)
 
 
 def symmetric(

@@ -108,43 +108,44 @@ def from_float16_with_master(bits, master):
     return tl.where(from_float16(to_float16(master)) == rounded, master, rounded)
 
 
-# State in blocks: `stepwell.codecs.blocks`. A codec says FIRST, SHIFT, CODES and EPSILON of its codes, and whether they
-# are POSITIVE; SHARE is 1 / the span of z, SPREAD what r is multiplied with.
+# State in blocks: `stepwell.codecs.blocks`. The elements `i` fill the blocks with the numbers `block`, but for those
+# that are not `there`. A codec says FIRST, SHIFT, CODES and EPSILON of its codes, and whether they are POSITIVE; SHARE
+# is 1 / the span of z, SPREAD what r is multiplied with.
 
 
 @triton.jit
 def decode_8bit(
-    codes, scales, i, inside,
+    codes, scales, i, inside, block, there,
     FIRST: tl.constexpr, SHIFT: tl.constexpr, CODES: tl.constexpr, EPSILON: tl.constexpr,
     POSITIVE: tl.constexpr, SHARE: tl.constexpr,
 ):  # fmt: skip
     """The numbers of elements `i`."""
     code = tl.load(codes + i, inside, 0).to(tl.uint32)
-    return _number_of(code, scales, i, inside, FIRST, SHIFT, CODES, EPSILON, POSITIVE, SHARE)
+    return _number_of(code, scales, block, there, FIRST, SHIFT, CODES, EPSILON, POSITIVE, SHARE)
 
 
 @triton.jit
 def decode_4bit(
-    codes, scales, i, inside,
+    codes, scales, i, inside, block, there,
     FIRST: tl.constexpr, SHIFT: tl.constexpr, CODES: tl.constexpr, EPSILON: tl.constexpr,
     POSITIVE: tl.constexpr, SHARE: tl.constexpr,
 ):  # fmt: skip
     """The numbers of elements `i`: the halves of a block share its bytes, one the lower bits, the other the upper."""
     byte = tl.load(codes + i // _WIDTH * _HALF + i % _HALF, inside, 0).to(tl.uint32)
     code = (byte >> (i % _WIDTH // _HALF * 4).to(tl.uint32)) & 15
-    return _number_of(code, scales, i, inside, FIRST, SHIFT, CODES, EPSILON, POSITIVE, SHARE)
+    return _number_of(code, scales, block, there, FIRST, SHIFT, CODES, EPSILON, POSITIVE, SHARE)
 
 
 @triton.jit
 def _number_of(
-    code, scales, i, inside,
+    code, scales, block, there,
     FIRST: tl.constexpr, SHIFT: tl.constexpr, CODES: tl.constexpr, EPSILON: tl.constexpr,
     POSITIVE: tl.constexpr, SHARE: tl.constexpr,
 ):  # fmt: skip
     """From codes to numbers."""
-    factor = tl.load(scales + i // _WIDTH, inside, 0) * SHARE
+    factor = tl.load(scales + block, there, 0) * SHARE
     z = (((code & (CODES - 1)) << SHIFT) + FIRST).to(tl.float32, bitcast=True)
-    x = (z - EPSILON) * factor
+    x = tl.reshape(tl.reshape(z - EPSILON, [code.numel // _WIDTH, _WIDTH]) * factor[:, None], code.shape)
     if not POSITIVE:
         x = tl.where(code >= CODES, -x, x)
     return x
@@ -152,49 +153,39 @@ def _number_of(
 
 @triton.jit
 def encode_8bit(
-    x, codes, scales, i, inside, random,
+    x, codes, scales, i, inside, block, there, random,
     FIRST: tl.constexpr, SHIFT: tl.constexpr, CODES: tl.constexpr, EPSILON: tl.constexpr,
     POSITIVE: tl.constexpr, SPREAD: tl.constexpr,
 ):  # fmt: skip
     """Store the numbers of elements `i`, which fill whole blocks but for the last."""
-    largest = _largest(x, scales, i, inside)
+    largest = _largest(x, scales, inside, block, there)
     code = _code_of(x, largest, inside, random, FIRST, SHIFT, CODES, EPSILON, POSITIVE, SPREAD)
     tl.store(codes + i, tl.reshape(code, x.shape).to(tl.uint8), inside)
 
 
 @triton.jit
 def encode_4bit(
-    x, codes, scales, i, inside, random,
+    x, codes, scales, inside, block, there, random,
     FIRST: tl.constexpr, SHIFT: tl.constexpr, CODES: tl.constexpr, EPSILON: tl.constexpr,
     POSITIVE: tl.constexpr, SPREAD: tl.constexpr,
 ):  # fmt: skip
-    """Store the numbers of elements `i`, which fill whole blocks but for the last: that is filled up with zeros."""
-    largest = _largest(x, scales, i, inside)
+    """Store numbers that fill whole blocks but for the last: that is filled up with zeros."""
+    largest = _largest(x, scales, inside, block, there)
     code = _code_of(x, largest, inside, random, FIRST, SHIFT, CODES, EPSILON, POSITIVE, SPREAD)
     shift = (4 * tl.arange(0, 2)).to(tl.uint32)[None, :, None]
     byte = tl.sum(tl.reshape(code, [x.numel // _WIDTH, 2, _HALF]) << shift, axis=1)
-    block, there = _blocks(i, inside)
     at = block[:, None] * _HALF + tl.arange(0, _HALF)[None, :]
     tl.store(codes + at, byte.to(tl.uint8), there[:, None])
 
 
 @triton.jit
-def _blocks(i, inside):
-    """The numbers of the blocks in which the elements `i` lie, and whether any of each lies in the tensor."""
-    block = tl.min(tl.reshape(i // _WIDTH, [i.numel // _WIDTH, _WIDTH]), axis=1)
-    there = tl.max(tl.reshape(inside.to(tl.int32), [i.numel // _WIDTH, _WIDTH]), axis=1)
-    return block, there != 0
-
-
-@triton.jit
-def _largest(x, scales, i, inside):
+def _largest(x, scales, inside, block, there):
     """The largest absolute value of each block, or SMALLEST; NaN where one is not finite. It is stored, too. The bits
     of floats keep their order."""
     bits = tl.where(inside, x, 0.0).to(tl.uint32, bitcast=True) & 0x7FFFFFFF
     most = tl.max(tl.reshape(bits.to(tl.int32), [x.numel // _WIDTH, _WIDTH]), axis=1)
     largest = tl.maximum(most.to(tl.float32, bitcast=True), _SMALLEST)
     largest = tl.where(most < 0x7F800000, largest, float("nan"))
-    block, there = _blocks(i, inside)
     tl.store(scales + block, largest, there)
     return largest
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepwell.engines.fused.triton_words import TENSOR, TILE, TILE_ELEMENTS, WIDTHS, WORD
+from stepwell.engines.fused.triton_words import BLOCK, TENSOR, TILE, WIDTHS, WORD
 
 # A chunk has so many elements that there are about this many of them, which fills a large GPU several times over, and
 # no more and no fewer than these: what a program looks up before it starts should be little beside its work.
@@ -35,7 +35,7 @@ class Part:
     @property
     def rows(self) -> int:
         """How high a tile is."""
-        return TILE_ELEMENTS // self.columns
+        return BLOCK // self.columns
 
 
 @dataclass(frozen=True)

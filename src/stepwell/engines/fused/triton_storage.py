@@ -10,7 +10,7 @@ from stepwell.codecs import Blocks, Codec
 from stepwell.engines.fused.arrays import arrays_of, draws, factor, in_blocks, numbers_of
 from stepwell.engines.fused.codec_words import WORDS
 from stepwell.engines.fused.program import Phase, Program
-from stepwell.engines.fused.triton_words import array
+from stepwell.engines.fused.triton_words import BLOCK, array
 
 # How an array of each dtype stands in memory.
 POINTERS = {
@@ -21,6 +21,7 @@ POINTERS = {
     torch.int16: "tl.uint16",
     torch.uint8: "tl.uint8",
 }
+_WIDTH = Blocks.block
 
 
 def read(codec: Codec, parts: list[str], compute: str) -> str:
@@ -52,7 +53,11 @@ class Storing:
     @property
     def arguments(self) -> list[str]:
         """What the rule's maths on some elements is given for them."""
-        return [*(name for _, name, _, _ in self.arrays), *(["low", "high", "origin"] if self.draws else [])]
+        return [
+            *(name for _, name, _, _ in self.arrays),
+            *(["low", "high", "origin"] if self.draws else []),
+            *(["block", "there"] if self.has_blocks else []),
+        ]
 
     def pointers(self, table: Callable[[int], str], *, in_tiles: bool) -> list[str]:
         """Where the arrays begin; where there are no tiles, at element `start`."""
@@ -63,6 +68,22 @@ class Storing:
             lines.append(f"{name} = {pointer}{start}")
         return lines
 
+    def blocks_in_a_run(self, at: str, end: str) -> list[str]:
+        """In which blocks the elements from `at` on lie, and whether each begins before `end`."""
+        if not self.has_blocks:
+            return []
+        return [f"block = {at} // {_WIDTH} + tl.arange(0, {BLOCK // _WIDTH})", f"there = block * {_WIDTH} < {end}"]
+
+    def blocks_in_a_tile(self) -> list[str]:
+        """The same of a tile, whose rows are whole blocks, or the one row of a tensor."""
+        if not self.has_blocks:
+            return []
+        return [
+            f"top = lane + tl.arange(0, ROWS * COLUMNS // {_WIDTH}) * ({_WIDTH} // COLUMNS)",
+            f"block = ((line + top) * columns + at) // {_WIDTH}",
+            "there = top < lines",
+        ]
+
     def loads(self) -> list[str]:
         """Each number that is loaded, of the elements at `i`."""
         lines = []
@@ -70,7 +91,7 @@ class Storing:
             codec, parts = self._codecs[name], self._parts(name)
             if isinstance(codec, Blocks):
                 text = (
-                    f"decode_{codec.bits}bit({', '.join(parts)}, i, inside, "
+                    f"decode_{codec.bits}bit({', '.join(parts)}, i, inside, block, there, "
                     f"{_codes_of(codec)}, {int(codec.positive)}, {1 / codec.span!r})"
                 )
                 text = f"{text}.to(tl.float64)" if self._compute == "float64" else text
@@ -91,8 +112,9 @@ class Storing:
                 cut = codec.shift
                 nearest = f"tl.full(i.shape, {1 << cut - 1}, tl.uint32)"
                 random = f"({drawn} << {cut - 16}) + {codec.below}" if codec.draws else nearest
+                elements = "i, inside" if codec.bits == 8 else "inside"
                 lines.append(
-                    f"encode_{codec.bits}bit({x}, {', '.join(parts)}, i, inside, {random}, "
+                    f"encode_{codec.bits}bit({x}, {', '.join(parts)}, {elements}, block, there, {random}, "
                     f"{_codes_of(codec)}, {int(codec.positive)}, {codec.spread!r})"
                 )
             else:

@@ -33,19 +33,20 @@ TENSOR = (
     "elements", "rows", "columns", "row", "column", "first_chunk", "parts", "row_sum", "column_sum", "beside", "below",
 )  # fmt: skip
 
-# Elements that a program takes at once; how wide tiles are, so that a narrow matrix does not leave most of one empty;
-# and how many rows, or columns, or sums, a finish takes at once.
+# Elements that a program takes at once, in a run or in a tile: with twice as many, rules with several sums have more
+# numbers than registers. How many rows, or columns, or sums, a finish takes at once; and how wide tiles are, so that a
+# narrow matrix does not leave most of one empty.
 BLOCK, LINES = 1024, 512
-TILE_ELEMENTS = 2048
 WIDTHS = (4, 32, 256)
 # Elements up to a multiple of this are loaded and stored in words of 16 bytes.
 WORD = 16
 
 
 _TAKEN = frozenset((*CHUNK, *TILE, *TENSOR)) | {
-    "ALIGN", "COLUMNS", "ROWS", "across", "chunk", "chunks", "column_sums", "counts", "down", "first", "hashed", "here",
-    "high", "hyper", "i", "inside", "kept", "kept_columns", "kept_rows", "lane", "low", "origin", "out", "part",
-    "place", "power", "row_sums", "scalars", "sizes", "sums", "table", "tl", "triton", "verdict", "whole",
+    "ALIGN", "COLUMNS", "ROWS", "across", "block", "chunk", "chunks", "column_sums", "counts", "down", "first",
+    "hashed", "here", "high", "hyper", "i", "inside", "kept", "kept_columns", "kept_rows", "lane", "low", "origin",
+    "out", "part", "place", "power", "row_sums", "scalars", "sizes", "sums", "table", "there", "tl", "top", "triton",
+    "verdict", "whole",
 }  # fmt: skip
 _NUMBERED = re.compile(r"(c|h|q|s|t|x|acc|rest|sum|elements|finish|phase)\d*$")
 

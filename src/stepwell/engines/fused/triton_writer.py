@@ -185,11 +185,13 @@ def _run(program: Program, number: int, phase: Phase, storing: Storing, compute:
         f"for at in range(0, whole, {BLOCK}):",
         f"    i = at + tl.arange(0, {BLOCK})",
         "    inside = i < whole",
+        *indented(storing.blocks_in_a_run("at", "whole")),
         f"    {_call(program, number, phase, storing, accumulators)}",
         *(f"{each} = tl.zeros([{unit}], tl.{compute})" for each in rest),
         "if whole < size:",
         f"    i = whole + tl.arange(0, {unit})",
         "    inside = i < size",
+        *indented(storing.blocks_in_a_run("whole", "size")),
         f"    {_call(program, number, phase, storing, rest)}",
         *(
             f"tl.store(sums + tl.program_id(0) * {width} + {program.sum_position(r)}, "
@@ -217,6 +219,7 @@ def _tile(program: Program, number: int, phase: Phase, storing: Storing, compute
         "    down = lane + tl.arange(0, ROWS)",
         "    i = (line + down)[:, None] * columns + across",
         "    inside = (down < lines)[:, None] & (across < columns)",
+        *indented(storing.blocks_in_a_tile()),
         *(
             f"    t{e.index} = tl.load(kept_rows + (row + down) * {kept[Level.ROW]} + {program.position(e)}, "
             "down < lines, 0)[:, None]"
