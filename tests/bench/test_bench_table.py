@@ -102,7 +102,9 @@ def test_reports_come_back_from_their_files(tmp_path: Path) -> None:
     start = Report("start", MACHINE, {}, [ImportRow(1.5, 0.1, 0.2), StartRow("Lion", "few", "empty", 0, 1, 0, True)])
     memory = Report("memory", MACHINE, {}, [MemoryRow("AdamW", "few", 12, "stepwell", 100, 200)])
     paths = [report.save(tmp_path) for report in (REPORT, start, memory)]
-    assert [path.name for path in paths] == [f"{what}-amd-epyc-2-cores-avx2.json" for what in ("step", "start", "memory")]
+    assert [path.name for path in paths] == [
+        f"{what}-amd-epyc-2-cores-avx2.json" for what in ("step", "start", "memory")
+    ]
     assert [load(path) for path in paths] == [REPORT, start, memory]
     assert load_all(tmp_path) == [memory, start, REPORT]
 

@@ -253,7 +253,7 @@ def _bfloat16_is_fast(device_type: str) -> bool:
     """
     if device_type != "cpu" or torch.cpu._is_amx_tile_supported():
         return True
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch do not tell
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
     return bool(found.get("avx512_bf16")) and str(found.get("cpu_name", "")).startswith("AMD")
 
 
