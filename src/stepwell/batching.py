@@ -63,6 +63,8 @@ class Buckets:
         self.latest: list[Bucket] = []
         # Those of observed steps while others are taken, and the other way round; each with what they were made for.
         self._resting: dict[bool, tuple[Any, list[Bucket]]] = {}
+        # What CUDA graphs go on reading and writing, whichever buckets take the steps outside them.
+        self._captured: dict[int, dict[str, Any]] = {}
 
     def layout_of(self, parameter: Tensor) -> Layout | None:
         """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
@@ -82,6 +84,11 @@ class Buckets:
         for bucket in self.latest:
             bucket.batch.gradients = bucket.batch.weights  # it holds on to none
         self.observed, self._made_for = observed, None
+
+    def _wake(self) -> None:
+        """Take up the buckets that have rested since steps were last observed, or not, as they are now."""
+        if self._made_for is None and self.observed in self._resting:
+            self._made_for, self.latest = self._resting.pop(self.observed)
 
     def agree(self, groups: list[dict[str, Any]], name_of: Callable[[Tensor], str], found: Tensor | None) -> Any:
         """Make sure that the same parameters have a gradient on all ranks, in one small message a step for each mesh.
@@ -120,6 +127,7 @@ class Buckets:
         devices = {bucket.parameters[0].device for bucket in self.latest}  # where they are now
         if not any(map(capturing, devices or {p.device for group in groups for p in group["params"]})):
             return
+        self._wake()
         gradients = _gradients_of(groups, among)
         held = self._hold(groups, state, gradients, [gradient is not None for gradient in gradients])
         if not (held and all(bucket.has_run for bucket in self.latest)):
@@ -129,6 +137,7 @@ class Buckets:
             )
         for bucket in self.latest:
             bucket.engine.check_captured(bucket.batch)
+        self._captured |= {id(bucket.batch.prepared): bucket.batch.prepared for bucket in self.latest}
 
     def collect(
         self,
@@ -143,8 +152,7 @@ class Buckets:
         """
         gradients = _gradients_of(groups, among)
         present = [gradient is not None for gradient in gradients]
-        if self._made_for is None and self.observed in self._resting:
-            self._made_for, self.latest = self._resting.pop(self.observed)
+        self._wake()
         if not self._hold(groups, state, gradients, present):
             has_one = iter(present)
             members = [[p for p in group["params"] if next(has_one)] for group in groups]
@@ -159,6 +167,7 @@ class Buckets:
     ) -> list[Bucket] | None:
         """The buckets where they are right as they are, their device can reach a verdict on the gradients and all
         engines take its factor, and in them the gradients; None elsewhere."""
+        self._wake()
         if self._engine not in ("auto", "fused") or not self.latest:
             return None
         if judging(self.latest[0].parameters[0].device.type) is None:

@@ -58,6 +58,7 @@ class Bucket:
         self._mixed = set(map(_dtype_of, gradients)) != set(map(_dtype_of, parameters)) and not (
             parameters[0].dtype.itemsize == 2 and set(map(_dtype_of, gradients)) <= set(REAL_DTYPES)
         )
+        self._measures = type(batch.rule).measure is not Rule.measure  # then the host adds up some of what is counted
         self._single = [place for place, weight in enumerate(batch.weights) if weight.numel() == 1]
 
     def still_holds(self, all_gradients: list[Any]) -> bool:
@@ -101,6 +102,10 @@ class Bucket:
     def _column(self, name: str) -> Iterator[Any]:
         return map(dict.get, self.batch.states, repeat(name))
 
+    def advance(self) -> None:
+        """Count this update, for each parameter."""
+        self.batch.advance(counts_on=self.engine.counts_on and not self._measures)
+
     def run(self, function: str = "update") -> None:
         """Work out `rule.function` for every parameter of the batch, in place, on this rank and, where parameters lie
         on many, with the others."""
@@ -108,7 +113,10 @@ class Bucket:
         if self.engine.name == "fused":
             # Kernels write behind torch's back: a graph that still wants the old weights is to get its error.
             torch.autograd.graph.increment_version(self.parameters)
-        self.has_run = self.has_run or function == "update"
+        if function == "update":
+            self.has_run = True
+            if self.batch.return_counts() and not self._measures and self.engine.leaves_out(self.batch):
+                self.batch.leave_counting()
         if self.batch.layouts and layout_of(self.parameters[0]) is None:
             make_whole(self.parameters, self.batch.layouts)
 

@@ -211,7 +211,7 @@ class Optimizer(torch.optim.Optimizer):
             for bucket in buckets:
                 bucket.batch.verdict, bucket.batch.may_skip = None, False
         for bucket in buckets:
-            bucket.batch.advance()
+            bucket.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
         settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
@@ -230,7 +230,7 @@ class Optimizer(torch.optim.Optimizer):
         buckets.observe(self._buckets.observed)
         buckets.check_captured(self.param_groups, self.state, among=chosen)
         for bucket in buckets.collect(self.param_groups, self.state, self._name_of, among=chosen):
-            bucket.batch.advance()
+            bucket.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
             bucket.run()
             bucket.batch.gradients = bucket.batch.weights  # it holds on to none

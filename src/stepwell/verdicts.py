@@ -26,6 +26,8 @@ class Verdicts:
     def __init__(self) -> None:
         self.norm: Tensor | None = None
         self._judge: Judge | None = None
+        self._captured: list[Judge] = []  # whose memory CUDA graphs go on reading
+        self._verdict: Tensor | None = None  # the place of all that were reached on one device
         self._may_skip = False
         self._asked_to_skip = False
         self._buckets: list[Bucket] = []
@@ -79,7 +81,8 @@ class Verdicts:
                     "host decides about the first, the device from the second on; call optimizer.step() twice, with "
                     "the same gradients, before the capture"
                 )
-            self._skipped = self.skipped
+            if self._judge is not None and self._judge.captured:
+                self._captured.append(self._judge)
             self._buckets, self._judge = buckets, None
             batches = [bucket.batch for bucket in buckets]
             devices = {batch.weights[0].device for batch in batches}
@@ -87,11 +90,13 @@ class Verdicts:
             measuring = any(type(batch.rule).measure is not Rule.measure for batch in batches)
             dtypes = [{gradient.dtype for gradient in batch.gradients} for batch in batches]
             if engine is not None and not measuring and all(len(of_batch) == 1 for of_batch in dtypes):
-                self._judge = engine.judge(batches)
+                self._judge = engine.judge(batches, self._verdict)
+                if self._judge.verdict is not self._verdict:
+                    self._skipped, self._verdict = self.skipped, self._judge.verdict
                 self._may_skip = all(bucket.engine.leaves_out(bucket.batch) for bucket in buckets)
         return self._judge
 
     @property
     def skipped(self) -> int:
         """How many steps have been left out. The host waits for the device, where a step may have been."""
-        return self._skipped + (int(self._judge.verdict[3]) if self._judge is not None and self._asked_to_skip else 0)
+        return self._skipped + (int(self._verdict[3]) if self._verdict is not None and self._asked_to_skip else 0)

@@ -293,6 +293,13 @@ def test_a_graph_goes_on_counting(rule: Rule, monkeypatch: pytest.MonkeyPatch) -
     assert [float(ours.state[p]["step"]) for p in parameters] == [8.0, 8.0]
 
 
+def test_what_the_host_adds_up_the_device_does_not_count() -> None:
+    parameters, expected = [parameter((40,))], [parameter((40,))]
+    train(Optimizer(parameters, Prodigy(lr=torch.tensor(1.0)), engine="fused"), parameters, last=6)
+    train(Optimizer(expected, Prodigy(lr=1.0), engine="fused"), expected, last=6)
+    assert_same_bits(parameters, expected)
+
+
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5, "on_nonfinite": "skip"}], ids=str)
 def test_a_graph_reads_the_learning_rate_and_judges(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     lr = torch.tensor(0.05)

@@ -40,7 +40,7 @@ FUSED = such_as(lambda case: "fused" in case.engines)
 FEW = [case for case in PLAIN_CASES if case.name in ("AdamW", "LAMB", "AdamMini", "Adafactor")]
 MEMORY = {
     "chunks": "*i64", "table": "*i64", "sizes": "*i64", "scalars": "*fp64", "verdict": "*fp64", "sums": "*fp64",
-    "kept": "*fp64", "hyper": "*fp64", "counts": "*fp64", "out": "*fp64", "settings": "*fp64", "scale": "*fp32",
+    "kept": "*fp64", "hyper": "*fp64", "places": "*i64", "out": "*fp64", "settings": "*fp64", "scale": "*fp32",
     "found": "*fp32",
 }  # fmt: skip
 

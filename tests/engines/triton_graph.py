@@ -59,9 +59,9 @@ class Graph(TorchDispatchMode):
         self._context.__exit__(*error)
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), kwargs: Any = None) -> Any:
-        if function._schema.is_mutable and isinstance(arguments[0], Tensor):
+        if function._schema.is_mutable and isinstance(arguments[0], (Tensor, list)):
             self._asked.append(lambda: function(*arguments, **(kwargs or {})))
-            return arguments[0]
+            return arguments[0] if isinstance(arguments[0], Tensor) else None
         result = function(*arguments, **(kwargs or {}))
         made = result if isinstance(result, tuple) else (result,)
         if function.is_view or not all(isinstance(each, Tensor) for each in made) or "empty" in str(function):

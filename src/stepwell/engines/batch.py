@@ -73,6 +73,7 @@ class Batch:
         self.observed = False
         self.counted_on_device = False
         self._steps_there: list[Any] = []
+        self._borrowed: list[tuple[State, str, Tensor]] = []
         self.asked: set[str] | None = None
         self.layouts: list[Layout] = []
         self._groups = groups
@@ -101,16 +102,19 @@ class Batch:
         """Where the numbers of `columns` lie; whoever moves them sets it anew."""
         return {name: addresses_of(column) for name, column in self.columns.items()}
 
-    def advance(self) -> None:
-        """Count this update, for each parameter."""
+    def advance(self, *, counts_on: bool = False) -> None:
+        """Count this update, for each parameter. Where the device has counted for another batch, the places stay in
+        the states, as a CUDA graph may go on counting in them: with `counts_on` the device does so here too, without
+        it the host has numbers in their stead until `return_counts`."""
         if self.counted_on_device:
             return
         steps = list(map(_step_of, self.states))
-        if _any_on_device(steps):  # left behind by another batch, whose device counted
-            steps = _numbers(steps)
-            for name in ("step", *self.scalar_slots):
-                for state, value in zip(self.states, _numbers([state[name] for state in self.states]), strict=True):
-                    state[name] = int(value) if name == "step" else value
+        if _any_on_device(steps):
+            if counts_on:
+                self._take_over_counts()
+                return
+            self._borrow_counts()
+            steps = list(map(_step_of, self.states))
         if steps.count(steps[0]) == len(steps):
             step = steps[0] + 1
             for state in self.states:
@@ -119,13 +123,39 @@ class Batch:
             for state in self.states:
                 state["step"] += 1
 
+    def _borrow_counts(self) -> None:
+        """Have the host's numbers in the states, for one update."""
+        device = self.weights[0].device
+        for name in ("step", *self.scalar_slots):
+            for state, value in zip(self.states, _numbers([state[name] for state in self.states]), strict=True):
+                if same_device(state[name], device):
+                    self._borrowed.append((state, name, state[name]))
+                state[name] = int(value) if name == "step" else value
+
+    def return_counts(self) -> bool:
+        """Put back the places in which the device has counted, with what the host has counted now. Whether there are
+        any."""
+        borrowed, self._borrowed = self._borrowed, []
+        for state, name, place in borrowed:
+            place.fill_(state[name])
+            state[name] = place
+        return bool(borrowed)
+
+    def _take_over_counts(self) -> None:
+        """Let the device count on where it has counted for others; what the host has counted gets a place there."""
+        device = self.weights[0].device
+        for name in ("step", *self.scalar_slots):
+            for state in self.states:
+                if not same_device(state[name], device):
+                    state[name] = torch.full((), float(state[name]), dtype=torch.float64, device=device)
+        self.leave_counting()
+
     def count_on_device(self) -> None:
         """From this update on, which `advance` has counted already, let the device count: it alone knows which of them
         are left out."""
-        device, steps = self.weights[0].device, set(map(_step_of, self.states))
-        before = {step: torch.full((), step - 1, dtype=torch.float64, device=device) for step in steps}
-        for state in self.states:
-            state["step"] = before[state["step"]]
+        device = self.weights[0].device
+        for state in self.states:  # each its own: not all have a gradient at every step
+            state["step"] = torch.full((), state["step"] - 1, dtype=torch.float64, device=device)
         self.leave_counting()
 
     def leave_counting(self) -> None:
@@ -150,20 +180,22 @@ class Batch:
 
     def counted(self) -> None:
         """Let the device count this update, unless its verdict leaves it out."""
-        taken = 1.0 if self.verdict is None else 1.0 - self.verdict[1]
-        for step in {id(step): step for step in map(_step_of, self.states)}.values():
-            step.add_(taken)
+        if self.verdict is None:
+            torch._foreach_add_(self._steps_there, 1.0)
+        else:  # a list: of one tensor alone the host would read the number
+            torch._foreach_add_(self._steps_there, [1.0 - self.verdict[1]] * len(self._steps_there))
 
     def live_classes(self) -> list[tuple[Group, dict[str, Any], list[int]]]:
-        """As `classes` has them, but numbers that are held on the device stay there: the host waits for none."""
+        """As `classes` has them, but numbers that are held on the device stay there: the host waits for none. Those
+        that the device has counted are not looked at, and part no parameters."""
         device = self.weights[0].device
         found: list[tuple[Group, dict[str, float], list[int]]] = []
         for live, members in self._members:
             together: dict[tuple[Any, ...], list[int]] = {}
             for index in members:
-                step = self.states[index]["step"]
-                key = id(step) if isinstance(step, Tensor) else step
-                together.setdefault((key, *map(self.states[index].get, self.scalar_slots)), []).append(index)
+                values = [self.states[index][name] for name in ("step", *self.scalar_slots)]
+                key = tuple([None if isinstance(value, Tensor) else value for value in values])
+                together.setdefault(key, []).append(index)
             group = {**live_numbers(live, device), **self._fitted}
             for same in together.values():
                 scalars = {name: self.states[same[0]][name] for name in ("step", *self.scalar_slots)}
@@ -241,6 +273,11 @@ class Batch:
         return Batch(self.rule, weights, states, groups, codecs, [self._places[index] for index in members])
 
     @property
+    def members(self) -> list[list[int]]:
+        """The positions of the parameters of each group."""
+        return [members for _, members in self._members]
+
+    @property
     def live_groups(self) -> list[Group]:
         """The parameters' groups, each once."""
         return [group for group, _ in self._members]
@@ -287,6 +324,10 @@ class Engine(Protocol):
         """What users call it."""
 
     @property
+    def counts_on(self) -> bool:
+        """Whether its device goes on with what it has counted for another batch: `Batch.advance`."""
+
+    @property
     def takes_factor(self) -> bool:
         """Whether it multiplies gradients with the factor of a verdict that only the device knows: `Batch.verdict`."""
 
@@ -324,10 +365,13 @@ def _any_on_device(steps: list[Any]) -> bool:
 
 
 def _numbers(values: list[Any]) -> list[Any]:
-    """Python numbers, also where these are held in tensors: each tensor is read once, however often it is there."""
-    tensors = {id(value): value for value in values if isinstance(value, Tensor)}
-    read = {key: tensor.item() for key, tensor in tensors.items()}
-    return [read.get(id(value), value) for value in values]
+    """Python numbers, also where these are held in tensors: all of a device are read at once."""
+    found = list(values)
+    for device in {value.device for value in values if isinstance(value, Tensor)}:
+        places = [place for place, value in enumerate(values) if same_device(value, device)]
+        for place, number in zip(places, torch.stack([values[place] for place in places]).tolist(), strict=True):
+            found[place] = number
+    return found
 
 
 def plain_numbers(group: Group) -> Group:

@@ -24,6 +24,7 @@ class Direct(ABC):
     """An engine says which parameters make up a number, what the number is, and how it is stored."""
 
     name: str
+    counts_on = False
     takes_factor = False
 
     @abstractmethod

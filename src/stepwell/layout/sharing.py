@@ -37,6 +37,7 @@ class Sharing:
         inner: the engine that works on whole matrices.
     """
 
+    counts_on = False
     takes_factor = False
 
     def __init__(self, inner: Engine) -> None:

@@ -164,6 +164,7 @@ class Fused(Programs):
 
     name = "fused"
     judges: Literal[False] = False
+    counts_on = False
     takes_factor = False
 
     def __init__(self) -> None:

@@ -57,6 +57,7 @@ class Triton(Programs):
 
     name = "fused"
     judges: Literal[True] = True
+    counts_on = True
     takes_factor = True
 
     def __init__(self, device_type: str = "cuda") -> None:
@@ -142,9 +143,10 @@ class Triton(Programs):
         """The kernel of Σ function(x), worked out in float64: the squares of large numbers are above float32."""
         return self.kernel(self.total(name, function), {GRADIENT: Plain(dtype)}, "float64")
 
-    def judge(self, batches: list[Batch]) -> Judge:
-        """What reaches verdicts on the gradients of these batches, which lie on one device."""
-        return Judge(self, batches)
+    def judge(self, batches: list[Batch], verdict: Tensor | None = None) -> Judge:
+        """What reaches verdicts on the gradients of these batches, which lie on one device: in the place of an earlier
+        one, where that lies there too."""
+        return Judge(self, batches, verdict)
 
     def kernel(self, program: Program, codecs: Mapping[str, Codec], compute: str | None = None) -> Kernel:
         """The kernel for a program on numbers that are stored so, by name."""

@@ -18,6 +18,7 @@ from stepwell.engines.fused.triton_kernels import Kernel
 from stepwell.engines.fused.triton_layout import Layout
 from stepwell.engines.fused.triton_tables import Table, left_out, neutral
 from stepwell.engines.fused.triton_words import TENSOR, WORD
+from stepwell.rules.rule import Rule
 
 # Tensors, or where their addresses are known already, these.
 Column = Sequence[Tensor] | NDArray[np.int64]
@@ -115,25 +116,30 @@ class Counted:
     The host's way is the usual one: it works the scalars out in float64 and sends them. The device's is for a step of
     which the host does not know whether it is taken (a verdict may leave it out), how often (a CUDA graph), or with
     what (a learning rate in a tensor on the device). From then on the steps and scalar slots in the parameters' states
-    are places in a tensor on the device.
+    are places on the device, each parameter's its own: other batches of the same parameters, and of some of them, count
+    on in the same places, so that a CUDA graph goes on from there.
     """
 
     def __init__(self, kernel: Kernel, device: torch.device) -> None:
         self._kernel = kernel
         self._device = device
-        self._numbers, self._hyper = Table(device), Table(device)
-        self._members: list[list[int]] = []
-        # What was sent last: the scalars, the counts after that step, and the hyper-parameters.
+        self._numbers, self._hyper, self._table = Table(device), Table(device), Table(device)
+        # What was sent last: the scalars, each parameter's counts after that step, and each group's hyper-parameters.
         self._last: tuple[Tensor, list[NDArray[np.float64]]] | None = None
-        self._counts: Tensor | None = None
-        self._scalars: Tensor | None = None
+        self._places: list[Tensor] = []  # where the device counts, once it does
+        self._rows = np.zeros((0, 0), dtype=np.int64)
+        self._scalars = torch.empty(0, device=device)
 
     def scalars(self, batch: Batch, classes: NDArray[np.int64]) -> Tensor:
         """The scalars of this step, on the device, and in `classes` the row of each parameter."""
-        if self._counts is not None or self._must_count(batch):
+        if not self._places and (batch.counted_on_device or self._must_count(batch)):
+            if not batch.counted_on_device:
+                self._begin(batch)
+            self._take_places(batch, classes)
+        if self._places:
             return self._counted(batch)
-        rows, counts, hyper = [], [], []
-        self._members = []
+        rows, hyper = [], {}
+        counts = np.empty((len(batch.states), len(self._kernel.counts)))
         for row, (group, numbers, members) in enumerate(batch.classes()):
             values, new = self._kernel.scalars(group, numbers)
             rows.append(values)
@@ -141,10 +147,10 @@ class Counted:
             kept = dict(zip((slot for slot, _ in self._kernel.program.scalar_slots), new, strict=True))
             batch.keep(members, kept)
             now = {**numbers, **kept}
-            counts.append([now[name] for name in self._kernel.counts])
-            hyper.append([_value(group, name, numbers["gradient_factor"]) for name in self._kernel.hyper])
-            self._members.append(members)
-        tables = [np.array(table, dtype=np.float64).reshape(len(rows), -1) for table in (rows, counts, hyper)]
+            counts[members if row else slice(None)] = [now[name] for name in self._kernel.counts]
+            if id(group) not in hyper:
+                hyper[id(group)] = [_value(group, name, numbers["gradient_factor"]) for name in self._kernel.hyper]
+        tables = [_table(rows), counts, _table([*hyper.values()])]
         self._hyper.set_aside(tables[2])
         sent = self._numbers.send(np.concatenate([table.ravel() for table in tables]))
         if self._last is None:
@@ -155,7 +161,8 @@ class Counted:
     def _load(self, sent: Tensor, tables: list[NDArray[np.float64]]) -> None:
         """Have the kernel loaded with which the device counts: a graph cannot capture that, only launches."""
         counts, hyper = _after_scalars(sent, tables)
-        memory = {"hyper": hyper, "counts": counts, "out": sent, "verdict": left_out(self._device)}
+        places = self._table.send(np.zeros((len(counts), 1 + len(self._kernel.counts)), dtype=np.int64))
+        memory = {"hyper": hyper, "places": places, "out": sent, "verdict": left_out(self._device)}
         self._kernel.launch("scalars", 1, memory)
 
     def _must_count(self, batch: Batch) -> bool:
@@ -163,41 +170,50 @@ class Counted:
         if capturing(self._device):
             assert self._last is not None  # `Buckets` sees to it: a first step cannot be captured
             return True
+        if type(batch.rule).measure is not Rule.measure:  # the host adds up some of what is counted
+            return False
         return self._last is not None and (batch.may_skip or batch.reads_device)
 
     def _counted(self, batch: Batch) -> Tensor:
         """The scalars, worked out by the device from the hyper-parameters and what it has counted."""
-        if self._counts is None:
-            self._counts = self._begin(batch)
         held: list[tuple[int, int, Tensor]] = []
         rows = []
-        for row, members in enumerate(self._members):
+        for row, members in enumerate(batch.members):
             group = batch.live_group(members[0])
             values = [_value(group, name, batch.gradient_factor) for name in self._kernel.hyper]
             held += [(row, place, value) for place, value in enumerate(values) if same_device(value, self._device)]
             rows.append([0.0 if same_device(value, self._device) else float(value) for value in values])
-        hyper = self._hyper.send(np.array(rows, dtype=np.float64).reshape(len(rows), -1))
+        hyper = self._hyper.send(_table(rows))
         if held:
             hyper = hyper.clone()
             for row, place, value in held:
                 hyper[row, place].copy_(value.detach().reshape(()))
-        assert self._scalars is not None
-        memory = {"hyper": hyper, "counts": self._counts, "out": self._scalars}
+        memory = {"hyper": hyper, "places": self._table.send(self._rows), "out": self._scalars}
         memory["verdict"] = neutral(self._device) if batch.verdict is None else batch.verdict
-        self._kernel.launch("scalars", len(rows), memory)
+        self._kernel.launch("scalars", len(self._rows), memory)
         return self._scalars
 
-    def _begin(self, batch: Batch) -> Tensor:
+    def _begin(self, batch: Batch) -> None:
         """Let the device count on from what was sent to it last, and the states say what it has counted."""
         assert self._last is not None
         sent, tables = self._last
         counts, hyper = _after_scalars(sent, tables)
         self._hyper.adopt(tables[2], hyper)
-        self._scalars = torch.empty(tables[0].shape, dtype=torch.float64, device=self._device)
-        for row, members in enumerate(self._members):
-            batch.keep(members, {name: counts[row, place] for place, name in enumerate(self._kernel.counts)})
+        for index in range(len(batch.states)):
+            batch.keep([index], {name: counts[index, place] for place, name in enumerate(self._kernel.counts)})
         batch.leave_counting()
-        return counts
+
+    def _take_places(self, batch: Batch, classes: NDArray[np.int64]) -> None:
+        """Count in the places that stand in the states: each parameter has a row of the scalars then."""
+        tensors, names = len(batch.states), self._kernel.counts
+        self._places = [state[name] for state in batch.states for name in names]
+        self._rows = np.empty((tensors, 1 + len(names)), dtype=np.int64)
+        for row, members in enumerate(batch.members):
+            self._rows[members, 0] = row
+        self._rows[:, 1:] = addresses_of(self._places).reshape(tensors, -1)
+        classes[:] = np.arange(tensors)
+        width = len(self._kernel.program.scalars)
+        self._scalars = torch.empty((tensors, width), dtype=torch.float64, device=self._device)
 
 
 def _after_scalars(sent: Tensor, tables: list[NDArray[np.float64]]) -> tuple[Tensor, Tensor]:
@@ -205,6 +221,10 @@ def _after_scalars(sent: Tensor, tables: list[NDArray[np.float64]]) -> tuple[Ten
     first, second, third = (table.shape for table in tables)
     until = math.prod(first) + math.prod(second)
     return sent[math.prod(first) : until].view(second), sent[until:].view(third)
+
+
+def _table(rows: list[Any]) -> NDArray[np.float64]:
+    return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
 
 
 def _value(group: Any, symbol: str, gradient_factor: float) -> Any:

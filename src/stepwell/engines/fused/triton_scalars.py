@@ -32,14 +32,15 @@ def hyper_parameters(program: Program) -> list[str]:
 
 
 def counted(program: Program) -> list[str]:
-    """What the device counts on, in the order of a row of `counts`: the step, and the scalar slots."""
+    """What the device counts on, in the order of their places in a row of `places`: the step, and the scalar slots."""
     read = [name.removeprefix("s.") for name in _symbols(program) if name.startswith("s.")]
     slots = sorted({*read, *(slot for slot, _ in program.scalar_slots)} - {"step"})
     return ["step", *slots]
 
 
 def scalars(program: Program) -> str:
-    """The kernel: each of its programs takes a class of parameters that share all numbers one step on."""
+    """The kernel: each of its programs takes the numbers of one parameter one step on. A row of `places` says which row
+    of `hyper` is its group's, and where in memory each of its counts stands."""
     hyper, counts = hyper_parameters(program), counted(program)
     names = {f"h{position}": symbol for position, symbol in enumerate(hyper)}
     names |= {f"s{position}": f"s.{name}" for position, name in enumerate(counts)}
@@ -55,23 +56,25 @@ def scalars(program: Program) -> str:
         "if tl.load(verdict + 1) != 0:",
         "    return",
         "row = tl.program_id(0)",
+        f"here = places + row * {1 + len(counts)}",
+        f"group = hyper + tl.load(here) * {len(hyper)}",
         *maths.constant_lines,
-        *(f"h{place} = tl.load(hyper + row * {len(hyper)} + {place})  # {name}" for place, name in enumerate(hyper)),
-        *(f"s{place} = tl.load(counts + row * {len(counts)} + {place})  # {name}" for place, name in enumerate(counts)),
+        *(f"h{place} = tl.load(group + {place})  # {name}" for place, name in enumerate(hyper)),
+        *(f"at{place} = tl.load(here + {1 + place}).to(tl.pointer_type(tl.float64))" for place, _ in enumerate(counts)),
+        *(f"s{place} = tl.load(at{place})  # {name}" for place, name in enumerate(counts)),
         "s0 += 1.0",
         *maths.lines,
-        *(_store("out", len(program.scalars), place, maths.text(e)) for place, e in enumerate(program.scalars)),
-        _store("counts", len(counts), 0, "s0"),
-        *(_store("counts", len(counts), counts.index(slot), maths.text(e)) for slot, e in program.scalar_slots),
+        *(
+            f"tl.store(out + row * {len(program.scalars)} + {place}, {maths.text(e)})"
+            for place, e in enumerate(program.scalars)
+        ),
+        "tl.store(at0, s0)",
+        *(f"tl.store(at{counts.index(slot)}, {maths.text(e)})" for slot, e in program.scalar_slots),
     ]
-    arguments = ["hyper", "counts", "verdict", "out"]
+    arguments = ["hyper", "places", "verdict", "out"]
     # Compiled once, wherever in memory its tables begin: what a graph captures is to be loaded before.
     decorator = f"@triton.jit(do_not_specialize_on_alignment={arguments})"
     return "\n".join([decorator, f"def scalars({', '.join(arguments)}):", *indented(lines)])
-
-
-def _store(memory: str, width: int, place: int, text: str) -> str:
-    return f"tl.store({memory} + row * {width} + {place}, {text})"
 
 
 def _symbols(program: Program) -> list[str]:

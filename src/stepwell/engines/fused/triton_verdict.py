@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stepwell.algebra import square
 from stepwell.engines.batch import Batch
-from stepwell.engines.devices import on
+from stepwell.engines.devices import on, same_device
 from stepwell.engines.fused.triton_launch import Launch
 from stepwell.engines.fused.triton_memory import judge
 from stepwell.engines.fused.triton_tables import Table, neutral
@@ -22,16 +22,29 @@ _BLOCK = 1024
 
 
 class Judge:
-    """Reaches one verdict on the gradients of some batches, which lie on one device. The host waits for nothing."""
+    """Reaches one verdict on the gradients of some batches, which lie on one device. The host waits for nothing.
 
-    def __init__(self, engine: Triton, batches: list[Batch]) -> None:
+    Args:
+        engine: what adds up the gradients' squares.
+        batches: those that the gradients are in.
+        verdict: an earlier one, whose place it takes and whose count of steps left out it goes on with, where that lies
+            on the same device.
+    """
+
+    def __init__(self, engine: Triton, batches: list[Batch], verdict: Tensor | None = None) -> None:
         self._engine = engine
         self._batches = batches
         self._device = batches[0].weights[0].device
         self._settings = Table(self._device)
         self._launches: list[Launch] = []
         self._sums = neutral(self._device)
-        self.verdict = neutral(self._device).clone()
+        there = same_device(verdict, self._device)
+        self.verdict = verdict if verdict is not None and there else neutral(self._device).clone()
+
+    @property
+    def captured(self) -> bool:
+        """Whether a CUDA graph reads what is kept here."""
+        return self._settings.captured
 
     def reach(
         self, *, limit: float | None = None, skipping: bool = False, scale: Tensor | None, found: Tensor | None
