@@ -16,6 +16,8 @@ def read(text: str) -> dict[str, Any]:
         *before, last = text.split("\n")
         end = f"line {len(before) + 1}, column {len(last) + 1}"
         raise ValueError(f"no TOML: {error}".replace("(at end of document)", f"(at {end})")) from None
+    except RecursionError:
+        raise ValueError("no TOML that can be read: it is nested too deep") from None
 
 
 def document(values: Mapping[str, Any]) -> str:

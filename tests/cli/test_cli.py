@@ -3,10 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import stepwell as package
+
+FULL = Path("/dev/full")
 
 
 def test_version(stepwell):
@@ -56,6 +59,15 @@ def test_a_stream_that_has_no_bytes_for_a_sign_gets_a_question_mark(arguments):
     done = subprocess.run(command, capture_output=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, b"")
     assert "?" in done.stdout.decode("cp1252")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a disk that is full is a file of Linux")
+@pytest.mark.parametrize("arguments", ["list", "presets adamw", "plot cosine --json", "--version"])
+def test_a_full_disk_is_one_line(arguments):
+    with FULL.open("w") as full:
+        command = [sys.executable, "-m", "stepwell", *arguments.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "stepwell: the output cannot be written: No space left on device\n")
 
 
 def test_importing_the_package_imports_no_terminal():

@@ -352,6 +352,7 @@ class TestConfigurations:
         [
             ("{", "'config.json' is no JSON: Expecting property name enclosed in double quotes (at line 1, column 2)"),
             ("[]", "'config.json' must hold a configuration, got list"),
+            ("[" * 100_000, "'config.json' is no configuration: none is nested that deep"),
         ],
     )
     def test_files_that_hold_none(self, stepwell, here, text, message):

@@ -62,6 +62,24 @@ def test_plot_draws_a_schedule_up_to_its_own_horizon(stepwell):
     assert "Linear(horizon=5000): 1 at step 0, at most 1, 0.8 at step 1,000\n" in out
 
 
+@pytest.mark.parametrize(
+    ("schedule", "last"),
+    [
+        ("clamp(Linear(horizon=5000), low=0.1)", "0.1 from step 5,000 on"),
+        ("product(Linear(horizon=5000), Linear(horizon=2000, end=1))", "0 from step 5,000 on"),
+        ("warmup(Linear(horizon=5000), 100)", "0 from step 5,100 on"),
+        ("shift(clamp(Linear(horizon=5000)), 100)", "0 from step 5,100 on"),
+        ("sequence(Linear(horizon=9000), Linear(horizon=5000), at=[100], cut=True)", "0 from step 5,100 on"),
+        ("warmup(Linear(horizon=5000), 0.1)", "0.1 at step 5,000"),
+        ("sequence(Linear(), Linear(), at=[800])", "0 from step 1,000 on"),
+    ],
+)
+def test_plot_draws_what_is_inside_up_to_its_horizon(stepwell, schedule, last):
+    code, out, _ = stepwell("plot", schedule)
+    assert code == 0
+    assert out.endswith(f", {last}\n")
+
+
 @pytest.mark.parametrize("name", ["s.svg", "s.html"])
 def test_plot_writes_a_picture(stepwell, here, name):
     code, out, _ = stepwell("plot", "wsd", "--out", name)
@@ -115,10 +133,13 @@ def test_plot_reads_data(stepwell, here):
         ("a.json", "{", "a.json: Expecting property name enclosed in double quotes: line 1 column 2"),
         ("a.json", "[]", "a.json: a schedule must be a dict with a 'kind', got []"),
         ("a.toml", 'kind = "Linear"\nends = 1', "a.toml: unknown argument 'ends' for Linear"),
+        ("a.json", "[" * 100_000, "a.json: no schedule is nested that deep"),
+        ("a.toml", f"a = {'[' * 100_000}", "a.toml: no TOML that can be read: it is nested too deep"),
+        ("a.toml", b"\xff", "'a.toml' is no text: invalid start byte at byte 0"),
     ],
 )
 def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, message):
-    (here / name).write_text(content)
+    (here / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     code, out, err = stepwell("plot", name)
     assert (code, out) == (2, "")
     assert err.startswith(f"stepwell: {message}")

@@ -29,6 +29,7 @@ from stepwell.schedules import (
         (Cosine(warmup=0.1, end=0.1), 1_000_000, Course(0.0, 0.1, 0.01)),
         # A peak of one step in a million is met: the warm-up ends between two samples.
         (Linear(warmup=333_333), 1_000_000, Course(0.0, 0.1, 0.0)),
+        (Linear(warmup=10**22 // 3), 10**22, Course(0.0, 0.1, 0.0)),
         (MultiStep(at=[0.5], gamma=0.1), 100, Course(0.1, 0.1, 0.01)),
         (CosineRestarts(cycles=4), 1000, Course(0.1, 0.1, 0.0)),
         (Constant(warmup=10), None, Course(0.0, 0.1, 0.1)),

@@ -110,6 +110,7 @@ class TestFiles:
             ("mine.toml", b"\xff", "is not text: invalid start byte at byte 0"),
             ("mine.toml", b"[routes", "no TOML: Expected ']' at the end of a table declaration (at line 1, column 8)"),
             ("mine.json", b'{"routes": [}', "no JSON: Expecting value (at line 1, column 13)"),
+            ("mine.json", b"[" * 100_000, "no recipe is nested that deep"),
         ],
     )
     def test_files_that_cannot_be_read(self, tmp_path, name, content, message):

@@ -57,6 +57,12 @@ def test_a_name_alone_is_a_schedule(text: str) -> None:
     assert parse(text) == Cosine()
 
 
+def test_a_name_alone_is_a_schedule_in_a_composition_too() -> None:
+    assert parse("product(warmup(cosine, 10), Linear())") == product(warmup(Cosine(), 10), Linear())
+    with pytest.raises(ValueError, match=r"^unknown schedule 'cosin'; did you mean 'Cosine'\?"):
+        parse("warmup(cosin, 10)")
+
+
 def test_functions_are_named_and_given_never_imported() -> None:
     schedule = Function(function=abs)
     assert to_dict(schedule) == {"kind": "Function", "function": "builtins.abs"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -63,10 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program and ends the process: 0 for done, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
     try:
         code = app(args=arguments, prog_name="stepwell", standalone_mode=False)
+        sys.stdout.flush()  # a full disk is told here, and not as Python ends
     except Exception as error:
         message = bad_input(error)
         if message is None:
             raise
+        if isinstance(error, OSError):
+            _drop_output()
         print(f"stepwell: {message}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     sys.exit(code or 0)
@@ -81,6 +87,8 @@ def bad_input(error: Exception) -> str | None:
     from stepwell.compare.unfinished import ResumeError
     from stepwell.recipes import RecipeError
 
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"the output cannot be written: {error.strerror}"
     known = InputError | ContestantError | RecipeError | TaskError | CheckpointError | ResumeError
     if isinstance(error, known):
         return str(error)
@@ -90,3 +98,9 @@ def bad_input(error: Exception) -> str | None:
         return None
     message = " ".join(str(written()).split())
     return message[:1].lower() + message[1:].rstrip(".")
+
+
+def _drop_output() -> None:
+    """Let go of what could not be written: Python would try again as it ends, and say so."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

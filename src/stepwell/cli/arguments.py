@@ -58,6 +58,16 @@ def listed(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
+def text_of(path: Path) -> str:
+    """What stands in a file of the user's."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(path)!r} is no text: {error.reason} at byte {error.start}") from error
+
+
 @contextmanager
 def output_directory(path: Path) -> Iterator[Path]:
     """The directory, made if need be and proven writable; one that was made and stayed empty is removed again."""

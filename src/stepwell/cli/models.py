@@ -12,7 +12,7 @@ import torch
 import typer
 from torch import nn
 
-from stepwell.cli.arguments import InputError
+from stepwell.cli.arguments import InputError, text_of
 from stepwell.importing import blaming, find_function
 from stepwell.naming import nearest
 
@@ -87,11 +87,9 @@ def _from_config(path: Path) -> nn.Module:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{str(path)!r} is no text: {error.reason} at byte {error.start}") from error
+        content = json.loads(text_of(path))
+    except RecursionError as error:
+        raise InputError(f"{str(path)!r} is no configuration: none is nested that deep") from error
     except json.JSONDecodeError as error:
         where = f"at line {error.lineno}, column {error.colno}"
         raise InputError(f"{str(path)!r} is no JSON: {error.msg} ({where})") from error

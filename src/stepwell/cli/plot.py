@@ -55,7 +55,7 @@ def plot(
         raise InputError("--out writes a picture and --json prints data: give one of them")
     with users():
         found = {name: schedule for text in schedules for name, schedule in _read(text).items()}
-        steps = given or max(STEPS, *map(_own_horizon, found.values()))
+        steps = given or max(STEPS, *map(_own_end, found.values()))
         try:
             resolved = {name: schedule.resolve(steps) for name, schedule in found.items()}
         except ValueError as error:
@@ -81,7 +81,7 @@ def plot(
         typer.echo(sketch([one.points for one in series], x_name="step", y_name=y_name, low=0.0), nl=False)
         for one in series:
             start, peak, end = one.points[0][1], max(y for _, y in one.points), one.points[-1][1]
-            last = f"at step {steps:,}" if _own_horizon(resolved[one.name]) > steps else f"from step {steps:,} on"
+            last = f"at step {steps:,}" if _own_end(resolved[one.name]) > steps else f"from step {steps:,} on"
             values = f"{numbers.rate(start)} at step 0, at most {numbers.rate(peak)}, {numbers.rate(end)}"
             typer.echo(f"{one.name}: {values} {last}")
         return 0
@@ -91,13 +91,31 @@ def plot(
     return 0
 
 
-def _own_horizon(schedule: Schedule) -> int:
-    return getattr(schedule, "horizon", None) or 0
+def _own_end(schedule: Schedule) -> int:
+    """Where the horizon that a schedule has of its own ends, or that of one inside it; 0 where there is none."""
+    from stepwell.schedules.composition import Clamp, Product, Shift, Warmup
+    from stepwell.schedules.sequence import Sequence
+
+    if own := getattr(schedule, "horizon", None):
+        return int(own)
+    match schedule:
+        case Clamp(schedule=inner):
+            return _own_end(inner)
+        case Product(schedules=factors):
+            return max(map(_own_end, factors))
+        case Warmup(schedule=inner, length=before) | Shift(schedule=inner, by=before):
+            pass
+        case Sequence(pieces=(*_, inner), at=(*_, before)):
+            pass
+        case _:
+            return 0
+    end = _own_end(inner)
+    return end + before if end and isinstance(before, int) else end
 
 
 def _read(text: str) -> dict[str, Schedule]:
     """By what to call it: the schedule that is written or stands in a file, or those of a recipe."""
-    from stepwell.cli.arguments import InputError
+    from stepwell.cli.arguments import InputError, text_of
     from stepwell.schedules import from_dict, from_toml, parse
 
     if text.startswith("recipe:"):
@@ -105,12 +123,11 @@ def _read(text: str) -> dict[str, Schedule]:
     path = Path(text)
     if path.suffix not in (".toml", ".json"):
         return {text: parse(text)}
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {text!r}: {error.strerror}") from error
+    content = text_of(path)
     try:
         return {text: from_toml(content) if path.suffix == ".toml" else from_dict(json.loads(content))}
+    except RecursionError as error:
+        raise InputError(f"{text}: no schedule is nested that deep") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{text}: {error}") from error
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
-
-import numpy as np
 
 from stepwell.schedules import Schedule
 
@@ -43,13 +42,20 @@ def course(base: float, schedule: Schedule | None, horizon: int | None) -> Cours
     except ValueError:
         return None
     last = horizon if horizon is not None else reach(resolved, SAMPLES)
-    steps = np.arange(last + 1) if last < SAMPLES else np.unique(np.linspace(0, last, SAMPLES).round().astype(int))
-    factors = [float(resolved(int(step))) for step in steps]
-    highest = int(np.argmax(factors))  # the peak itself may lie between two of the samples
-    around = range(int(steps[max(highest - 1, 0)]), int(steps[min(highest + 1, len(steps) - 1)]) + 1)
+    steps, factors = _sampled(resolved, 0, last)
     ends = horizon or _own_horizon(resolved) or len(set(factors[len(factors) // 2 :])) == 1
-    peak = max(float(resolved(step)) for step in around)
-    return Course(base * factors[0], base * peak, base * factors[-1] if ends else None)
+    near, heights = steps, factors
+    while len(near) <= near[-1] - near[0]:  # the peak itself may lie between two of the samples
+        highest = heights.index(max(heights))
+        near, heights = _sampled(resolved, near[max(highest - 1, 0)], near[min(highest + 1, len(near) - 1)])
+    return Course(base * factors[0], base * max(heights), base * factors[-1] if ends else None)
+
+
+def _sampled(schedule: Schedule, low: int, high: int) -> tuple[Sequence[int], list[float]]:
+    """Steps from `low` to `high`, all where they are few, and their factors. They are Python's own, of any size."""
+    strides = min(high - low, SAMPLES - 1)
+    steps = [low + round(index * (high - low) / max(strides, 1)) for index in range(strides + 1)]
+    return steps, [float(schedule(step)) for step in steps]
 
 
 def reach(schedule: Schedule, least: int) -> int:

@@ -234,6 +234,8 @@ def from_json(text: str, *, functions: Predicates | None = None, subject: str = 
     except json.JSONDecodeError as error:
         mistake = f"no JSON: {error.msg} (at line {error.lineno}, column {error.colno})"
         raise RecipeError([mistake], subject or "this recipe") from None
+    except RecursionError:
+        raise RecipeError(["no recipe is nested that deep"], subject or "this recipe") from None
     return from_dict(data, functions=functions, subject=subject)
 
 

@@ -62,7 +62,8 @@ def from_toml(text: str, *, functions: Functions | None = None) -> Schedule:
 def parse(text: str, *, functions: Functions | None = None) -> Schedule:
     """The schedule that prints as `text`, or that goes by that name alone: "Cosine(warmup=0.1)", "cosine".
 
-    The text is read, not run: it can hold schedules, compositions of them, and numbers, strings and lists.
+    The text is read, not run: it can hold schedules, compositions of them, and numbers, strings and lists. A name alone
+    is a schedule in a composition too: "warmup(cosine, 10)".
 
     Raises:
         ValueError: the text is no such code, or names what is not known.
@@ -72,9 +73,7 @@ def parse(text: str, *, functions: Functions | None = None) -> Schedule:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise ValueError(f"{text!r} is not a schedule such as 'Cosine(warmup=0.1)': {error.msg}") from None
-    if isinstance(tree, ast.Name):
-        tree = ast.Call(tree, [], [])
-    found = _read(tree, text, functions)
+    found = _read(_called(tree), text, functions)
     if not isinstance(found, Schedule):
         raise ValueError(f"{text!r} is not a schedule such as 'Cosine(warmup=0.1)'")
     return found
@@ -82,7 +81,7 @@ def parse(text: str, *, functions: Functions | None = None) -> Schedule:
 
 def _read(node: ast.expr, text: str, functions: Functions | None) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        positional = [_read(one, text, functions) for one in node.args]
+        positional = [_read(_called(one), text, functions) for one in node.args]
         named = {str(one.arg): _read(one.value, text, functions) for one in node.keywords}
         make = {**COMPOSITIONS, "sequence": sequence}.get(node.func.id)
         if make is None:
@@ -101,6 +100,11 @@ def _read(node: ast.expr, text: str, functions: Functions | None) -> Any:
         return ast.literal_eval(node)
     except ValueError:
         raise ValueError(f"{text!r} holds {ast.unparse(node)!r}, which is neither a schedule nor a number") from None
+
+
+def _called(node: ast.expr) -> ast.expr:
+    """A name alone as the call that makes the schedule."""
+    return ast.Call(node, [], []) if isinstance(node, ast.Name) else node
 
 
 def _function(name: str, functions: Functions | None) -> Callable[[Any], Any]:
