@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.triton,
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="make test-triton runs it, interpreted"),
 ]
-Prepared = pytest.importorskip("stepwell.engines.fused.triton_engine").Prepared
+pytest.importorskip("stepwell.engines.fused.triton_engine")
 
 
 def without_a_gradient(optimizer: Optimizer, parameters: list[Tensor]) -> None:
@@ -86,7 +86,8 @@ def test_between_replays_other_steps_count_where_the_graph_does(
                     optimizer.step()
                 graphs.append(graph)
                 prepared = [each for b in optimizer._buckets.latest for each in b.batch.prepared.values()]
-                memory += [weakref.ref(each) for each in prepared if isinstance(each, Prepared)]
+                judge = [each for each in (optimizer._verdicts._judge,) if each is not None]
+                memory += [weakref.ref(each) for each in (*prepared, *judge) if not isinstance(each, (dict, Tensor))]
             if step in (4, 7):
                 other(optimizer, parameters)
             elif with_graph and step not in (1, 2, 8, 9):
