@@ -219,7 +219,7 @@ class TestBlocks:
     def test_layers_under_a_weight_norm_are_layers(self):
         model, plain = self.GPT(layers=3), self.GPT(layers=3)
         for block in model.transformer["h"]:
-            for layer in (block.attn.qkv, block.mlp.up, block.mlp.down):
+            for layer in (block.attn.qkv, block.attn.proj, block.mlp.up, block.mlp.down):
                 nn.utils.parametrizations.weight_norm(layer)
         found, expected = depths_of(model), depths_of(plain)
         assert deepest(parameter_roles(model)) == deepest(parameter_roles(plain)) == 4
