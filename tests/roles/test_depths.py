@@ -216,6 +216,16 @@ class TestBlocks:
         ]
         assert deepest(found) == 4
 
+    def test_layers_under_a_weight_norm_are_layers(self):
+        model, plain = self.GPT(layers=3), self.GPT(layers=3)
+        for block in model.transformer["h"]:
+            for layer in (block.attn.qkv, block.attn.proj, block.mlp.up, block.mlp.down):
+                nn.utils.parametrizations.weight_norm(layer)
+        found, expected = depths_of(model), depths_of(plain)
+        assert deepest(parameter_roles(model)) == deepest(parameter_roles(plain)) == 4
+        made = "transformer.h.1.mlp.up.parametrizations.weight.original"
+        assert found[f"{made}0"] == found[f"{made}1"] == expected["transformer.h.1.mlp.up.weight"] == 2
+
 
 class TestEncoderAndDecoder:
     def test_the_decoder_is_counted_after_the_encoder(self):

@@ -265,3 +265,29 @@ def test_a_weight_under_parametrization_is_never_a_hidden_matrix():
     """What is stored is not what is applied, so a matrix rule has nothing to hold on to."""
     model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
     assert roles_of(model)["0.parametrizations.weight.original"] == "custom matrix"
+
+
+WEIGHT_NORMS = [
+    (nn.utils.parametrizations.weight_norm, "{0}.parametrizations.{1}.original1", "{0}.parametrizations.{1}.original0"),
+    pytest.param(
+        nn.utils.weight_norm, "{0}.{1}_v", "{0}.{1}_g", marks=pytest.mark.filterwarnings("ignore::FutureWarning")
+    ),
+]
+
+
+@pytest.mark.parametrize(("normed", "directions", "lengths"), WEIGHT_NORMS)
+def test_directions_of_a_weight_norm_are_matrices_and_their_lengths_scalars(normed, directions, lengths):
+    model = nn.ModuleDict(
+        {
+            "linear": normed(nn.Linear(4, 6)),
+            "conv": normed(nn.Conv1d(4, 6, 3)),
+            "rnn": normed(nn.LSTM(4, 6), "weight_hh_l0"),
+            "out": nn.Linear(4, 2),
+        }
+    )
+    found = roles_of(model)
+    for name, weight in (("linear", "weight"), ("conv", "weight"), ("rnn", "weight_hh_l0")):
+        assert found[directions.format(name, weight)] == "custom matrix"
+        assert found[lengths.format(name, weight)] == "scalar"
+    assert found["linear.bias"] == "bias"
+    assert found["rnn.weight_ih_l0"] == "hidden matrix"

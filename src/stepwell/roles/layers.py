@@ -14,7 +14,9 @@ Three kinds of evidence, the strongest first:
    two of the same length, scale and shift; they are a norm where the layer keeps an epsilon or calls itself one, and
    else (a layer scale, DoRA's magnitudes) "scalar". A table beside integers that pick its rows (a relative bias) is
    "other". Other matrices, or stacks of them, are "custom matrix" where the layer holds nothing else: surely weights,
-   but nothing shows whether they multiply activations or are looked up in.
+   but nothing shows whether they multiply activations or are looked up in. So are the matrices of which a
+   parametrization makes a weight (a weight norm's directions, whose lengths are "scalar"): they are not what is
+   applied.
 
 What stands beside child modules (position embeddings, class tokens, `A_log`, layer scales) enters the activations in a
 way that no structure shows: vectors and numbers are "scalar", the rest is "other".
@@ -29,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
 
 from stepwell.roles.names import Role
 
@@ -55,7 +58,12 @@ class Layer:
 LAYERS = (
     Layer((nn.Linear, nn.Bilinear), "hidden matrix"),
     Layer((nn.MultiheadAttention,), "hidden matrix", r"(in|q|k|v)_proj_weight", r"in_proj_bias|bias_[kv]"),
-    Layer((nn.RNNBase, nn.RNNCellBase), "hidden matrix", r"weight_(ih|hh|hr)(_l\d+.*)?", r"bias_(ih|hh)(_l\d+.*)?"),
+    Layer(
+        (nn.RNNBase, nn.RNNCellBase),
+        "hidden matrix",
+        r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?",
+        r"bias_(ih|hh)(_l\d+.*)?",
+    ),
     Layer((_ConvNd,), "convolution"),
     Layer((nn.Embedding, nn.EmbeddingBag), "embedding"),
     # The offset of a norm shares the norm's role: it belongs to the same layer and is as little decayed.
@@ -71,6 +79,9 @@ DECLARATIONS: tuple[tuple[tuple[str, str], Role], ...] = (
 
 EPSILON = re.compile(r"(^|_)eps(ilon)?(_|$)")
 """How norms call what they add to a variance."""
+
+MADE_OF = re.compile(r"(.+)_(v|orig)")
+"""How `torch.nn.utils` calls that of which its hooks make a weight: a weight norm's directions, what is pruned."""
 
 EXPERTS = ("num_experts", "num_local_experts", "n_experts", "n_routed_experts")
 """How layers call the number of experts that they hold, or choose from."""
@@ -89,7 +100,9 @@ def read_layer(module: nn.Module, *, is_model: bool = False) -> dict[str, Readin
         if isinstance(module, layer.classes):
             known = {attribute: layer.read(attribute) for attribute in own}
             return {
-                attribute: (role, f"{attribute} of {kind}") if role else _read_stray(own[attribute], attribute, kind)
+                attribute: (role, f"{attribute} of {kind}")
+                if role
+                else _read_beside(layer, own[attribute], attribute, kind)
                 for attribute, role in known.items()
             }
     readings = {attribute: _read_stray(tensor, attribute, kind) for attribute, tensor in own.items()}
@@ -160,6 +173,12 @@ def _read_structure(module: nn.Module, own: dict[str, nn.Parameter], kind: str, 
             else ("custom matrix", f"{attribute} of {kind}, which holds nothing but matrices")
             for attribute, tensor in own.items()
         }
+    if isinstance(module, ParametrizationList):
+        return {
+            attribute: ("custom matrix", f"{attribute} of {kind}, of which a weight is made")
+            for attribute, tensor in own.items()
+            if not _is_small(tensor)
+        }
     return {}
 
 
@@ -207,8 +226,21 @@ def _is_vector(tensor: Tensor) -> bool:
     return sum(size > 1 for size in tensor.shape) == 1
 
 
+def _is_small(tensor: Tensor) -> bool:
+    """Whether it is a vector or a number."""
+    return sum(size != 1 for size in tensor.shape) <= 1
+
+
+def _read_beside(layer: Layer, tensor: Tensor, attribute: str, kind: str) -> Reading:
+    """The role of what a torch layer holds beside what it documents."""
+    made = MADE_OF.fullmatch(attribute)
+    if made and layer.read(made[1]) == layer.role and not _is_small(tensor):
+        return "custom matrix", f"{attribute} of {kind}, of which its {made[1]} is made"
+    return _read_stray(tensor, attribute, kind)
+
+
 def _read_stray(tensor: Tensor, attribute: str, kind: str) -> Reading:
     """The role of a parameter about which its module says nothing."""
-    if sum(size != 1 for size in tensor.shape) <= 1:
+    if _is_small(tensor):
         return "scalar", f"{attribute} of {kind}, a vector or number of its own"
     return "other", f"{attribute} of {kind}, whose use no structure shows"
