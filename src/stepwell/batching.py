@@ -127,7 +127,6 @@ class Buckets:
         devices = {bucket.parameters[0].device for bucket in self.latest}  # where they are now
         if not any(map(capturing, devices or {p.device for group in groups for p in group["params"]})):
             return
-        self._wake()
         gradients = _gradients_of(groups, among)
         held = self._hold(groups, state, gradients, [gradient is not None for gradient in gradients])
         if not (held and all(bucket.has_run for bucket in self.latest)):

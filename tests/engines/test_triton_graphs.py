@@ -106,6 +106,23 @@ def test_between_replays_other_steps_count_where_the_graph_does(
         assert steps[0] == right[0]
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_observed_now_and_then_the_device_counts_every_step(options: dict[str, Any]) -> None:
+    def run(lr: Any, every: int, **options: Any) -> tuple[list[Tensor], float]:
+        p = parameter((40,))
+        optimizer = Optimizer([p], NAdam(lr=lr, betas=(0.8, 0.9)), engine="fused", **options)
+        for step in range(1, 8):
+            optimizer.observe(step % every == 0)
+            train(optimizer, [p], first=step, last=step)
+        return parameters_of(optimizer), float(optimizer.state[p]["step"])
+
+    expected, steps = run(0.05, 100, **({"clip_norm": 0.5} if options else {}))
+    for every in (2, 3):
+        found, counted = run(torch.tensor(0.05, dtype=torch.float64), every, **options)
+        assert counted == steps
+        assert_near(found, expected, 1e-6)
+
+
 def test_two_captures_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = [parameter((4, 3)), parameter((40,), seed=1)]
     optimizer = Optimizer(parameters, AdamW(lr=0.05), engine="fused")

@@ -198,6 +198,10 @@ class Counted:
         assert self._last is not None
         sent, tables = self._last
         counts, hyper = _after_scalars(sent, tables)
+        now = _table([[state[name] for name in self._kernel.counts] for state in batch.states])
+        now[:, 0] -= 1  # this update is counted already
+        if not np.array_equal(now, tables[1], equal_nan=True):  # other batches have taken steps since; none in a graph
+            counts = torch.from_numpy(now).to(self._device)
         self._hyper.adopt(tables[2], hyper)
         for index in range(len(batch.states)):
             batch.keep([index], {name: counts[index, place] for place, name in enumerate(self._kernel.counts)})
