@@ -159,7 +159,7 @@ def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, mess
             "warmup must be at most the horizon of 999 steps, got 2000\n",
         ),
         (("plot", "Cosine(warmpu=3)"), "unknown argument 'warmpu' for Cosine"),
-        (("plot", "Step"), "Step.__init__() missing 1 required keyword-only argument: 'every'"),
+        (("plot", "Step"), "Step needs every: give every=…"),
         (("plot", "missing.toml"), "cannot read 'missing.toml': No such file or directory"),
         (("plot", "cosine", "--horizon", "0"), "--horizon must be a whole number of at least 1, got '0'"),
         (("plot", "cosine", "--lr", "nan"), "--lr must be a number above 0, got 'nan'"),
