@@ -259,7 +259,7 @@ def test_no_average_where_none_is_kept() -> None:
     with pytest.raises(ValueError, match="AdamW keeps no average"):
         averaged(AdamW(), state, tree(0))
     with pytest.raises(TypeError, match="takes a rule or a recipe"):
-        averaged("adamw", state, tree(0))
+        averaged(3, state, tree(0))
     with pytest.raises(ValueError, match="the state holds rules for"):
         averaged(ScheduleFreeAdamW(), (), tree(0))
 
