@@ -28,7 +28,7 @@ unit: $(READY)
 test-triton: $(READY)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto -k "(fused or triton or rows or sixteen) and not (several_chunks or goes_on)" \
 		tests/algebra/test_triton_products.py tests/engines/test_triton.py tests/engines/test_triton_graphs.py tests/engines/test_triton_matrices.py tests/engines/test_rows_and_columns.py tests/engines/test_odd_rules.py tests/conformance/test_agreement.py \
-		tests/conformance/test_storage.py tests/conformance/test_observed_steps.py tests/test_telemetry.py
+		tests/conformance/test_storage.py tests/conformance/test_observed_steps.py tests/optimizer/test_telemetry.py
 
 # A GPU's machine often has a torch of its own and no network: `make test-gpu WITH=python3` takes what is there.
 test-gpu: $(if $(WITH),,$(READY))

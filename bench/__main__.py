@@ -19,7 +19,7 @@ from bench.records import RESULTS, Report, Row, check_same, load, merged
 from bench.shapes import GPT2, SHAPES
 from bench.subjects import SUBJECTS
 from bench.turns import copy_bandwidth
-from stepwell.naming import nearest
+from stepwell.text.naming import nearest
 
 _ROUNDS, _QUICK_ROUNDS, _FEWEST_ROUNDS = 9, 3, 7
 # What runs whole processes or trainings, and so fewer of them: three, and one that is quick.

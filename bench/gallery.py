@@ -13,8 +13,8 @@ from bench.records import Report, StepRow, load_all
 from bench.subjects import SUBJECTS
 from bench.table import milliseconds
 from stepwell.catalogue import Entry, entries
-from stepwell.report import numbers
 from stepwell.rules.registry import rule_class
+from stepwell.text import numbers
 
 _DOCS = Path(__file__).parent.parent / "docs"
 PAGE, PICTURE = _DOCS / "optimizers.md", _DOCS / "paths.svg"

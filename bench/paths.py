@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import stepwell
-from stepwell.report.markup import Markup, joined, tag
+from stepwell.pictures.markup import Markup, joined, tag
 from stepwell.rules import Rule
 from stepwell.rules.registry import rule_class
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.gallery import linked
 from bench.markdown import table
-from stepwell.measured import OTHERWISE, rates_found
+from stepwell.advice.measured import OTHERWISE, rates_found
 from stepwell.recipes import PRESETS, Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"

@@ -13,8 +13,8 @@ import stepwell
 from bench import markdown
 from bench.architectures import kimi_k2, llama_7b, llama_70b
 from stepwell import Plan, Recipe
-from stepwell.report import numbers
 from stepwell.roles import Role
+from stepwell.text import numbers
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN = "<!-- From here to the end of the tables the page is written by `python -m bench scale`. -->"

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from bench.gallery import own_entries
 from stepwell import facades
-from stepwell.one_rule import Named
+from stepwell.optimizer.one_rule import Named
 
 STUB = Path(__file__).parent.parent / "src" / "stepwell" / "facades.pyi"
 
@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from stepwell.one_rule import Named
+from stepwell.optimizer.one_rule import Named
 """
 
 

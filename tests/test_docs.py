@@ -11,7 +11,7 @@ import pytest
 
 from stepwell import schedules
 from stepwell.cli import main
-from stepwell.report.gallery import EXAMPLES, gallery
+from stepwell.pictures.gallery import EXAMPLES, gallery
 from stepwell.schedules import parse
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ def test_python_blocks_of_keras_run_in_order() -> None:
 
 def test_the_picture_of_schedules_is_what_the_program_draws() -> None:
     drawn = (ROOT / "docs" / "schedules.svg").read_text(encoding="utf-8")
-    assert drawn == f"{gallery()}\n", "run python -m stepwell.report.gallery docs/schedules.svg"
+    assert drawn == f"{gallery()}\n", "run python -m stepwell.pictures.gallery docs/schedules.svg"
     kinds = {type(parse(text)) for text in EXAMPLES}
     known = {one for one in vars(schedules).values() if isinstance(one, type) and issubclass(one, schedules.Schedule)}
     assert known - kinds == {schedules.Schedule, schedules.Function}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import json
@@ -9,6 +10,7 @@ import pkgutil
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,12 @@ import pytest
 import stepwell
 from stepwell import algebra, checkpoint, rules, schedules
 
+# A package, or a module beside them, imports only those that stand before it.
+HOUSE = (
+    *("text", "importing", "algebra", "rules", "schedules", "codecs", "layout", "engines", "optimizer", "scheduler"),
+    *("roles", "select", "recipes", "advice", "pictures", "horizon", "planning", "routing", "catalogue", "facades"),
+    *("checkpoint", "compare", "report", "range_test", "integrations", "cli"),
+)
 LATER = (
     *("numba", "llvmlite", "safetensors", "rich", "typer", "plotly"),
     *("jax", "optuna", "optax", "keras", "transformers"),
@@ -90,6 +98,36 @@ def test_every_module_says_what_it_is() -> None:
         assert spec.origin is not None
         source = Path(spec.origin).read_text(encoding="utf-8")
         assert source.startswith('"""'), f"{name} has no docstring"
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """What a module imports of ours, at its head or late, but for types."""
+    for_types = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    left_out = {id(node) for each in for_types for node in ast.walk(each)}
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_run_one_way() -> None:
+    (folder,) = map(Path, stepwell.__path__)
+    rooms = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__", "__main__"} == set(HOUSE)
+    for path in folder.rglob("*.py"):
+        room = path.relative_to(folder).parts[0].removesuffix(".py")
+        if room not in HOUSE:
+            continue
+        allowed = {*HOUSE[: HOUSE.index(room) + 1], "__version__"}
+        ours = {
+            name.split(".")[1] for name in imported(ast.parse(path.read_text("utf-8"))) if name.startswith("stepwell.")
+        }
+        assert ours <= allowed, f"{path.relative_to(folder)} imports {sorted(ours - allowed)}, which stand above it"
 
 
 def test_the_package_is_typed() -> None:

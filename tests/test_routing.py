@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stepwell.describing import describe
+from stepwell.optimizer.describing import describe
 from stepwell.recipes import PRESETS
 from stepwell.routing import create_optimizer
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from bench.quality import ravine
 from bench.quality.pace import Pace
 from bench.quality.variations import BATCH_FACTORS, on
-from stepwell.advice_tables import LEARNING_RATES, Range
+from stepwell.advice.tables import LEARNING_RATES, Range
 from stepwell.compare.fair_contestants import BASELINE, RULES
 from stepwell.compare.kept import LONGER, Outcome
 from stepwell.compare.standing import Stages, Standing, fresh, standings

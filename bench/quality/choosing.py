@@ -10,7 +10,7 @@ from bench.quality.asks import OnTask, percent
 from bench.quality.claims import CLAIMS, NOT_RUN
 from stepwell.compare.fair_contestants import BASELINE, RULES
 from stepwell.compare.standing import Standing
-from stepwell.report import numbers
+from stepwell.text import numbers
 
 Tasks = Mapping[str, OnTask]
 _TRANSFORMERS = ("vit", "gpt", "bytegpt", "gpt-wide", "experts", "adapting")

@@ -10,7 +10,7 @@ from typing import Any
 
 from stepwell.compare.contestants import ContestantError
 from stepwell.compare.task import TaskError
-from stepwell.naming import nearest
+from stepwell.text.naming import nearest
 
 QUICK = "a look in ten minutes of one core: half the steps and tries, one fresh seed; kept apart, and no evidence"
 

@@ -11,17 +11,17 @@ from bench.quality.asks import OnTask, percent
 from bench.quality.claims import CLAIMS, NOT_RUN
 from bench.quality.tasks import TASKS
 from bench.quality.variations import contestant, on
-from stepwell import measured
+from stepwell.advice import measured
+from stepwell.advice.measured import Measured
 from stepwell.compare.fair import lowest
 from stepwell.compare.fair_contestants import BASELINE, RULES
 from stepwell.compare.kept import Outcome
 from stepwell.compare.standing import Standing, tries
-from stepwell.measured import Measured
-from stepwell.report import numbers
+from stepwell.text import numbers
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "evidence.md"
-PACKAGE = DOCS.parent / "src" / "stepwell"
+PACKAGE = DOCS.parent / "src" / "stepwell" / "advice"
 CHOOSING = "choosing.md"
 MARKER = "<!-- Below here the page is written by python -m bench evidence. -->\n"
 

@@ -9,10 +9,10 @@ from bench.quality.variations import contestant
 from stepwell.compare.fair_contestants import BASELINE
 from stepwell.compare.kept import LONGER
 from stepwell.compare.standing import Stages, fresh
-from stepwell.report import numbers
-from stepwell.report.charts import Point, path
-from stepwell.report.markup import Markup, tag
-from stepwell.report.scales import Scale
+from stepwell.pictures.charts import Point, path
+from stepwell.pictures.markup import Markup, tag
+from stepwell.pictures.scales import Scale
+from stepwell.text import numbers
 
 _COLUMNS, _WIDTH, _HEIGHT, _GAP, _TEXT = 4, 180.0, 110.0, 26.0, 18.0
 _LEFT = 34.0

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 import stepwell
-from stepwell.report.charts import Point, path
-from stepwell.report.markup import Markup, tag
-from stepwell.report.scales import Scale
+from stepwell.pictures.charts import Point, path
+from stepwell.pictures.markup import Markup, tag
+from stepwell.pictures.scales import Scale
 from stepwell.rules import SGD
 
 STEEPNESS, START, MOST_STEPS = 100.0, (-1.0, 0.3), 500

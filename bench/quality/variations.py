@@ -20,8 +20,8 @@ from stepwell.compare.fair import FairTest, TaskOf, lowest
 from stepwell.compare.fair_contestants import BASELINE, RULES
 from stepwell.compare.standing import tries
 from stepwell.compare.task import Task
-from stepwell.naming import nearest
 from stepwell.schedules import WSD, Constant, Cosine, Linear
+from stepwell.text.naming import nearest
 
 Settings = Mapping[str, Any]
 

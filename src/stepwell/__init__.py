@@ -3,7 +3,6 @@
 from stepwell import algebra, checkpoint, rules, schedules, select
 from stepwell.advice import advise
 from stepwell.catalogue import list_optimizers
-from stepwell.describing import describe
 from stepwell.facades import (
     ADOPT,
     ASGD,
@@ -47,17 +46,18 @@ from stepwell.facades import (
     Yogi,
 )
 from stepwell.horizon import horizon
-from stepwell.in_backward import step_in_backward
-from stepwell.offloading import offload
-from stepwell.one_rule import optimizer_class
 from stepwell.optimizer import Optimizer
+from stepwell.optimizer.describing import describe
+from stepwell.optimizer.in_backward import step_in_backward
+from stepwell.optimizer.offloading import offload
+from stepwell.optimizer.one_rule import optimizer_class
 from stepwell.planning import Plan, plan
-from stepwell.plateau import Greedy, ReduceOnPlateau
 from stepwell.range_test import find_lr
 from stepwell.recipes import Recipe, RecipeError, Route
 from stepwell.routing import create_optimizer, create_scheduler
 from stepwell.rules import Rule, Slot, agc, cautious, clip_value, ema, grokfast, lookahead, sam, schedule_free
 from stepwell.scheduler import Scheduler
+from stepwell.scheduler.plateau import Greedy, ReduceOnPlateau
 
 __version__ = "0.1.0"
 

@@ -7,9 +7,9 @@ import math
 from dataclasses import MISSING, dataclass, fields
 from typing import get_args
 
-from stepwell.naming import nearest
 from stepwell.rules.registry import rule_classes
 from stepwell.rules.rule import ActsOn, Rule, Shape
+from stepwell.text.naming import nearest
 
 # A feed-forward matrix of GPT-2 small: what state a parameter costs is said of it.
 TYPICAL: Shape = (768, 3072)

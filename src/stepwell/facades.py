@@ -7,7 +7,7 @@ makes it from the same signatures.
 from __future__ import annotations
 
 from stepwell import rules
-from stepwell.one_rule import class_of
+from stepwell.optimizer.one_rule import class_of
 
 SGD = class_of(rules.SGD)
 Adagrad = class_of(rules.Adagrad)

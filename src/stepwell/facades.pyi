@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from stepwell.one_rule import Named
+from stepwell.optimizer.one_rule import Named
 
 class SGD(Named):
     """Gradient descent with heavy-ball or Nesterov momentum."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stepwell.naming import nearest
+from stepwell.text.naming import nearest
 
 _PACKAGE = Path(__file__).parent
 

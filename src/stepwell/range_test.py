@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepwell.optimizer.snapshot import Snapshot
 from stepwell.schedules.fields import check_choice, check_count, check_number
-from stepwell.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from stepwell.report.markup import Markup
+    from stepwell.pictures.markup import Markup
 
 _FEWEST = 5  # points that a slope can be read from
 
@@ -87,8 +87,8 @@ class RangeTest:
 
     def svg(self) -> Markup:
         """The losses and their average against the rate, as an SVG that stands alone."""
-        from stepwell.report.charts import Series
-        from stepwell.report.plots import drawing
+        from stepwell.pictures.charts import Series
+        from stepwell.pictures.plots import drawing
 
         points = [list(zip(self.rates, heights, strict=True)) for heights in (self.losses, self.smoothed)]
         series = [Series(name=name, colour=5 - 3 * i, points=points[i]) for i, name in enumerate(("loss", "smoothed"))]
@@ -96,7 +96,7 @@ class RangeTest:
         return drawing(series, x_name="learning rate", y_name="loss", log=True, marks=marks)
 
     def __str__(self) -> str:
-        from stepwell.report.sketch import sketch
+        from stepwell.pictures.sketch import sketch
 
         found = [(name, rate) for name, rate in (("steepest", self.steepest), ("valley", self.valley)) if rate]
         said = ", ".join(f"{name} {rate:.3g}" for name, rate in found) or "no rate lowers the loss"

@@ -10,7 +10,7 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from stepwell.codecs import MasterKind, StateDtype
 from stepwell.engines.choice import EngineName
-from stepwell.optimizer import OnNonfinite, Optimizer
+from stepwell.optimizer.optimizer import OnNonfinite, Optimizer
 from stepwell.planning import plan
 from stepwell.recipes import Recipe, named
 from stepwell.roles import Role

@@ -12,7 +12,7 @@ from bench.quality.asks import Found, OnTask, loss_at, percent
 from bench.quality.claims import CLAIMS, HOLDS, NOT_HERE, NOT_RUN, PARTLY, Claim
 from bench.quality.tasks import TASKS, digits, text
 from bench.quality.tasks.digits import shifted
-from stepwell import measured
+from stepwell.advice import measured
 from stepwell.compare import fair
 from stepwell.compare.fair import Protocol
 from stepwell.compare.fair_contestants import BASELINE, RULES

@@ -13,7 +13,7 @@ import torch
 from stepwell.checkpoint import generators
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.plain import decode, encode
-from stepwell.snapshot import Snapshot
+from stepwell.optimizer.snapshot import Snapshot
 
 
 def draw() -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 import stepwell
 from checkpoint.small_training import Training, generators, language_model, seed
 from stepwell import checkpoint
-from stepwell.report.gallery import EXAMPLES
+from stepwell.pictures.gallery import EXAMPLES
 from stepwell.schedules import parse
 
 Make = Callable[..., Training]

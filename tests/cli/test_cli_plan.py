@@ -11,8 +11,8 @@ from rich.console import Console
 
 import stepwell as package
 from stepwell import Recipe
+from stepwell.advice.measured import citations
 from stepwell.cli.summary import show_plan
-from stepwell.measured import citations
 from stepwell.recipes import PRESETS
 
 MODELS = """

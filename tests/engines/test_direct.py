@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stepwell import Optimizer, batching
+from stepwell import Optimizer
 from stepwell.algebra.matrices import lerp_gram
 from stepwell.algebra.postponed import SymmetricSum
 from stepwell.codecs import WEIGHTS, Codec, Plain
@@ -19,8 +19,9 @@ from stepwell.engines.batch import Batch, Engine
 from stepwell.engines.direct import Direct
 from stepwell.engines.foreach import Foreach
 from stepwell.engines.matrices import Matrices
+from stepwell.engines.ranks.sharing import Sharing
 from stepwell.engines.reference import Reference
-from stepwell.layout.sharing import Sharing
+from stepwell.optimizer import batching
 from stepwell.rules import SOAP, AdamW, Dion, Muon, Rule, Scion
 from stepwell.rules.matrix_rule import MatrixRule
 from stepwell.rules.rule import Slot, namespace

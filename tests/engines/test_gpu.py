@@ -17,9 +17,10 @@ from torch import Tensor
 from conformance.cases import DTYPES, PLAIN_CASES, Case, assert_near, assert_same_bits, such_as
 from conformance.storage import STORAGES, Kept, assert_alike
 from conformance.training import parameter, parameters_of
-from stepwell import Optimizer, Scheduler, preparing, schedules
+from stepwell import Optimizer, Scheduler, schedules
 from stepwell.algebra import tensors
 from stepwell.engines.choice import fused
+from stepwell.optimizer import preparing
 from stepwell.rules import LAMB, SGD, Adafactor, AdamW, Lion, NAdam, Rule, ScheduleFreeAdamW
 
 pytestmark = [

@@ -15,8 +15,8 @@ from conformance.training import copies, give_gradients, parameter, train
 from engines.test_triton import all_of, pytestmark  # noqa: F401 - these are run as those are
 from engines.triton_graph import Graph
 from stepwell import Optimizer
+from stepwell.optimizer.snapshot import Snapshot
 from stepwell.rules import SOAP, AdaMuon, AdamW, Dion, Muon, NorMuon, Rule, Scion
-from stepwell.snapshot import Snapshot
 
 of_matrices = pytest.mark.parametrize(
     "rule",

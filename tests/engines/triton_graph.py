@@ -35,9 +35,9 @@ class Graph(TorchDispatchMode):
         self.launched: list[tuple[Any, str]] = []
 
     def __enter__(self) -> Self:
-        from stepwell import batching, verdicts
         from stepwell.engines import direct
         from stepwell.engines.fused import triton_engine, triton_kernels, triton_launch, triton_tables, triton_verdict
+        from stepwell.optimizer import batching, verdicts
 
         patch = self._context.__enter__()
         launch = triton_kernels.Kernel.launch

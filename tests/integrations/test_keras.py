@@ -17,7 +17,7 @@ from conformance.cases import Case, acting_on, assert_near, rows, such_as
 from conformance.training import parameter
 from stepwell import Optimizer, rules, schedules
 from stepwell.integrations.needing import needed
-from stepwell.report.gallery import EXAMPLES
+from stepwell.pictures.gallery import EXAMPLES
 from stepwell.rules.rule import Slot
 
 pytestmark = [

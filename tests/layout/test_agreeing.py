@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import stepwell
 from layout.ranks import on_ranks
 from layout.trainings import RULES, net, optimizer_for, outcome, spread
-from stepwell.gradients import gradient_norms
+from stepwell.optimizer.gradients import gradient_norms
 
 SOME = {name: RULES[name] for name in ("AdamW", "LAMB", "Prodigy", "Muon")} | {"SAM": stepwell.sam(RULES["AdamW"])}
 

@@ -14,8 +14,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 import stepwell
 from layout.ranks import on_ranks
 from stepwell import rules
+from stepwell.engines.ranks.sharing import shared_out
 from stepwell.layout.parts import piece
-from stepwell.layout.sharing import shared_out
 
 
 def test_the_costliest_first_to_the_rank_with_the_least_to_do() -> None:

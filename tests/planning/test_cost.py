@@ -13,8 +13,8 @@ from small_models import Language
 from stepwell import Recipe, Route
 from stepwell.planning.memory import state_of
 from stepwell.planning.rehearsal import rehearse
-from stepwell.report import numbers
 from stepwell.rules import Rule
+from stepwell.text import numbers
 
 SIZE = 768  # numbers in Language
 

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from stepwell.report import charts, render
+from stepwell.pictures import charts
+from stepwell.report import render
 from stepwell.report.page import protocol
 
 

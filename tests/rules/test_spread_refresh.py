@@ -16,9 +16,9 @@ from conformance.cases import assert_near, assert_same_bits
 from conformance.training import parameter, parameters_of, slots_of, train
 from rules.singular_values import near
 from stepwell import Optimizer
+from stepwell.optimizer.turns import turns_of
 from stepwell.rules import SOAP, Rule, Shampoo
 from stepwell.rules.soap import turning_work
-from stepwell.turns import turns_of
 
 SHAPES = ((4, 6), (6, 4), (5, 5), (3, 7))
 SPREAD = (

@@ -16,7 +16,7 @@ from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.plain import readable
 from stepwell.checkpoint.saving import MODEL, OPTIMIZER
 from stepwell.checkpoint.tensorfile import Entry, TensorFile
-from stepwell.groups import NOTES
+from stepwell.optimizer.groups import NOTES
 
 _SHOWN = 3
 # What of a group is no hyper-parameter, but which weights it holds is worth telling.

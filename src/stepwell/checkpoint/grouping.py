@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from stepwell.checkpoint.differences import Difference
 from stepwell.checkpoint.plain import decode
 from stepwell.checkpoint.saving import class_name
-from stepwell.naming import ENGINE_FLAGS
 from stepwell.optimizer import Optimizer as StepwellOptimizer
+from stepwell.text.naming import ENGINE_FLAGS
 
 
 @dataclass

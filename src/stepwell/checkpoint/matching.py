@@ -20,10 +20,10 @@ from stepwell.checkpoint.names import EXTRA_STATE, as_saved, parameter_names
 from stepwell.checkpoint.plain import decode, tensor_keys
 from stepwell.checkpoint.saving import dtype_name
 from stepwell.checkpoint.tensorfile import TensorFile, check_dtype
-from stepwell.groups import NOTES
-from stepwell.loading import loaded
-from stepwell.naming import ENGINE_FLAGS
 from stepwell.optimizer import Optimizer as StepwellOptimizer
+from stepwell.optimizer.groups import NOTES
+from stepwell.optimizer.loading import loaded
+from stepwell.text.naming import ENGINE_FLAGS
 
 SMALL = 1 << 16  # bytes: smaller tensors are read at once, for a number in them may be looked at
 

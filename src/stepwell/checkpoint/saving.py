@@ -25,8 +25,8 @@ from stepwell.checkpoint.manifest import Manifest
 from stepwell.checkpoint.names import EXTRA_STATE, bare, named_tensors, parameter_names, plain_name
 from stepwell.checkpoint.plain import encode, readable
 from stepwell.checkpoint.unwrapping import inner_optimizer, inner_scheduler
-from stepwell.naming import ENGINE_FLAGS, nearest
 from stepwell.roles import parameter_roles
+from stepwell.text.naming import ENGINE_FLAGS, nearest
 
 MODEL, OPTIMIZER, VALUES = "model.safetensors", "optimizer.safetensors", "values.safetensors"
 

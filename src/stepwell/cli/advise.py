@@ -46,7 +46,7 @@ def advise(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Prints advice; see `HELP`. Returns the exit code."""
-    from stepwell import advice
+    from stepwell.advice import advising
     from stepwell.cli.arguments import number, users, whole_number
 
     whole = {
@@ -63,7 +63,7 @@ def advise(
         **{name: text for name, text in (("architecture", architecture), ("data", data)) if text},
     }
     with users():
-        found = advice.advise(
+        found = advising.advise(
             optimizer,
             fine_tuning=fine_tuning,
             transfer_learning=transfer_learning,
@@ -71,7 +71,7 @@ def advise(
             unstable=unstable,
             **given,  # type: ignore[arg-type]
         )
-    typer.echo(json.dumps(advice.as_data(found), indent=1, ensure_ascii=False) if as_json else str(found))
+    typer.echo(json.dumps(advising.as_data(found), indent=1, ensure_ascii=False) if as_json else str(found))
     return 0
 
 

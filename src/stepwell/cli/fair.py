@@ -20,7 +20,7 @@ from stepwell.compare.fair import FairTest, Protocol, TaskOf, lowest
 from stepwell.compare.kept import KeptError, Outcome, Runs
 from stepwell.compare.standing import divergences, standings, tries
 from stepwell.compare.task import TaskError
-from stepwell.report import numbers
+from stepwell.text import numbers
 
 FORMAT = 1
 

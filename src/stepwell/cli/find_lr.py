@@ -85,6 +85,6 @@ def find_lr(
 
 
 def _picture(found: RangeTest, html: bool) -> str:
-    from stepwell.report.plots import page
+    from stepwell.pictures.plots import page
 
     return page("Learning-rate range test", found.svg()) if html else f"{found.svg()}\n"

@@ -57,7 +57,7 @@ def inspect(
 def lines(found: Contents, verified: bool) -> list[tuple[str, str]]:
     """What there is to say beside the groups, each under its heading."""
     from stepwell.checkpoint.plain import readable
-    from stepwell.report import numbers
+    from stepwell.text import numbers
 
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     said = [
@@ -87,7 +87,7 @@ def lines(found: Contents, verified: bool) -> list[tuple[str, str]]:
 
 def tensors(held: Tensors) -> str:
     """How many of what, in a few words."""
-    from stepwell.report import numbers
+    from stepwell.text import numbers
 
     kinds = ", ".join(held.dtypes)
     return f"{held.tensors:,} tensors, {held.numbers:,} numbers ({kinds}), {numbers.data(held.bytes)}"

@@ -20,8 +20,9 @@ from stepwell.compare.sweep import Sweep, sweep
 from stepwell.compare.task import Task
 from stepwell.compare.training import Run
 from stepwell.compare.unfinished import Unfinished
-from stepwell.report import numbers, render
+from stepwell.report import render
 from stepwell.report.finding import caution, finding
+from stepwell.text import numbers
 
 DONE = 0
 INTERRUPTED = 130

@@ -14,7 +14,7 @@ from torch import nn
 
 from stepwell.cli.arguments import InputError, text_of
 from stepwell.importing import blaming, find_function
-from stepwell.naming import nearest
+from stepwell.text.naming import nearest
 
 Model = Annotated[
     str,

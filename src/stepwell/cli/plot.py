@@ -43,10 +43,10 @@ def plot(
 ) -> int:
     """Draws schedules; see `HELP`. Returns the exit code."""
     from stepwell.cli.arguments import InputError, number, picture, users, whole_number, write_whole
-    from stepwell.report import numbers
-    from stepwell.report.plots import drawing, page
-    from stepwell.report.sampled import sampled
-    from stepwell.report.sketch import sketch
+    from stepwell.pictures.plots import drawing, page
+    from stepwell.pictures.sampled import sampled
+    from stepwell.pictures.sketch import sketch
+    from stepwell.text import numbers
 
     given = None if horizon is None else whole_number("--horizon", horizon, low=1)
     base = number("--lr", lr, above=0)

@@ -24,8 +24,8 @@ def presets(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Lists presets, or prints one; see `HELP`. Returns the exit code."""
+    from stepwell.advice.measured import OTHERWISE, WHERE, citations
     from stepwell.cli.arguments import users
-    from stepwell.measured import OTHERWISE, WHERE, citations
     from stepwell.recipes import PRESETS, preset
 
     if name:

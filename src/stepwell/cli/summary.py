@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stepwell.advice.measured import rates_found
 from stepwell.catalogue import Entry
 from stepwell.checkpoint.contents import GroupContents
 from stepwell.compare.results import Comparison
 from stepwell.compare.standing import Standing
-from stepwell.measured import rates_found
 from stepwell.planning.memory import Memory
 from stepwell.planning.plans import HEADINGS, Plan
 from stepwell.recipes import Recipe
-from stepwell.report import numbers
-from stepwell.tabular import WIDTH
+from stepwell.text import numbers
+from stepwell.text.tabular import WIDTH
 
 WIDEST_TITLE = 20  # the results beside it keep to 80 columns; longer ones are folded
 

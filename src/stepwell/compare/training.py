@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from stepwell.compare.contestants import Contestant, ContestantError, Settings
 from stepwell.compare.results import Evaluation, Group, RunResult
 from stepwell.compare.task import Task, TaskError, batch_of, blame, seed_of
-from stepwell.describing import describe
+from stepwell.optimizer.describing import describe
 
 
 class Run:

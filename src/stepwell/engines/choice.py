@@ -15,12 +15,12 @@ from stepwell.codecs import Codec
 from stepwell.engines.batch import REAL_DTYPES, Engine, names_of
 from stepwell.engines.foreach import Foreach
 from stepwell.engines.matrices import Matrices
+from stepwell.engines.ranks.reducing import Reducing
+from stepwell.engines.ranks.sharing import Sharing
 from stepwell.engines.reference import Reference
 from stepwell.layout.parts import Layout
-from stepwell.layout.reducing import Reducing
-from stepwell.layout.sharing import Sharing
-from stepwell.naming import nearest
 from stepwell.rules.rule import Rule
+from stepwell.text.naming import nearest
 
 if TYPE_CHECKING:
     from stepwell.engines.fused.engine import Fused

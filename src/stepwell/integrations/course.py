@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from stepwell.rules.rule import Rule
+from stepwell.scheduler.tracks import Entry, as_schedule, find_entry
 from stepwell.schedules import Schedule
 from stepwell.schedules.fields import check_horizon
-from stepwell.tracks import Entry, as_schedule, find_entry
 
 
 class Course:

@@ -10,11 +10,11 @@ import math
 from functools import partial
 from typing import Any
 
-from stepwell.averaging import has_average
 from stepwell.integrations.needing import needed
+from stepwell.optimizer.averaging import has_average
+from stepwell.optimizer.unwrapping import bare
 from stepwell.planning import plan
 from stepwell.recipes import Recipe, named
-from stepwell.unwrapping import bare
 
 pl: Any = needed("lightning", extra="lightning", least="2.4")
 Callback: Any = pl.pytorch.Callback

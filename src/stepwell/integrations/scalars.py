@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stepwell.unwrapping import bare
+from stepwell.optimizer.unwrapping import bare
 
 
 def scalars(optimizer: Any) -> dict[str, float]:

@@ -12,8 +12,8 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from stepwell.naming import nearest
 from stepwell.rules.rule import Rule, Shape
+from stepwell.text.naming import nearest
 
 Outputs = Literal["last", "first"]
 

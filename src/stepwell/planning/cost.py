@@ -12,10 +12,10 @@ from torch import Tensor
 from stepwell.codecs import WEIGHTS, Storage
 from stepwell.planning.memory import device_of, engine_name, state_of, state_on_meta
 from stepwell.planning.rehearsal import rehearse
-from stepwell.report import numbers
 from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.rule import Rule
-from stepwell.tabular import text_table
+from stepwell.text import numbers
+from stepwell.text.tabular import text_table
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stepwell.tabular import some
+from stepwell.text.tabular import some
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan

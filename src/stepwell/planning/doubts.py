@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stepwell.advice_tables import FROM_ADAMW, LEARNING_RATES, MUON_ORIGINAL, Range
+from stepwell.advice.tables import FROM_ADAMW, LEARNING_RATES, MUON_ORIGINAL, Range
 from stepwell.planning.course import course
 from stepwell.planning.laying import Idleness, Laid, PlannedGroup
 from stepwell.recipes import Route
 from stepwell.roles import ParameterRole
 from stepwell.rules.rule import Rule
 from stepwell.select import Everything
-from stepwell.tabular import some
+from stepwell.text.tabular import some
 
 EXAMPLES = 3
 # A weight as large as most initialisations make it, where the plan cannot look: the standard deviation of GPT-2's.

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from stepwell.codecs import AS_IT_IS, FEWEST_IN_BLOCKS, WEIGHTS, codecs_for, in_blocks
-from stepwell.naming import nearest
 from stepwell.planning.laying import PlannedGroup
 from stepwell.roles import ParameterRole
-from stepwell.tabular import some
+from stepwell.text.naming import nearest
+from stepwell.text.tabular import some
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan

@@ -10,8 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from stepwell.codecs import AS_IT_IS, Storage, check_storage, has_blocks, in_blocks
-from stepwell.groups import check_fit
-from stepwell.naming import nearest
+from stepwell.optimizer.groups import check_fit
 from stepwell.recipes.mistakes import Mistakes
 from stepwell.recipes.recipe import Recipe
 from stepwell.recipes.route import Route
@@ -20,7 +19,8 @@ from stepwell.roles.fused import WHOLE, Split
 from stepwell.rules.rule import Rule, Shape
 from stepwell.schedules import Schedule
 from stepwell.select import Everything, Selector
-from stepwell.tabular import some
+from stepwell.text.naming import nearest
+from stepwell.text.tabular import some
 
 EXAMPLES = 3
 # Dettmers et al. 2022, arXiv:2110.02861, sec. 2.3.

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for
 from stepwell.engines.choice import engine_for
-from stepwell.layout.sharing import MATRIX, dtype_of_number, exchanged, in_rounds, shared_out, whole_here
+from stepwell.engines.ranks.sharing import MATRIX, dtype_of_number, exchanged, in_rounds, shared_out, whole_here
+from stepwell.optimizer.preparing import prepare
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
 from stepwell.planning.spreading import Spread
-from stepwell.preparing import prepare
 from stepwell.recipes import Recipe, RecipeError, named
-from stepwell.report import numbers
 from stepwell.rules.rule import Rule, Shape, flags
-from stepwell.tabular import text_table
+from stepwell.text import numbers
+from stepwell.text.tabular import text_table
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan

@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from stepwell.naming import nearest
+from stepwell.pictures import plots
+from stepwell.pictures.charts import Series
+from stepwell.pictures.markup import Markup, joined, tag
+from stepwell.pictures.sampled import sampled
+from stepwell.pictures.tables import table
 from stepwell.planning.course import reach
 from stepwell.planning.laying import PlannedGroup
 from stepwell.planning.memory import Memory
-from stepwell.report import numbers, plots
-from stepwell.report.charts import Series
-from stepwell.report.markup import Markup, joined, tag
-from stepwell.report.sampled import sampled
-from stepwell.report.tables import table
+from stepwell.scheduler.tracks import entry_called, numbers_in
 from stepwell.schedules import Constant
-from stepwell.tabular import some
-from stepwell.tracks import entry_called, numbers_in
+from stepwell.text import numbers
+from stepwell.text.naming import nearest
+from stepwell.text.tabular import some
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan

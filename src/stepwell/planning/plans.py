@@ -17,10 +17,10 @@ from stepwell.planning.laying import OWN_RATE, Laid, PlannedGroup, lay
 from stepwell.recipes import Recipe, named
 from stepwell.roles import ROLES, ParameterRole
 from stepwell.scheduler import Scheduler
+from stepwell.scheduler.tracks import entry_called
 from stepwell.schedules import Constant, Schedule
 from stepwell.schedules.fields import check_horizon
-from stepwell.tabular import WIDTH, room_beside, some, text_table, wrapped
-from stepwell.tracks import entry_called
+from stepwell.text.tabular import WIDTH, room_beside, some, text_table, wrapped
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.algebra.tracing import Expression, Level
+from stepwell.engines.ranks.sharing import dtype_of_number, exchanged, layout_of_number, shared_out, whole_here
 from stepwell.layout import Layout
-from stepwell.layout.sharing import dtype_of_number, exchanged, layout_of_number, shared_out, whole_here
 from stepwell.planning.laying import PlannedGroup
 from stepwell.planning.memory import Way, alike, bucket_key
 from stepwell.planning.spreading import Spread, part_shape
-from stepwell.report import numbers
 from stepwell.rules.rule import Rule, Shape
-from stepwell.tabular import text_table
+from stepwell.text import numbers
+from stepwell.text.tabular import text_table
 
 if TYPE_CHECKING:
     from stepwell.planning.plans import Plan

@@ -8,9 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stepwell import toml
 from stepwell.codecs import AS_IT_IS
-from stepwell.naming import nearest
 from stepwell.recipes.fields import as_selector
 from stepwell.recipes.mistakes import Mistakes, RecipeError
 from stepwell.recipes.recipe import NOT_KNOWN, Recipe
@@ -20,6 +18,8 @@ from stepwell.schedules import Schedule, parse
 from stepwell.schedules import from_dict as schedule_from_dict
 from stepwell.select import Predicates, Selector
 from stepwell.select import parse as parse_selector
+from stepwell.text import toml
+from stepwell.text.naming import nearest
 
 VERSION = 1
 NONE = "none"

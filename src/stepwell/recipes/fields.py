@@ -10,11 +10,11 @@ from torch import Tensor
 
 from stepwell.recipes.mistakes import Mistakes
 from stepwell.rules.rule import Rule
+from stepwell.scheduler.tracks import entry_called
 from stepwell.schedules import Schedule
 from stepwell.schedules import parse as parse_schedule
 from stepwell.select import Selector
 from stepwell.select import parse as parse_selector
-from stepwell.tracks import entry_called
 
 
 def as_text(name: str, given: Any, found: Mistakes) -> str:

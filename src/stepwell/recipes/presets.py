@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from stepwell.naming import nearest
 from stepwell.recipes.recipe import Recipe
 from stepwell.recipes.route import Route
 from stepwell.schedules import Constant, Cosine, Linear, MultiStep
 from stepwell.select import role
+from stepwell.text.naming import nearest
 
 _HIDDEN = role("hidden matrix")
 _MAPS = "maps activations, so its update is orthogonalised"

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from stepwell.codecs import CHOICES, MasterKind, StateDtype, Storage
 from stepwell.engines.choice import EngineName, check_engine
-from stepwell.naming import meant, nearest
-from stepwell.optimizer import OnNonfinite
+from stepwell.optimizer.optimizer import OnNonfinite
 from stepwell.recipes.fields import as_schedules, as_selector, as_table, as_text, check_scheduled
 from stepwell.recipes.frozen import Frozen
 from stepwell.recipes.mistakes import Mistakes, check_values
@@ -20,9 +19,10 @@ from stepwell.roles import ROLES, Role
 from stepwell.rules.hyper import OpenFraction, Positive, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
+from stepwell.scheduler.tracks import Entry, entry_called
 from stepwell.schedules import Schedule
 from stepwell.select import Predicates, Selector, role
-from stepwell.tracks import Entry, entry_called
+from stepwell.text.naming import meant, nearest
 
 NOT_KNOWN = "has no hyper-parameter"
 UNDECAYED: tuple[Role, ...] = ("norm", "bias", "scalar", "other")

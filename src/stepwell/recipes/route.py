@@ -14,9 +14,9 @@ from stepwell.recipes.mistakes import Mistakes, check_values
 from stepwell.rules.hyper import validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule
+from stepwell.scheduler.tracks import entry_called
 from stepwell.schedules import Schedule
 from stepwell.select import Selector, everything
-from stepwell.tracks import entry_called
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -1,4 +1,4 @@
-"""The pictures: `report.html`, written from the results of a comparison."""
+"""The page of a comparison: `report.html`, written from its results."""
 
 from stepwell.report.page import render
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from stepwell.compare.results import Comparison, Row
-from stepwell.report import numbers
+from stepwell.text import numbers
 
 BUSY = 1.3
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 from stepwell.compare.results import Comparison, RunResult
-from stepwell.report import charts, numbers, tables
-from stepwell.report.charts import Series
+from stepwell.pictures import charts
+from stepwell.pictures.charts import Series
+from stepwell.pictures.markup import Markup, joined, stylesheet, tag
+from stepwell.report import tables
 from stepwell.report.finding import by_tuning, caution, finding
-from stepwell.report.markup import Markup, joined, tag
+from stepwell.text import numbers
 
 # The share of the steps after which the first, steep fall of a loss is over.
 PAST_THE_FALL = 0.2
@@ -26,7 +28,7 @@ def render(comparison: Comparison) -> str:
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", f"stepwell compare – {title}"),
         tag("link", rel="icon", href="data:,"),
-        tag("style", _part("style.css")),
+        tag("style", stylesheet()),
     )
     body = tag(
         "body", _header(comparison), tag("main", *_sections(comparison)), _footer(comparison), _script(comparison)
@@ -250,8 +252,8 @@ def _script(comparison: Comparison) -> Markup:
         for colour, run in enumerate(comparison.runs)
     ]
     written = json.dumps(data).replace("<", "\\u003c")
-    return joined(tag("script", Markup(written), type="application/json", id="data"), tag("script", _part("script.js")))
+    return joined(tag("script", Markup(written), type="application/json", id="data"), tag("script", _behaviour()))
 
 
-def _part(name: str) -> Markup:
-    return Markup(files("stepwell.report").joinpath(name).read_text(encoding="utf-8"))
+def _behaviour() -> Markup:
+    return Markup(files("stepwell.report").joinpath("script.js").read_text(encoding="utf-8"))

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from stepwell.naming import nearest
 from stepwell.roles.depths import read_depths
 from stepwell.roles.fused import WHOLE, Split, read_split
 from stepwell.roles.heads import heads
 from stepwell.roles.layers import Reading, read_layer
 from stepwell.roles.names import MATRIX_ROLES, ROLES, STRONGEST_FIRST, ParameterRole, Role
 from stepwell.roles.overrides import taken_keys
+from stepwell.text.naming import nearest
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from stepwell.naming import nearest
 from stepwell.roles.names import ParameterRole
+from stepwell.text.naming import nearest
 
 
 def taken_keys(

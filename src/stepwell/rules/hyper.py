@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
 
-from stepwell.naming import nearest
+from stepwell.text.naming import nearest
 
 
 @dataclass(frozen=True)

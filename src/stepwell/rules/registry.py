@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from stepwell.importing import one_line
-from stepwell.naming import nearest
+from stepwell.text.naming import nearest
 
 if TYPE_CHECKING:
     from stepwell.rules.rule import Rule

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from stepwell.algebra.matrices import normal_like
-from stepwell.naming import meant, nearest
 from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, settings, validated
 from stepwell.rules.registry import enter
+from stepwell.text.naming import meant, nearest
 
 Decay = Literal["coupled", "decoupled", "independent", "proximal"]
 AnyDecay = Literal["coupled", "decoupled", "independent", "proximal", "inside"]

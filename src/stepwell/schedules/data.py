@@ -6,12 +6,12 @@ import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stepwell import toml
-from stepwell.naming import nearest
 from stepwell.schedules.composition import COMPOSITIONS
 from stepwell.schedules.function import Function, function_name
 from stepwell.schedules.schedule import Schedule, given, made, schedule_class
 from stepwell.schedules.sequence import sequence
+from stepwell.text import toml
+from stepwell.text.naming import nearest
 
 Functions = Mapping[str, Callable[[Any], Any]]
 

@@ -15,7 +15,7 @@ from dataclasses import MISSING, field
 from functools import partial
 from typing import Any
 
-from stepwell.naming import nearest
+from stepwell.text.naming import nearest
 
 Length = int | float
 """Steps (an int), or a share of the horizon (a float strictly between 0 and 1)."""

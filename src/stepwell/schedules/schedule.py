@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from stepwell.algebra import maximum
-from stepwell.naming import nearest
 from stepwell.schedules.fields import Length, check_horizon
 from stepwell.schedules.written import as_python
+from stepwell.text.naming import nearest
 
 _KINDS: dict[str, type[Schedule]] = {}
 

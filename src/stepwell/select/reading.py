@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stepwell.naming import nearest
 from stepwell.select.selectors import (
     Predicate,
     Predicates,
@@ -22,6 +21,7 @@ from stepwell.select.selectors import (
     size,
     where,
 )
+from stepwell.text.naming import nearest
 
 MAKERS: Mapping[str, Callable[..., Selector]] = {
     function.__name__: function for function in (everything, role, name, regex, module, ndim, size, depth)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from stepwell.naming import nearest
 from stepwell.roles import ROLES, ParameterRole, Role
 from stepwell.schedules.function import function_name
+from stepwell.text.naming import nearest
 
 Predicate = Callable[[ParameterRole], bool]
 Predicates = Mapping[str, Predicate]

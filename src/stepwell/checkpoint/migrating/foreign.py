@@ -24,7 +24,7 @@ from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.matching import Library
 from stepwell.checkpoint.migrating.source import SavedGroup, Source, scheduler_step
 from stepwell.checkpoint.tensorfile import TensorFile
-from stepwell.naming import ENGINE_FLAGS
+from stepwell.text.naming import ENGINE_FLAGS
 
 _WEIGHTS = ("state_dict", "model", "model_state_dict")
 _OPTIMIZERS = ("optimizer", "optimizer_state_dict")

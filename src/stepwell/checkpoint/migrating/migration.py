@@ -29,10 +29,10 @@ from stepwell.checkpoint.saving import class_name
 from stepwell.checkpoint.unwrapping import inner_optimizer, inner_scheduler
 from stepwell.codecs import WEIGHTS, names_beside
 from stepwell.engines.batch import State
-from stepwell.naming import nearest
 from stepwell.rules.registry import UnknownRuleError, rule_class, rule_names
 from stepwell.rules.rule import Rule, hyper_parameters, namespace
 from stepwell.scheduler import Scheduler
+from stepwell.text.naming import nearest
 
 _LOG = logging.getLogger("stepwell")
 Origin = str | os.PathLike[str] | Mapping[str, Any] | Optimizer

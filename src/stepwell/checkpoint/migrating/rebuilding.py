@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.migrating.rules import inner
 from stepwell.checkpoint.migrating.source import Source
-from stepwell.naming import nearest
 from stepwell.optimizer import Optimizer as StepwellOptimizer
 from stepwell.recipes import PRESETS, RecipeError, named
 from stepwell.routing import create_optimizer
@@ -21,6 +20,7 @@ from stepwell.rules.registry import UnknownRuleError, rule_class, rule_names
 from stepwell.rules.rule import hyper_parameters
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import parse
+from stepwell.text.naming import nearest
 
 
 def bare_model(source: Source) -> nn.Module:

@@ -12,8 +12,8 @@ from stepwell.checkpoint import folder
 from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.migrating.rules import inner
 from stepwell.checkpoint.migrating.source import SavedGroup, of_checkpoint
-from stepwell.groups import NOTES, STORAGE
-from stepwell.loading import TORCH_HAS_A_FLAG
+from stepwell.optimizer.groups import NOTES, STORAGE
+from stepwell.optimizer.loading import TORCH_HAS_A_FLAG
 from stepwell.rules.registry import rule_class
 
 # What of a group means nothing to torch, which has the names.

@@ -14,9 +14,9 @@ from stepwell.integrations.huggingface.library import transformers
 from stepwell.integrations.huggingface.optim_args import applied, as_text, parse
 from stepwell.integrations.huggingface.optimizers import TransformersAdafactor
 from stepwell.integrations.huggingface.scheduling import OF_RECIPE, is_theirs, name_of, named_schedule
-from stepwell.naming import nearest
 from stepwell.recipes import Recipe
 from stepwell.schedules import Schedule
+from stepwell.text.naming import nearest
 
 _LOG = logging.getLogger("stepwell")
 _STAND_INS = {"optim": "adamw_torch", "lr_scheduler_type": "linear"}

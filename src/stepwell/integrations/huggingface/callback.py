@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from stepwell.describing import describe
 from stepwell.integrations.huggingface.library import transformers
 from stepwell.integrations.scalars import rate_name, scalars
 from stepwell.optimizer import Optimizer
-from stepwell.unwrapping import bare
+from stepwell.optimizer.describing import describe
+from stepwell.optimizer.unwrapping import bare
 
 _LOG = logging.getLogger("stepwell")
 

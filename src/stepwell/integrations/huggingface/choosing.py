@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stepwell.averaging import has_average
 from stepwell.integrations.huggingface.optimizers import TransformersAdafactor
-from stepwell.naming import nearest
+from stepwell.optimizer.averaging import has_average
 from stepwell.recipes import PRESETS, Recipe, Route, named
 from stepwell.rules.registry import UnknownRuleError, rule_class, rule_names
+from stepwell.text.naming import nearest
 
 Origin = Literal["transformers", "rule", "recipe"]
 RunsOn = Literal["stepwell", "transformers"]

@@ -16,7 +16,7 @@ from stepwell.integrations.huggingface.metric import (
     get_reduce_on_plateau_schedule,
     metric_arguments,
 )
-from stepwell.naming import nearest
+from stepwell.text.naming import nearest
 
 
 class SchedulerType(str, Enum):  # noqa: UP042 - transformers' is a str that prints as the member

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from stepwell.scheduler import Scheduler
+from stepwell.scheduler.tracks import Selector
 from stepwell.schedules import Schedule
-from stepwell.tracks import Selector
 
 
 class LambdaScheduler(Scheduler, LambdaLR):

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from stepwell.naming import nearest
-from stepwell.plateau import Greedy, ReduceOnPlateau
+from stepwell.scheduler.plateau import Greedy, ReduceOnPlateau
+from stepwell.text.naming import nearest
 
 
 def get_reduce_on_plateau_schedule(optimizer: Optimizer, **kwargs: Any) -> ReduceOnPlateau:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stepwell.integrations.huggingface.lambda_lr import LambdaScheduler
+from stepwell.scheduler.tracks import Selector
 from stepwell.schedules import (
     WSD,
     Constant,
@@ -25,7 +26,6 @@ from stepwell.schedules import (
 )
 from stepwell.schedules.fields import check_choice, check_count, check_number
 from stepwell.schedules.ways import WAYS
-from stepwell.tracks import Selector
 
 _LR_END = 1e-7
 

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from stepwell.integrations.huggingface.factory import SchedulerType, arguments_of, get_scheduler
 from stepwell.integrations.huggingface.lambda_lr import LambdaScheduler
 from stepwell.integrations.huggingface.metric import check_known
-from stepwell.naming import nearest
 from stepwell.recipes import Recipe
 from stepwell.schedules import Schedule, parse, warmup
 from stepwell.schedules.schedule import given, made, schedule_class, schedule_names
+from stepwell.text.naming import nearest
 
 OF_RECIPE = "recipe"
 """The name that asks for the recipe's own schedules."""

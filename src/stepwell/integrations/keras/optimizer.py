@@ -11,17 +11,17 @@ import keras
 from keras import ops
 
 from stepwell.algebra import where
-from stepwell.groups import STORAGE
 from stepwell.integrations.course import Course
 from stepwell.integrations.keras.numbers import KerasNumber
 from stepwell.integrations.keras.schedules import LearningRate, number_dtype
 from stepwell.integrations.views import Outputs, View, check_outputs
+from stepwell.optimizer.groups import STORAGE
 from stepwell.rules.hyper import NonNegative, is_switch, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Names, Rule, Slot, hyper_parameters, namespace
 from stepwell.rules.wrappers import SAM
+from stepwell.scheduler.tracks import as_schedule
 from stepwell.schedules import Schedule, from_dict, to_dict
-from stepwell.tracks import as_schedule
 
 Function = Callable[..., Any]
 

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import optax
 
 from stepwell.algebra import sqrt, square, total
-from stepwell.gradients import clip_factor
 from stepwell.integrations.optax.pytrees import check_readable, name_of, parameters_of
 from stepwell.integrations.optax.transformation import transformation
 from stepwell.integrations.views import Outputs
-from stepwell.naming import nearest
+from stepwell.optimizer.gradients import clip_factor
 from stepwell.planning.laying import PlannedGroup, lay_over
 from stepwell.recipes import Recipe, named
 from stepwell.rules.rule import Rule
+from stepwell.text.naming import nearest
 
 
 def partition(

@@ -14,14 +14,14 @@ import jax
 import torch
 from torch import nn
 
-from stepwell.naming import nearest
 from stepwell.recipes import Recipe
 from stepwell.roles import ROLES, ParameterRole, Role
 from stepwell.roles.names import MATRIX_ROLES
 from stepwell.select import Selector
 from stepwell.select import name as by_name
 from stepwell.select.selectors import Between, ByModule, Where
-from stepwell.tabular import some
+from stepwell.text.naming import nearest
+from stepwell.text.tabular import some
 
 EXAMPLES = 3
 NO_MODULES = "a pytree holds names and shapes, and no modules"

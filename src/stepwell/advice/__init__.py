@@ -1,0 +1,5 @@
+"""Where to start: what is written, and what our own runs have found."""
+
+from stepwell.advice.advising import advise
+
+__all__ = ["advise"]
