@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stepwell.codecs import AS_IT_IS, CHOICES, Codec, Storage, codecs_for
 from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
+from stepwell.layout import Layout, check_cut, check_stored, refuse_elsewhere, refuse_flattened
 from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
@@ -135,3 +136,18 @@ def check_fit(
         return fitted, codecs_for(fitted, shape, parameter.dtype, storage)
     except ValueError as error:
         raise ValueError(f"{error}, for parameter {name}{where}") from None
+
+
+def check_parameter(
+    rule: Rule, parameter: Tensor, name: str, where: str, storage: Storage, layout: Layout | None
+) -> tuple[Rule, dict[str, Codec]]:
+    """`check_fit` of a parameter that is to be trained, and may lie in parts on many ranks."""
+    if not (parameter.is_leaf or parameter.retains_grad):
+        raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
+    refuse_flattened(parameter, name, where)
+    fitted, codecs = check_fit(rule, parameter, name, where, storage)
+    if layout is not None:
+        refuse_elsewhere(parameter, layout, name, where)
+        check_cut(fitted, layout, name, where)
+        check_stored(fitted, layout, storage, codecs, name, where)
+    return fitted, codecs

@@ -16,18 +16,18 @@ from stepwell.codecs import (
     StateDtype,
     Storage,
     check_storage,
-    codecs_for,
     settle_storage,
 )
-from stepwell.engines.choice import EngineName, check_engine, engine_for, fused
-from stepwell.layout import check_cut, check_stored, largest_held, refuse_elsewhere, refuse_flattened, state_mesh
+from stepwell.engines.choice import EngineName, check_engine, engine_for
+from stepwell.layout import largest_held, state_mesh
 from stepwell.optimizer import averaging
 from stepwell.optimizer.batching import Buckets, settle
 from stepwell.optimizer.bucket import Bucket, real
 from stepwell.optimizer.gradients import judged_by_host
-from stepwell.optimizer.groups import STORAGE, check_fit, check_names, new_group
+from stepwell.optimizer.groups import STORAGE, check_names, check_parameter, new_group
 from stepwell.optimizer.loading import loaded, notes_for_state_dict
 from stepwell.optimizer.sharpness import sharp_gradients, sharp_groups
+from stepwell.optimizer.sources import kernels_of
 from stepwell.optimizer.telemetry import By, Units, readings, units_of
 from stepwell.optimizer.verdicts import Verdicts
 from stepwell.rules.hyper import Positive, validated
@@ -146,15 +146,8 @@ class Optimizer(torch.optim.Optimizer):
             if id(p) in taken:
                 raise ValueError(f"parameter {name} is in the optimizer twice{where}; list tied weights once")
             taken.add(id(p))
-            if not (p.is_leaf or p.retains_grad):
-                raise ValueError(f"parameter {name} is no leaf: it is the result of an operation{where}")
-            refuse_flattened(p, name, where)
-            fitted, codecs = check_fit(rule, p, name, where, storage)
             layout = self._buckets.layout_of(p)
-            if layout is not None:
-                refuse_elsewhere(p, layout, name, where)
-                check_cut(fitted, layout, name, where)
-                check_stored(fitted, layout, storage, codecs, name, where)
+            fitted, codecs = check_parameter(rule, p, name, where, storage, layout)
             if self.engine == "fused":
                 engine_for("fused", fitted, real(largest_held(p, layout)), codecs, layout)
         check_storage(rule, [tuple(p.shape) for p in group["params"]], storage, where)
@@ -434,15 +427,4 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises ValueError where no group runs fused.
         """
-        found: dict[str, str] = {}
-        for group in self.param_groups:
-            rule = rule_class(group["rule"]).of(group)
-            for p in group["params"]:
-                fitted, weight = rule.fit(tuple(p.shape)), real(p)
-                engine = fused(weight.device.type)
-                codecs = codecs_for(fitted, tuple(p.shape), weight.dtype, Storage.of(group))
-                if engine is not None and engine_for(self.engine, fitted, weight, codecs).name == "fused":
-                    found.setdefault(engine.source(fitted, codecs, weight.dtype), "")
-        if not found:
-            raise ValueError("no parameter of this optimizer runs in the fused engine, so there is no kernel to show")
-        return "\n\n".join(found)
+        return kernels_of(self.engine, self.param_groups)
