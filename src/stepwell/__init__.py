@@ -61,6 +61,12 @@ from stepwell.scheduler.plateau import Greedy, ReduceOnPlateau
 
 __version__ = "0.1.0"
 
+
+def __dir__() -> list[str]:
+    """What is public, for those who complete names; the rooms inside are left out."""
+    return [*__all__, "__version__"]
+
+
 __all__ = [
     "ADOPT",
     "ASGD",

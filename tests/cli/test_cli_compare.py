@@ -41,6 +41,13 @@ def test_recipes_steps_and_seed(here, stepwell):
     assert (found.seed, found.steps, found.runs[0].steps) == (5, 3, 3)
 
 
+def test_tries_without_a_sweep(here, stepwell):
+    code, out, err = stepwell("compare", "--task", "tiny:fit", "--tries", "3", "--out", "o")
+    assert (code, out) == (2, "")
+    assert "--tries needs --sweep: without it every recipe runs once, as it is written" in " ".join(err.split())
+    assert not (here / "o").exists()
+
+
 def test_results_as_json(here, stepwell):
     code, out, err = stepwell("compare", "--task", "tiny:fit", "--recipes", "adamw,lion", "--out", "o", "--json")
     assert code == 0

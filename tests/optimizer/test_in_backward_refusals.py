@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -115,3 +116,24 @@ def test_a_sparse_gradient_is_refused_by_name() -> None:
         pytest.raises(ValueError, match=r"the gradient of parameter 'weight' is sparse_coo, and only dense gradients"),
     ):
         model(torch.tensor([1])).sum().backward()
+
+
+def test_parameters_that_another_optimizer_steps() -> None:
+    model = network()
+    optimizer = stepwell.AdamW(model.parameters())
+    stepping = stepwell.step_in_backward(model, optimizer)
+    again = stepwell.AdamW(model.parameters())
+    with pytest.raises(ValueError, match=r" steps in backward under another optimizer; remove\(\) that first$"):
+        stepwell.step_in_backward(model, again)
+    stepping.remove()
+    stepwell.step_in_backward(model, again).remove()
+
+
+def test_an_optimizer_that_nobody_holds_steps_no_more() -> None:
+    model = network()
+    optimizer = stepwell.AdamW(model.parameters())
+    stepwell.step_in_backward(model, optimizer)
+    gone = weakref.ref(optimizer)
+    del optimizer
+    stepwell.step_in_backward(model, stepwell.AdamW(model.parameters()))
+    assert gone() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -313,3 +314,35 @@ def test_initial_values_that_schedulers_leave_may_be_given() -> None:
 def test_a_misspelt_initial_value_is_refused() -> None:
     with pytest.raises(TypeError, match="unknown hyper-parameter 'initial_accumulator_valu' for Adagrad; did you mean"):
         Optimizer([{"params": [weight()], "initial_accumulator_valu": 0.5}], Adagrad())
+
+
+def test_what_other_packages_write_into_groups_is_kept() -> None:
+    p = weight()
+    (group,) = groups_of([{"params": [p], "lr_scale": 0.5, "swa_lr": 0.01}])
+    assert (group["lr_scale"], group["swa_lr"]) == (0.5, 0.01)
+    theirs = torch.optim.AdamW([p], lr=0.1)
+    torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.3, total_steps=9)
+    ours = Optimizer([p], AdamW(lr=0.1))
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.param_groups[0]["max_lr"] == 0.3
+
+
+def test_a_note_of_ones_own_has_a_way_in() -> None:
+    way = r"; for a note of your own, set optimizer.param_groups\[0\]\['flavour'\] afterwards \(group 0\)$"
+    with pytest.raises(TypeError, match=way):
+        groups_of([{"params": [weight()], "flavour": 1}])
+
+
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+@pytest.mark.parametrize("number", [float, np.float64, torch.tensor])
+def test_a_live_pair_may_be_any_row_of_numbers(engine: Any, number: Callable[[float], Any]) -> None:
+    def stepped(betas: Any) -> Tensor:
+        p = weight()
+        optimizer = Optimizer([p], AdamW(lr=0.1), engine=engine)
+        optimizer.param_groups[0]["betas"] = betas
+        for _ in range(2):
+            p.grad = torch.tensor([1.0, -2.0])
+            optimizer.step()
+        return p.detach()
+
+    assert torch.equal(stepped([number(0.5), number(0.75)]), stepped((0.5, 0.75)))

@@ -124,3 +124,15 @@ def test_spread_labels_keep_their_distance(places):
 
 def test_frames_fit_their_screens():
     assert NARROW.width < 360 < WIDE.width
+
+
+def test_the_label_of_a_run_that_leaves_the_chart_hangs_on_its_edge() -> None:
+    series = [
+        Series(name="a", colour=0, points=[(1, 3.0), (9, 1.0)]),
+        Series(name="b", colour=1, points=[(1, 3.0), (4, 1e9)]),
+    ]
+    wide, _ = drawings(charts.curves(series, unit="steps", losses=(1.0, 3.0), target=None, write=numbers.count))
+    leaders = [one.attrib["d"] for one in wide.iter("path") if one.attrib.get("class") == "leader"]
+    assert len(leaders) == 2
+    heights = [float(point.split()[1]) for drawn in leaders for point in drawn.removeprefix("M").split("L")]
+    assert all(0 <= height <= WIDE.height for height in heights)

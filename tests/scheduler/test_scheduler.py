@@ -309,3 +309,13 @@ def test_a_refused_scheduler_leaves_the_groups_as_they_were() -> None:
     with pytest.raises(ValueError, match="needs a horizon"):
         Scheduler(optimizer, lr=Constant(warmup=5), weight_decay=Linear())
     assert optimizer.state_dict() == before
+
+
+def test_rates_in_tensors_have_float32s_digits_whatever_the_default() -> None:
+    optimizer = sgd(6e-5)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        Scheduler(optimizer, lr=Constant(), horizon=4, tensors=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert rates(optimizer) == [pytest.approx(6e-5, rel=1e-7)]

@@ -124,6 +124,8 @@ def compare(
         for other, (given, why) in others.items():
             if given:
                 raise InputError(f"--fair takes no {other}: {why}")
+    elif tries is not None and not sweep:
+        raise InputError("--tries needs --sweep: without it every recipe runs once, as it is written")
     if not out:  # Path("") would be the current directory, and the likely cause is a variable that was not set
         raise InputError("--out must be a directory that can be written, got ''")
     if fair_tries is not None:

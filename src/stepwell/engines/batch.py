@@ -374,9 +374,12 @@ def _numbers(values: list[Any]) -> list[Any]:
     return found
 
 
+_NO_NUMBERS = ("params", "param_names")
+
+
 def plain_numbers(group: Group) -> Group:
     """The hyper-parameters as Python numbers, also those that are held in a tensor."""
-    return {name: _plain(value) for name, value in group.items()}
+    return {name: _plain(value) for name, value in group.items() if name not in _NO_NUMBERS}
 
 
 def live_numbers(group: Group, device: torch.device) -> Group:
@@ -384,11 +387,12 @@ def live_numbers(group: Group, device: torch.device) -> Group:
     return {
         name: value.detach().reshape(()).double() if same_device(value, device) else _plain(value)
         for name, value in group.items()
+        if name not in _NO_NUMBERS
     }
 
 
 def _plain(value: Any) -> Any:
-    if type(value) is tuple:
+    if isinstance(value, (tuple, list)):
         return tuple(map(_plain, value))
     if isinstance(value, np.generic):  # which would go on into slots, and so into checkpoints
         return value.item()

@@ -19,6 +19,11 @@ from stepwell.text.naming import meant
 STORAGE = {**CHOICES, "rounding_seed": Seed}
 # What a group may hold beside its parameters, its rule, the rule's hyper-parameters and how it is stored.
 NOTES = ("name", "why", "role", "param_names", "holds", "running_norm")
+# What others write into groups, and read there: torch's schedulers, timm's layer decay, and those who took after it.
+OTHERS_NOTES = (
+    *("max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"),
+    *("lr_scale", "lr_multiplier", "layer_id", "wd_multiplier", "is_last_layer"),
+)
 
 
 def new_group(given: Any, default: Rule, stored: Mapping[str, Any], number: int) -> tuple[dict[str, Any], Rule, str]:
@@ -51,9 +56,10 @@ def new_group(given: Any, default: Rule, stored: Mapping[str, Any], number: int)
     known = hyper_parameters(kind)
     for key in group:
         of_schedulers = key.startswith("initial_") and key.removeprefix("initial_").partition("[")[0] in known
-        if key not in known and key not in ("params", "rule", *STORAGE, *NOTES) and not of_schedulers:
+        if key not in known and key not in ("params", "rule", *STORAGE, *NOTES, *OTHERS_NOTES) and not of_schedulers:
             hint = meant(key, [*known, "rule", *STORAGE, *NOTES])
-            raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{hint}{where}")
+            way = hint or f"; for a note of your own, set optimizer.param_groups[{number}][{key!r}] afterwards"
+            raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{way}{where}")
     for name, value in base.values().items():
         group[name] = validated(name, group.get(name, value), known[name], where)
     for name, allowed in STORAGE.items():

@@ -6,10 +6,12 @@ So the gradients of a whole model never lie in memory together (Lv et al. 2023, 
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import threading
+import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -33,6 +35,8 @@ Norm = Literal["running", "measured"]
 _NORMS = ("running", "measured")
 # How much of the average norm stays at each step: it looks back on about ten.
 _MEMORY = 0.9
+# Those that are there. A parameter's hook holds none of them: whom nobody else holds, steps no more.
+_LIVE: weakref.WeakSet[StepInBackward] = weakref.WeakSet()
 
 
 def step_in_backward(
@@ -98,6 +102,7 @@ class StepInBackward:
         self._forget()
         self._watch()
         optimizer._in_backward = self
+        _LIVE.add(self)
 
     def _forget(self) -> None:
         """Begin a new step."""
@@ -112,6 +117,12 @@ class StepInBackward:
         optimizer = self.optimizer
         if optimizer._in_backward is not None:
             raise ValueError("the optimizer steps in backward already; remove() that first")
+        if self._taken() is not None:
+            gc.collect()  # what nobody holds any more is in a circle with its optimizer
+            if (taken := self._taken()) is not None:
+                raise ValueError(
+                    f"{optimizer._name_of(taken)} steps in backward under another optimizer; remove() that first"
+                )
         if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
             raise ValueError(
                 "DistributedDataParallel averages gradients after they were handed over, so a step in backward would "
@@ -145,13 +156,19 @@ class StepInBackward:
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    def _taken(self) -> Tensor | None:
+        """A parameter that another optimizer steps in backward."""
+        own = {id(p): p for p in self._parameters()}
+        found = (p for other in list(_LIVE) for key, (p, _) in other._hooks.items() if own.get(key) is p)
+        return next(found, None)
+
     def _watch(self) -> None:
         """Hook the parameters that have no hook yet: all at first, later what was added or thawed."""
         for group in self.optimizer.param_groups:
             rule = rule_class(group["rule"]).of(group)
             for p in group["params"]:
                 if p.requires_grad and id(p) not in self._hooks:
-                    self._hooks[id(p)] = p, p.register_post_accumulate_grad_hook(self._take)
+                    self._hooks[id(p)] = p, p.register_post_accumulate_grad_hook(_hook(self))
                     # Small matrices of one shape are worked on in a stack, all of them at the end.
                     if is_small(rule.fit(tuple(p.shape)), p):
                         self._stacked.add(id(p))
@@ -352,3 +369,15 @@ class StepInBackward:
                 average, steps = self._running
                 new = _MEMORY * average + (1 - _MEMORY) * self._seen
                 self.optimizer.param_groups[0]["running_norm"] = (new, steps + 1)
+
+
+def _hook(stepping: StepInBackward) -> Callable[[Tensor], None]:
+    """What a parameter calls when its gradient is there."""
+    held = weakref.ref(stepping)
+
+    def hook(p: Tensor) -> None:
+        found = held()
+        if found is not None:
+            found._take(p)
+
+    return hook

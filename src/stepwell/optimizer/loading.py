@@ -15,7 +15,7 @@ from stepwell.codecs import WEIGHTS, Storage, codecs_for, names_beside, slot_cod
 from stepwell.engines.batch import State
 from stepwell.layout import layout_of, local
 from stepwell.optimizer.averaging import fingerprint
-from stepwell.optimizer.groups import NOTES
+from stepwell.optimizer.groups import NOTES, OTHERS_NOTES
 from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, Shape, Slot, hyper_parameters, switched
@@ -161,7 +161,7 @@ def _in_our_words(rule: str, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_note(name: str) -> bool:
-    return name in ("params", *NOTES) or name.startswith("initial_")
+    return name in ("params", *NOTES, *OTHERS_NOTES) or name.startswith("initial_")
 
 
 def _matched(index: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> list[tuple[Tensor, Any]]:

@@ -104,7 +104,8 @@ def _curves(
             tag("g", mark(one.colour, x(at), y(loss)), clip_path=f"url(#{clip})"),
         ]
         if frame is WIDE:
-            drawn.append(tag("path", d=path([(x(at) + 7, y(loss)), (x.end + 13, place)]), class_="leader"))
+            height = min(max(y(loss), y.end), y.start)  # of a run that leaves the chart, from where it does
+            drawn.append(tag("path", d=path([(x(at) + 7, height), (x.end + 13, place)]), class_="leader"))
             drawn.append(tag("text", one.name, x=x.end + 16, y=place + 4, class_="label"))
         if one.reach is not None:
             drawn += _reach(drops[one.colour], y(one.reach[1]), y.start, write(one.reach[0]), texts[one.colour])

@@ -95,7 +95,8 @@ def _curves(comparison: Comparison) -> Markup:
         reached = [None if at is None or target is None else (at, target) for at in (step, second)]
         by_step.append(Series(name=run.title, colour=colour, points=steps, reach=reached[0]))
         by_second.append(Series(name=run.title, colour=colour, points=seconds, reach=reached[1]))
-    losses = charts.loss_range(by_step, PAST_THE_FALL * max(run.steps for run in comparison.runs))
+    ended = [one for one, run in zip(by_step, comparison.runs, strict=True) if run.status != "diverged"]
+    losses = charts.loss_range(ended or by_step, PAST_THE_FALL * max(run.steps for run in comparison.runs))
     figures = (
         _figure(
             "Against steps",

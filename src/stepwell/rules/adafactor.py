@@ -91,7 +91,7 @@ class Adafactor(Rule):
             alpha = alpha * maximum(root_mean_square(p), h.eps[1])
         step = alpha * step
         if h.beta1 is not None:
-            step = slots["exp_avg"] = lerp(step, s.exp_avg, h.beta1)
+            step = slots["exp_avg"] = lerp(s.exp_avg, step, 1 - h.beta1)
         rates = {"inside": alpha, "decoupled": h.lr, "independent": 1.0, "coupled": 0.0}
         return p * (1 - rates[h.decay] * h.weight_decay) - step, slots
 
@@ -103,17 +103,17 @@ class Adafactor(Rule):
 
     def unit_step(self, g: Any, s: Any, h: Any) -> tuple[Any, dict[str, Any]]:
         """Û, and the new second moment."""
-        memory = 1 - s.step**h.decay_rate
+        fresh = s.step**h.decay_rate
         squares = square(g) if h.eps_as_floor else square(g) + h.eps[0]
         slots: dict[str, Any]
         if h.factored:
-            row_var, col_var = lerp(row_mean(squares), s.row_var, memory), lerp(column_mean(squares), s.col_var, memory)
+            row_var, col_var = lerp(s.row_var, row_mean(squares), fresh), lerp(s.col_var, column_mean(squares), fresh)
             mean_of_rows = column_mean(row_var)
             if h.eps_as_floor:
                 mean_of_rows = maximum(mean_of_rows, h.eps[0])
             inverse, slots = inverse_root(row_var, col_var, mean_of_rows), {"row_var": row_var, "col_var": col_var}
         else:
-            variance = lerp(squares, s.variance, memory)
+            variance = lerp(s.variance, squares, fresh)
             inverse, slots = 1 / sqrt(variance), {"variance": variance}
         if h.eps_as_floor:
             inverse = minimum(inverse, 1 / h.eps[0])

@@ -62,16 +62,16 @@ class CAME(Rule):
         eps1, eps2 = h.eps
         squares = square(g) + eps1
         if not h.factored:
-            exp_avg_sq = lerp(squares, s.exp_avg_sq, beta2)
-            exp_avg = lerp(clipped(g / sqrt(exp_avg_sq), h.clip_threshold), s.exp_avg, beta1)
+            exp_avg_sq = lerp(s.exp_avg_sq, squares, 1 - beta2)
+            exp_avg = lerp(s.exp_avg, clipped(g / sqrt(exp_avg_sq), h.clip_threshold), 1 - beta1)
             return exp_avg, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-        square_row = lerp(row_mean(squares), s.exp_avg_sq_row, beta2)
-        square_col = lerp(column_mean(squares), s.exp_avg_sq_col, beta2)
+        square_row = lerp(s.exp_avg_sq_row, row_mean(squares), 1 - beta2)
+        square_col = lerp(s.exp_avg_sq_col, column_mean(squares), 1 - beta2)
         step = clipped(g * inverse_root(square_row, square_col, column_mean(square_row)), h.clip_threshold)
-        exp_avg = lerp(step, s.exp_avg, beta1)
+        exp_avg = lerp(s.exp_avg, step, 1 - beta1)
         residue = square(step - exp_avg) + eps2
-        residue_row = lerp(row_mean(residue), s.exp_avg_res_row, beta3)
-        residue_col = lerp(column_mean(residue), s.exp_avg_res_col, beta3)
+        residue_row = lerp(s.exp_avg_res_row, row_mean(residue), 1 - beta3)
+        residue_col = lerp(s.exp_avg_res_col, column_mean(residue), 1 - beta3)
         return exp_avg * inverse_root(residue_row, residue_col, column_mean(residue_row)), {
             "exp_avg": exp_avg,
             "exp_avg_sq_row": square_row,

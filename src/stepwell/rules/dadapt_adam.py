@@ -65,12 +65,12 @@ class DAdaptAdam(Rule):
             g = g + h.weight_decay * p
         rate = current_d(s, h) * h.lr * bias_correction(s, h)
         progress = rate * g * s.s / (sqrt(s.exp_avg_sq) + h.eps)
-        return {"progress": progress, "length": absolute(lerp(rate * g, s.s, sqrt(h.betas[1])))}
+        return {"progress": progress, "length": absolute(lerp(s.s, rate * g, 1 - sqrt(h.betas[1])))}
 
     def settle(self, totals: Mapping[str, Any], s: Any, h: Any) -> Mapping[str, Any]:
         d, memory = current_d(s, h), sqrt(h.betas[1])
         learns = h.lr * totals["length"] > 0
-        numerator = lerp(totals["progress"], s.numerator_weighted, memory)
+        numerator = lerp(s.numerator_weighted, totals["progress"], 1 - memory)
         estimate = numerator / ((1 - memory) * where(learns, totals["length"], 1.0))
         limited = estimate if h.growth_rate is None else minimum(estimate, d * h.growth_rate)
         return {
@@ -90,5 +90,5 @@ class DAdaptAdam(Rule):
             p = p * (1 - rate * h.weight_decay)
         elif h.decay == "independent":
             p = p * (1 - h.weight_decay)
-        slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "s": lerp(rate * g, s.s, sqrt(beta2))}
+        slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "s": lerp(s.s, rate * g, 1 - sqrt(beta2))}
         return p - exp_avg / (sqrt(exp_avg_sq) + h.eps), slots

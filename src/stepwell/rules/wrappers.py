@@ -102,7 +102,7 @@ class EMA(Wrapper):
         weights, slots = super().update(p, g, s, h)
         ramp = (1 + s.step) / (10 + s.step)
         decay = where(h.ema_decay < ramp, h.ema_decay, ramp)
-        return weights, {**slots, "ema": lerp(weights, s.ema, decay)}
+        return weights, {**slots, "ema": lerp(s.ema, weights, 1 - decay)}
 
     def averaged(self, p: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         return s.ema, {"ema": p}

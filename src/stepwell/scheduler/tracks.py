@@ -65,7 +65,10 @@ class Entry:
         live = self.read(group)
         if not isinstance(live, Tensor):
             device = next((p.device for p in group["params"]), None)
-            group[self.name] = self._put(group[self.name], torch.tensor(float(live), device=device))
+            number = torch.tensor(
+                float(live), device=device, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32)
+            )
+            group[self.name] = self._put(group[self.name], number)
 
     def _pick(self, value: Any) -> Any:
         return value if self.index is None else value[self.index]
