@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 _gradient_of = attrgetter("grad")
+# How many kinds of steps are remembered beside the last one.
+_RESTING = 64
 
 
 class Buckets:
@@ -61,8 +63,9 @@ class Buckets:
         self.observed = False
         self._made_for: Any = None
         self.latest: list[Bucket] = []
-        # Those of observed steps while others are taken, and the other way round; each with what they were made for.
-        self._resting: dict[bool, tuple[Any, list[Bucket]]] = {}
+        # Those of steps of other kinds, for the next of their kind: observed or not, and which parameters have a
+        # gradient, as experts and heads have in turn. Each with what they were made for, the latest last.
+        self._resting: dict[tuple[bool, tuple[bool, ...]], tuple[Any, list[Bucket]]] = {}
         # What CUDA graphs go on reading and writing, whichever buckets take the steps outside them.
         self._captured: dict[int, dict[str, Any]] = {}
 
@@ -79,16 +82,25 @@ class Buckets:
         """From the next step on, let updates add up the squares of what they see, or no longer."""
         if observed == self.observed:
             return
+        self._rest()
+        self.observed = observed
+
+    def _rest(self) -> None:
+        """Lay the buckets aside."""
         if self._made_for is not None:
-            self._resting[self.observed] = self._made_for, self.latest
+            self._resting[self.observed, tuple(self._made_for[2])] = self._made_for, self.latest
+            for oldest in list(self._resting)[:-_RESTING]:
+                del self._resting[oldest]
         for bucket in self.latest:
             bucket.batch.gradients = bucket.batch.weights  # it holds on to none
-        self.observed, self._made_for = observed, None
+        self._made_for = None
 
-    def _wake(self) -> None:
-        """Take up the buckets that have rested since steps were last observed, or not, as they are now."""
-        if self._made_for is None and self.observed in self._resting:
-            self._made_for, self.latest = self._resting.pop(self.observed)
+    def _turn_to(self, present: list[bool]) -> None:
+        """Take up the buckets that have rested since the last step like this one."""
+        if self._made_for is not None and self._made_for[2] != present:
+            self._rest()
+        if self._made_for is None and (found := self._resting.pop((self.observed, tuple(present)), None)) is not None:
+            self._made_for, self.latest = found
 
     def agree(self, groups: list[dict[str, Any]], name_of: Callable[[Tensor], str], found: Tensor | None) -> Any:
         """Make sure that the same parameters have a gradient on all ranks, in one small message a step for each mesh.
@@ -151,12 +163,14 @@ class Buckets:
         """
         gradients = _gradients_of(groups, among)
         present = [gradient is not None for gradient in gradients]
-        self._wake()
+        self._turn_to(present)
         if not self._hold(groups, state, gradients, present):
             has_one = iter(present)
             members = [[p for p in group["params"] if next(has_one)] for group in groups]
             given = [(p, g) for parameters in members for p in parameters if (g := p.grad) is not None]
             check_dense([p for p, _ in given], [g for _, g in given], name_of)  # before any state is made
+            if self._made_for is not None:  # something else than the gradients has changed
+                self._resting.clear()
             self.latest = self._make(groups, members, state)
             self._made_for = (state, list(state.values()), present, _kinds(groups), [list(g["params"]) for g in groups])
         return self._given(gradients, name_of)
@@ -166,15 +180,16 @@ class Buckets:
     ) -> list[Bucket] | None:
         """The buckets where they are right as they are, their device can reach a verdict on the gradients and all
         engines take its factor, and in them the gradients; None elsewhere."""
-        self._wake()
+        gradients = _gradients_of(groups)
+        present = [gradient is not None for gradient in gradients]
+        self._turn_to(present)
         if self._engine not in ("auto", "fused") or not self.latest:
             return None
         if judging(self.latest[0].parameters[0].device.type) is None:
             return None
         if not all(bucket.engine.takes_factor and not bucket.batch.layouts for bucket in self.latest):
             return None
-        gradients = _gradients_of(groups)
-        if not self._hold(groups, state, gradients, [gradient is not None for gradient in gradients]):
+        if not self._hold(groups, state, gradients, present):
             return None
         return self._given(gradients, name_of)
 
