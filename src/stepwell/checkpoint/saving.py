@@ -9,6 +9,7 @@ import numbers
 import os
 import secrets
 import shutil
+import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -234,8 +235,14 @@ def _step(optimizer: Optimizer) -> int:
 
 
 def class_name(thing: Any) -> str:
-    """A class's module and name."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+    """A class's module and name; the package instead of the module where the package shows it.
+
+    So a class can move within its package, and a checkpoint of before says the same as one of after.
+    """
+    of = type(thing)
+    package = of.__module__.rpartition(".")[0]
+    shown = of.__qualname__ in getattr(sys.modules.get(package), "__all__", ())
+    return f"{package if shown else of.__module__}.{of.__qualname__}"
 
 
 def dtype_name(tensor: Tensor) -> str:
