@@ -29,6 +29,7 @@ from stepwell.optimizer.loading import loaded, notes_for_state_dict
 from stepwell.optimizer.sharpness import sharp_gradients, sharp_groups
 from stepwell.optimizer.sources import kernels_of
 from stepwell.optimizer.telemetry import By, Units, readings, units_of
+from stepwell.optimizer.uncompiled import uncompiled
 from stepwell.optimizer.verdicts import Verdicts
 from stepwell.rules.hyper import Positive, validated
 from stepwell.rules.registry import rule_class
@@ -152,6 +153,7 @@ class Optimizer(torch.optim.Optimizer):
                 engine_for("fused", fitted, real(largest_held(p, layout)), codecs, layout)
         check_storage(rule, [tuple(p.shape) for p in group["params"]], storage, where)
 
+    @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step. Returns what the closure returns, which is called with gradients enabled."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from stepwell.optimizer.uncompiled import uncompiled
 from stepwell.schedules.fields import check_choice, check_count, check_number
 from stepwell.text.naming import nearest
 
@@ -54,6 +55,7 @@ class _Listening(ReduceLROnPlateau):
             eps=eps,
         )
 
+    @uncompiled
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take notice of a metric, a finite number, and change the rates if it is time to.
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stepwell.optimizer.snapshot import is_open
+from stepwell.optimizer.uncompiled import uncompiled
 from stepwell.scheduler.announcing import Readings, next_values, other_bases
 from stepwell.scheduler.hearing import hear
 from stepwell.scheduler.saved import check_same, read, written
@@ -149,6 +150,7 @@ class Scheduler(LRScheduler):
             for name, entry in self._entries.items()
         }
 
+    @uncompiled
     def step(self, epoch: int | None = None) -> None:
         """Set every scheduled hyper-parameter for the next optimizer step, or for step `epoch`."""
         if is_open(self.optimizer):  # within `find_lr`, which takes its steps back
