@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from stepwell import Optimizer, rules
 from stepwell.optimizer import batching
+from stepwell.optimizer.preparing import prepare
+from stepwell.rules import Rule
 
 
 def weights() -> list[Tensor]:
@@ -33,6 +37,40 @@ def test_what_was_made_for_a_step_serves_the_next_of_its_kind(engine, monkeypatc
         give(parameters, turn)
         optimizer.step()
     assert [int(optimizer.state[p]["step"]) for p in parameters] == [12, 4, 4, 4]
+
+
+def test_a_kind_of_step_that_is_new_looks_at_no_parameter_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = weights()
+    optimizer = Optimizer([{"params": parameters[:2]}, {"params": parameters[2:], "rule": "SGD"}], rules.AdamW(lr=0.1))
+    looked_at: list[Tensor] = []
+
+    def counted(rule: Rule, parameter: Tensor, *rest: Any) -> Any:
+        looked_at.append(parameter)
+        return prepare(rule, parameter, *rest)
+
+    monkeypatch.setattr(batching, "prepare", counted)
+
+    def step(*indices: int) -> list[int]:
+        """Which parameters are looked at in a step of those."""
+        looked_at.clear()
+        for index, p in enumerate(parameters):
+            p.grad = torch.ones_like(p) if index in indices else None
+        optimizer.step()
+        return [index for index, p in enumerate(parameters) for one in looked_at if one is p]
+
+    assert step(0, 1, 2) == [0, 1, 2]
+    assert step(1, 2) == []
+    assert step(1, 2, 3) == [3]
+    assert step(0, 3) == []
+    optimizer.state[parameters[1]] = {}  # begins anew
+    assert step(1, 3) == [1]
+    parameters[2].data = parameters[2].detach().t()  # lies otherwise in memory
+    assert step(2) == [2]
+    optimizer.param_groups[0]["amsgrad"] = True  # decides slots
+    assert step(0, 2) == [0, 2]
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert step(0, 1, 3) == [0, 1, 3]
+    assert [int(optimizer.state[p]["step"]) for p in parameters] == [4, 2, 5, 4]
 
 
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])

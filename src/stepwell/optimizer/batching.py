@@ -66,6 +66,10 @@ class Buckets:
         # Those of steps of other kinds, for the next of their kind: observed or not, and which parameters have a
         # gradient, as experts and heads have in turn. Each with what they were made for, the latest last.
         self._resting: dict[tuple[bool, tuple[bool, ...]], tuple[Any, list[Bucket]]] = {}
+        # What is known of each parameter, by its id, and what the groups were then: with other gradients only the
+        # buckets are made anew.
+        self._entries: dict[int, _Entry] = {}
+        self._entries_of: list[Any] = []
         # What CUDA graphs go on reading and writing, whichever buckets take the steps outside them.
         self._captured: dict[int, dict[str, Any]] = {}
 
@@ -77,6 +81,7 @@ class Buckets:
         """Make the buckets anew at the next step."""
         self._made_for = None
         self._resting = {}
+        self._entries = {}
 
     def observe(self, observed: bool) -> None:
         """From the next step on, let updates add up the squares of what they see, or no longer."""
@@ -238,32 +243,42 @@ class Buckets:
     ) -> list[Bucket]:
         position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
         found: defaultdict[Any, list[_Entry]] = defaultdict(list)
+        if (now := _kinds(groups)) != self._entries_of:
+            self._entries, self._entries_of = {}, now
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
         turns = turns_of(_taking_turns(groups))
         for kind, group, parameters in zip(kinds, groups, members, strict=True):
             whole = kind.of(group)
             for parameter in parameters:
-                rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
-                for name, turn in turns.get(id(parameter), {}).items():
-                    slots.setdefault(name, turn)
-                layout = self.layout_of(parameter)
-                codecs = (
-                    prepare(rule, parameter, slots, known[kind], Storage.of(group))
-                    if layout is None
-                    else prepare_part(rule, parameter, slots, known[kind], Storage.of(group), layout)
-                )
-                engine = engine_for(self._engine, rule, real(largest_held(parameter, layout)), codecs, layout)
-                kind_and_flags = (type(rule), flags(type(rule), rule.values()))
-                cut = layout and (layout.mesh, layout.placements)
+                entry = self._entries.get(id(parameter))
+                if entry is None or entry.layout is not None or not entry.holds_of(parameter, slots):
+                    for name, turn in turns.get(id(parameter), {}).items():
+                        slots.setdefault(name, turn)
+                    entry = self._entry(parameter, slots, group, whole, known[kind])
+                    self._entries[id(parameter)] = entry
                 arrives = parameter.dtype if parameter.grad is None else parameter.grad.dtype
-                key = (engine.name, kind, *kind_and_flags, parameter.device, *codecs.items(), arrives, cut)
-                found[key].append(_Entry(parameter, slots, group, rule, engine, codecs, layout))
+                found[entry.kind, arrives].append(entry)
         buckets = [_bucket(entries, position) for entries in found.values()]
         for bucket in buckets:
             bucket.batch.observed = self.observed
         return buckets
+
+    def _entry(self, parameter: Tensor, slots: State, group: Group, whole: Rule, other: State) -> _Entry:
+        """What is to be known of a parameter, whose state is filled in and laid out; `other` is one of its rule."""
+        rule = whole.fit(tuple(parameter.shape))
+        layout = self.layout_of(parameter)
+        codecs = (
+            prepare(rule, parameter, slots, other, Storage.of(group))
+            if layout is None
+            else prepare_part(rule, parameter, slots, other, Storage.of(group), layout)
+        )
+        engine = engine_for(self._engine, rule, real(largest_held(parameter, layout)), codecs, layout)
+        kinds = (type(whole), type(rule), flags(type(rule), rule.values()))
+        cut = layout and (layout.mesh, layout.placements)
+        kind = (engine.name, *kinds, parameter.device, *codecs.items(), cut)
+        return _Entry(parameter, slots, group, rule, engine, codecs, layout, kind, _looks(parameter, slots))
 
 
 def _disagreement(mesh: DeviceMesh, has: bool, name: str, count: int) -> str:
@@ -276,7 +291,7 @@ def _disagreement(mesh: DeviceMesh, has: bool, name: str, count: int) -> str:
 
 
 class _Entry(NamedTuple):
-    """One parameter, and what decides which others go with it."""
+    """One parameter, and what decides which others go with it: those of one kind do."""
 
     parameter: Tensor
     state: State
@@ -285,6 +300,18 @@ class _Entry(NamedTuple):
     engine: Engine
     codecs: dict[str, Codec]
     layout: Layout | None
+    kind: tuple[Any, ...]
+    looks: list[Any]
+
+    def holds_of(self, parameter: Tensor, slots: State) -> bool:
+        """Whether all of it is still so, of this parameter and its state."""
+        return self.parameter is parameter and self.state is slots and self.looks == _looks(parameter, slots)
+
+
+def _looks(parameter: Tensor, slots: State) -> list[Any]:
+    """What decides how a parameter and its slots are stored and laid out, and how they are updated."""
+    looks = [(n, x.dtype, x.device, x.shape, x.stride()) for n, x in slots.items() if isinstance(x, Tensor)]
+    return [parameter.dtype, parameter.device, parameter.shape, parameter.stride(), list(slots), looks]
 
 
 def _taking_turns(groups: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Rule]]:
