@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer as TorchOptimizer
 
 from stepwell.codecs import MasterKind, StateDtype
@@ -31,6 +32,7 @@ def create_optimizer(
     state_dtype: StateDtype | None = None,
     master: MasterKind | None = None,
     rounding_seed: int = 0,
+    shard_state: bool | DeviceMesh = False,
     roles: Mapping[str, Role] | None = None,
     **hyper_parameters: Any,
 ) -> Optimizer:
@@ -51,7 +53,7 @@ def create_optimizer(
         weight_decay: λ of the decayed groups of every rule in the recipe; by default the recipe's.
         engine, clip_norm, on_nonfinite, master: as `stepwell.Optimizer` takes them; by default the recipe's.
         state_dtype: the same, where the rule has such state; embeddings keep float32 in place of 8 and 4 bits.
-        rounding_seed: as `stepwell.Optimizer` takes it.
+        rounding_seed, shard_state: as `stepwell.Optimizer` takes them.
         roles: role by parameter name, module name or pattern, where the graph misleads:
             `{"lm_head": "head", "*.experts.*": "hidden matrix"}`. The first that matches a parameter wins.
         hyper_parameters: go to every rule of the recipe that has them (`betas=(0.9, 0.95)`), or, with a rule's name
@@ -78,7 +80,7 @@ def create_optimizer(
         "roles": roles,
     }
     chosen = chosen.replace(**{name: value for name, value in changes.items() if value is not None})
-    return plan(model, chosen).build_optimizer(rounding_seed=rounding_seed)
+    return plan(model, chosen).build_optimizer(rounding_seed=rounding_seed, shard_state=shard_state)
 
 
 def create_scheduler(

@@ -118,9 +118,13 @@ def test_state_is_shared_by_a_mesh_of_one_dimension() -> None:
 
 def test_state_cannot_be_shared_without_ranks() -> None:
     dist.destroy_process_group()
-    with pytest.raises(RuntimeError) as caught:
-        stepwell.AdamW([nn.Parameter(torch.ones(2))], shard_state=True)
-    assert str(caught.value) == ("shard_state needs ranks: call torch.distributed.init_process_group() first")
+    for make in (
+        lambda: stepwell.AdamW([nn.Parameter(torch.ones(2))], shard_state=True),
+        lambda: stepwell.create_optimizer(nn.Linear(2, 2), shard_state=True),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            make()
+        assert str(caught.value) == "shard_state needs ranks: call torch.distributed.init_process_group() first"
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # for the fixture to end
 
 
