@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rules.singular_values import diagonal, near
 from stepwell import Optimizer
+from stepwell.algebra import tensors
 from stepwell.rules import SOAP, AdamW
 
 ENGINES = pytest.mark.parametrize("engine", ["reference", "auto"])
@@ -188,3 +189,24 @@ def test_normalized_steps_have_the_rms_of_the_rate() -> None:
     path = walk(rule, [random(4, 5, seed=seed) for seed in range(4)])
     for before, after in itertools.pairwise(path[1:]):
         assert float((after - before).square().mean().sqrt()) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("flags", [{}, {"one_sided": True}, {"normalize_grads": True}], ids=str)
+def test_a_fast_bfloat16_rounds_the_step_and_no_slot(monkeypatch: pytest.MonkeyPatch, flags: Any) -> None:
+    found = {}
+    for fast in (False, True):
+        monkeypatch.setattr(tensors, "_bfloat16_is_fast", lambda _, fast=fast: fast)
+        weights = torch.zeros(24, 40, requires_grad=True)
+        optimizer = Optimizer([weights], SOAP(lr=1.0, weight_decay=0.0, precondition_frequency=2, **flags))
+        for seed in range(5):
+            before = weights.detach().clone()
+            weights.grad = random(24, 40, seed=seed).float()
+            optimizer.step()
+        found[fast] = optimizer.state[weights], weights.detach() - before
+    (slots, step), (rounded_slots, rounded_step) = found[False], found[True]
+    for name, slot in slots.items():
+        assert torch.equal(torch.as_tensor(slot), torch.as_tensor(rounded_slots[name])), name
+    off = float((rounded_step - step).norm() / step.norm())
+    # Four roundings to 8 bits, of the step, two bases and the product between, and a last one: each is off by at most
+    # 2⁻⁹ of a number, and by about 2⁻⁹/√3 in the mean.
+    assert 2**-11 < off < math.sqrt(5) * 2**-9

@@ -116,6 +116,13 @@ def as_dtype_of(x: Any, like: Any) -> Any:
     return _kind(x).cast(x, like.dtype)
 
 
+def for_rough_products(x: Any) -> Any:
+    """x in the dtype of products whose last digits do not count: float64 stays, others become bfloat16 where the
+    device is faster in it, else float32."""
+    kind = _kind(x)
+    return kind.cast(x, kind.product_dtype(x)[0])
+
+
 def identity_like(x: Any) -> Any:
     """The identity in the shape of square matrices."""
     return _kind(x).identity(x)

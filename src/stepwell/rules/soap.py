@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 from stepwell.algebra import lerp, sqrt, square
 from stepwell.algebra.matrices import (
+    as_dtype_of,
     column_total,
     descending,
     eigenbasis,
     either,
     filled_like,
+    for_rough_products,
     frobenius,
     lerp_gram,
     move_axis,
@@ -40,6 +42,9 @@ class SOAP(MatrixRule):
     and V is sorted as the eigenvalues are. The first gradient only makes the bases: its step is left out (its decay is
     not), and Adam's count begins with the second. Vectors and numbers are updated by Adam with the same
     hyper-parameters, from the first gradient on.
+
+    The step is turned back in bfloat16 where the device multiplies that faster; all else is worked in float32. (With
+    weights in float64 all is in float64.)
 
     Weight decay comes before the step, as for every rule here; the authors' code decays what the step has left. Their
     code also has a basis for each dimension of a kernel unless told to merge them: `merge_dims=False`.
@@ -141,7 +146,10 @@ class SOAP(MatrixRule):
         projected = turned(g, bases)
         exp_avg = lerp(s.exp_avg, projected, 1 - beta1)
         exp_avg_sq = lerp(s.exp_avg_sq, square(projected), 1 - beta2)
-        direction = turned(exp_avg / (sqrt(exp_avg_sq) + h.eps), [basis.mT for basis in bases])
+        # Rounded to 8 bits, the step is off by less than a hundredth. G′ would be off as much in every direction, and
+        # V makes the small ones as large as the others.
+        step_in_bases = for_rough_products(exp_avg / (sqrt(exp_avg_sq) + h.eps))
+        direction = as_dtype_of(turned(step_in_bases, [for_rough_products(basis).mT for basis in bases]), g)
         if h.correct_bias:
             direction = direction * (sqrt(1 - beta2**step) / (1 - beta1**step))
         if h.normalize_grads:
