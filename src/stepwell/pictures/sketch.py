@@ -45,21 +45,22 @@ def sketch(
     for line in points:
         for start, end in zip(line, line[1:] or line, strict=False):
             _draw(cells, (x(start[0]), y(start[1])), (x(end[0]), y(end[1])))
-    ticks = {
-        round(y(tick)) // 4: numbers.rate(tick)
-        for tick in linear_ticks(bottom, top, max(1, min(4, height // 3)))
-        if bottom <= tick <= top
-    }
+    named = [tick for tick in linear_ticks(bottom, top, max(1, min(4, height // 3))) if bottom <= tick <= top]
+    ticks = {round(y(tick)) // 4: text for tick, text in zip(named, numbers.rates(named), strict=True)}
     margin = max(map(len, [*ticks.values(), ""]))
     rows = [
         f"{ticks.get(index, ''):>{margin}} │{''.join(chr(0x2800 + cell) for cell in row)}".rstrip("⠀ ")
         for index, row in enumerate(cells)
     ]
-    left, right = (numbers.rate(end) if log else f"{end:,.6g}" for end in (x.low, x.high))
+    left, right = numbers.rates([x.low, x.high]) if log else (_plain(end) for end in (x.low, x.high))
     name = f" {x_name} " if x_name else " "
     axis = f"{left}{name:─^{max(width - len(left) - len(right), len(name))}}{right}"
     head = [f"{'':>{margin}} {y_name}"] if y_name else []
     return "\n".join([*head, *rows, f"{'':>{margin}} ╰{axis}"]) + "\n"
+
+
+def _plain(end: float) -> str:
+    return numbers.count(end) if float(end).is_integer() and abs(end) < 1e15 else f"{end:,.6g}"
 
 
 def _draw(cells: list[list[int]], start: Point, end: Point) -> None:

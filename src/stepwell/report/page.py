@@ -10,6 +10,7 @@ from stepwell.compare.results import Comparison, RunResult
 from stepwell.pictures import charts
 from stepwell.pictures.charts import Series
 from stepwell.pictures.markup import Markup, joined, stylesheet, tag
+from stepwell.pictures.sampled import thinned
 from stepwell.report import tables
 from stepwell.report.finding import by_tuning, caution, finding
 from stepwell.text import numbers
@@ -149,7 +150,7 @@ def _rates(run: RunResult, colour: int) -> list[Series]:
     """The learning rates of a run's groups, those that are the same drawn once."""
     different = {tuple(rates): name for name, rates in reversed(run.lr.items())}
     return [
-        Series(name=name, colour=colour, points=[(float(step), rate) for step, rate in enumerate(rates)])
+        Series(name=name, colour=colour, points=thinned([(float(step), rate) for step, rate in enumerate(rates)]))
         for rates, name in different.items()
     ]
 

@@ -70,11 +70,11 @@ def _wrap(text: str, width: int) -> list[str]:
         line
         for paragraph in text.splitlines()
         for line in textwrap.wrap(
-            " ".join(_elided(word, width) for word in paragraph.split()), width, break_on_hyphens=False
+            " ".join(elided(word, width) for word in paragraph.split()), width, break_on_hyphens=False
         )
     ]
 
 
-def _elided(word: str, width: int) -> str:
-    """A word without its middle, where it is wider than a line."""
+def elided(word: str, width: int) -> str:
+    """A word without its middle, where it is wider than that."""
     return word if len(word) <= width else f"{word[: width // 2]}…{word[-(width - width // 2 - 1) :]}"
