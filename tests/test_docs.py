@@ -83,6 +83,7 @@ def test_recipes_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.M
     that begins with the name of a file is that file, too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delenv("COLUMNS", raising=False)
     scope: dict[str, object] = {"__name__": "docs_recipes"}
     printed, shown = "", 0
     page = RECIPES.read_text(encoding="utf-8")

@@ -174,9 +174,14 @@ def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, mess
         (("find-lr", "--steps", "1"), "--steps must be a whole number of at least 2, got '1'"),
         (("find-lr", "--task", "bytegtp"), "unknown task 'bytegtp'"),
         (("find-lr", "--out", "x.pdf"), "--out must end in .svg or .html, got 'x.pdf'"),
+        (("find-lr", "--task", "tiny:failing", "--out", "no/x.svg"), "cannot write 'no/x.svg': No such file or"),
+        (("find-lr", "--task", "tiny:failing", "--out", "tiny.py/x.svg"), "cannot write 'tiny.py/x.svg': Not a dir"),
+        (("find-lr", "--task", "tiny:failing", "--out", "folder.svg"), "cannot write 'folder.svg': Is a directory"),
+        (("plot", "cosine", "--out", "tiny.py/x.svg"), "cannot write 'tiny.py/x.svg': Not a directory"),
     ],
 )
 def test_bad_input_is_one_line(stepwell, here, arguments, message):
+    (here / "folder.svg").mkdir()
     code, out, err = stepwell(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith(f"stepwell: {message}")

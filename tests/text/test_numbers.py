@@ -75,6 +75,10 @@ def test_numbers_as_they_are_written(write, value, text):
     assert write(value) == text
 
 
+def test_one_is_no_plural():
+    assert (numbers.counted(1, "step"), numbers.counted(1234, "step")) == ("1 step", "1,234 steps")
+
+
 def test_a_difference_is_written_as_the_losses_are():
     assert numbers.loss(0.0042, like=1.5) == "0.004"
     assert numbers.loss(0.5, like=1e6) == "0.5000"

@@ -23,6 +23,7 @@ def drawing(
     y_name: str,
     log: bool = False,
     low: float | None = None,
+    high: float | None = None,
     marks: Sequence[tuple[str, float]] = (),
 ) -> Markup:
     """Lines over one axis, each named in a legend below; an SVG that stands alone.
@@ -33,11 +34,12 @@ def drawing(
         y_name: what the vertical axis counts.
         log: whether the horizontal axis is logarithmic.
         low: where the vertical axis begins; at the lowest point by default.
+        high: where it ends; at the highest point by default. Lines above it leave the picture.
         marks: places on the horizontal axis to name, such as a rate that is suggested.
     """
     places = [x for one in series for x, _ in one.points]
     heights = [y for one in series for _, y in one.points]
-    bottom, top = (min(heights) if low is None else low), max(heights)
+    bottom, top = (min(heights) if low is None else low), (max(heights) if high is None else high)
     room = 0.06 * (top - bottom) or 0.5
     legends = [wrapped(one.name, _LEGEND_LETTERS) or [""] for one in series]
     legend = _LEGEND_ROW * sum(map(len, legends))
@@ -49,6 +51,12 @@ def drawing(
     ground = tag("rect", width=frame.width, height=frame.height, rx=8, style="fill:var(--card)")
     x_write = numbers.rates if log else numbers.ticks
     parts = [ground, axes(frame, x, y, "", x_write=x_write, y_write=numbers.rates, whole=x_name == "step")]
+    clip = f"clip-{frame.width:.0f}-{frame.height:.0f}-{frame.left:.0f}"
+    box = tag("rect", x=x.start, y=y.end, width=x.end - x.start, height=y.start - y.end)
+    clipped = {}
+    if high is not None:
+        parts.append(tag("defs", tag("clipPath", box, id=clip)))
+        clipped = {"clip_path": f"url(#{clip})"}
     parts.append(tag("text", x_name, x=x.end, y=y.start + 33, class_="tick end name"))
     parts.append(tag("text", y_name, x=x.start + 6, y=y.end + 4, class_="tick name"))
     for index, (name, place) in enumerate(marks):
@@ -58,7 +66,7 @@ def drawing(
     height = y.start + 42
     for one, (first, *more) in zip(series, legends, strict=True):
         drawn = [
-            tag("path", **line(one.colour), d=path([(x(a), y(b)) for a, b in one.points])),
+            tag("path", **line(one.colour), d=path([(x(a), y(b)) for a, b in one.points]), **clipped),
             tag("line", **line(one.colour), x1=x.start, x2=x.start + 22, y1=height - 4, y2=height - 4),
             tag("text", first, x=x.start + 30, y=height, class_="label"),
         ]

@@ -21,6 +21,7 @@ def sketch(
     x_name: str = "",
     y_name: str = "",
     low: float | None = None,
+    high: float | None = None,
 ) -> str:
     """A drawing of lines with numbers beside its axes, ending with a line break.
 
@@ -32,8 +33,10 @@ def sketch(
         x_name: what it counts.
         y_name: what the vertical axis counts.
         low: where the vertical axis begins; at the lowest point by default.
+        high: where it ends; at the highest point by default. Points above it are drawn there.
     """
-    points = [[(x, y) for x, y in line if math.isfinite(y)] for line in lines]
+    ceiling = math.inf if high is None else high
+    points = [[(x, min(y, ceiling)) for x, y in line if math.isfinite(y)] for line in lines]
     heights = [y for line in points for _, y in line]
     places = [x for line in points for x, _ in line]
     bottom, top = (min(heights) if low is None else low), max(heights)

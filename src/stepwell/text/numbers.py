@@ -27,6 +27,15 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
+def counted(number: int, of: str) -> str:
+    """So many of them, in the plural but for one.
+
+    >>> counted(1, "step"), counted(2000, "step")
+    ('1 step', '2,000 steps')
+    """
+    return f"{number:,} {of}{'' if number == 1 else 's'}"
+
+
 def seconds(value: float | None) -> str:
     if value is None:
         return MISSING
