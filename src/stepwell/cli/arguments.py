@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+GREATEST = 2**63 - 1  # what arrays of integers can hold
+
 
 class InputError(ValueError):
     """An argument that cannot be used. The message is one line: the argument, the value, and what is allowed."""
@@ -21,6 +23,8 @@ def whole_number(name: str, text: str, *, low: int, high: int | None = None) -> 
         number = int(text)
     except ValueError:
         number = None
+    if number is not None and number > GREATEST and high is None:
+        raise InputError(f"{name} must be below 2^63, got {text!r}")
     if number is None or number < low or (high is not None and number > high):
         raise InputError(f"{name} must be a whole number {allowed}, got {text!r}")
     return number

@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import SupportsFloat
 
 MISSING = "–"
+
+
+def as_float(number: SupportsFloat) -> float:
+    """The number as a float: infinite, where it is whole and larger than any."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf  # type: ignore[operator]
 
 
 def loss(value: float | None, like: float | None = None) -> str:
