@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stepwell.schedules.fields import check_choice, check_count, check_number
 from stepwell.text.naming import nearest
+from stepwell.text.numbers import counted
 
 _STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
@@ -53,6 +54,11 @@ class _Listening(ReduceLROnPlateau):
             min_lr=_bounds("min_lr", min_lr, optimizer),
             eps=eps,
         )
+
+    def __repr__(self) -> str:
+        rates = ", ".join(dict.fromkeys(f"{float(rate):g}" for rate in self._rates()))
+        chosen = f"mode={self.mode!r}, factor={self.factor:g}, patience={self.patience}"
+        return f"<{type(self).__name__} after {counted(self.last_epoch, 'call')}: {chosen}, best {self.best:g}, lr {rates}>"
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take notice of a metric, a finite number, and change the rates if it is time to.
