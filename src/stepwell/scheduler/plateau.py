@@ -58,7 +58,8 @@ class _Listening(ReduceLROnPlateau):
     def __repr__(self) -> str:
         rates = ", ".join(dict.fromkeys(f"{float(rate):g}" for rate in self._rates()))
         chosen = f"mode={self.mode!r}, factor={self.factor:g}, patience={self.patience}"
-        return f"<{type(self).__name__} after {counted(self.last_epoch, 'call')}: {chosen}, best {self.best:g}, lr {rates}>"
+        calls = counted(self.last_epoch, "call")
+        return f"<{type(self).__name__} after {calls}: {chosen}, best {self.best:g}, lr {rates}>"
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take notice of a metric, a finite number, and change the rates if it is time to.
