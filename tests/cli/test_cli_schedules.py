@@ -235,3 +235,12 @@ def test_find_lr_that_cannot_go_on(stepwell, here, task, code, message):
     found, out, err = stepwell("find-lr", "--task", task, "--steps", "12")
     assert (found, out) == (code, "")
     assert err.startswith(f"stepwell: {message}")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 300])
+def test_a_drawing_fits_the_terminal(stepwell, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = stepwell("plot", "cosine", "--lr", "2.5e-4")
+    drawn, *_ = out.split("\ncosine:")
+    widest = max(map(len, drawn.splitlines()))
+    assert min(columns, 80) - 8 <= widest <= min(columns, 80)
