@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field
 from functools import partial
@@ -145,9 +146,9 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def _countable(name: str, value: int) -> int:
-    """A number of steps that arrays of integers can hold. Raises ValueError."""
-    if value >= 2**63:
-        raise ValueError(f"{name} must be below 2^63, got {value!r}")
+    """A number of steps that a float can hold. Raises ValueError."""
+    if math.isinf(as_float(value)):
+        raise ValueError(f"{name} must be at most {sys.float_info.max:.4g}, got {value!r}")
     return value
 
 
