@@ -37,6 +37,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _as_wide_as_a_page() -> None:
+    """Tests that run side by side are told how wide the terminal is, which tables would keep to."""
+    os.environ.pop("COLUMNS", None)
+
+
 @pytest.fixture
 def float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices are multiplied in float32 where precision is not what counts, as on a CPU that is not faster in

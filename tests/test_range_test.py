@@ -193,6 +193,27 @@ def test_suggestions_by_hand() -> None:
     assert RangeTest(RATES, rising, rising, diverged=False).valley is None
 
 
+def test_too_few_points_are_told() -> None:
+    falling = (4.0, 3.0, 2.0, 1.0)
+    text = str(RangeTest(RATES[:4], falling, falling, diverged=False))
+    assert text.endswith("\ntoo few points to suggest a rate: 5 are needed; ended at 1e-05 after 4 steps")
+    one = RangeTest(RATES[:1], falling[:1], falling[:1], diverged=True)
+    assert str(one) == "too few points to suggest a rate: 5 are needed; diverged at 1e-08 after 1 step"
+
+
+def test_a_loss_that_took_off_leaves_the_others_room() -> None:
+    losses = (10.0, 12.0, 9.0, 6.0, 4.0, 5.0, 11.0, 1e12)
+    smoothed = (10.0, 11.0, 9.0, 7.0, 5.0, 5.0, 8.0, 1e11)
+    found = RangeTest(RATES, losses, smoothed, diverged=True)
+    heights = [float(number) for number in re.findall(r"^ *([\d.]+) │", str(found), re.MULTILINE)]
+    assert 10 <= max(heights) <= 12
+    root = ElementTree.fromstring(found.svg())
+    assert "12" in [text.text for text in root.iter() if text.get("class") == "tick end"]
+    lines = [path for path in root.iter() if path.get("class") == "line" and path.get("d")]
+    (clip,) = (one.get("id") for one in root.iter() if one.tag.endswith("clipPath"))
+    assert [line.get("clip-path") for line in lines] == [f"url(#{clip})"] * 2
+
+
 @pytest.mark.parametrize("loss", [1.0, 0.1, 2.302585])
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])
 def test_a_loss_that_never_changes_suggests_nothing(loss: float, smoothing: float) -> None:
@@ -335,3 +356,10 @@ def test_what_is_no_loss_and_a_rate_of_zero() -> None:
     optimizer.param_groups[0]["lr"] = 0.0
     with pytest.raises(ValueError, match=r"^the first group's learning rate is 0"):
         find_lr(lambda: 1.0, optimizer)
+
+
+def test_a_test_that_diverges_at_once_is_drawn() -> None:
+    found = RangeTest(rates=(0.1, 0.2), losses=(3.0, 90.0), smoothed=(3.0, 46.5), diverged=True)
+    assert "too few points" in str(found)
+    assert "<svg" in str(found.svg())
+    assert "too few points" in str(RangeTest(rates=(0.1,), losses=(3.0,), smoothed=(3.0,), diverged=True))

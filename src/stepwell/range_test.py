@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from stepwell.optimizer.snapshot import Snapshot
 from stepwell.schedules.fields import check_choice, check_count, check_number
+from stepwell.text import numbers
 
 if TYPE_CHECKING:
     from stepwell.pictures.markup import Markup
@@ -93,17 +94,28 @@ class RangeTest:
         points = [list(zip(self.rates, heights, strict=True)) for heights in (self.losses, self.smoothed)]
         series = [Series(name=name, colour=5 - 3 * i, points=points[i]) for i, name in enumerate(("loss", "smoothed"))]
         marks = [(name, rate) for name, rate in (("steepest", self.steepest), ("valley", self.valley)) if rate]
-        return drawing(series, x_name="learning rate", y_name="loss", log=True, marks=marks)
+        return drawing(series, x_name="learning rate", y_name="loss", log=True, high=self._top, marks=marks)
 
     def __str__(self) -> str:
         from stepwell.pictures.sketch import sketch
 
         found = [(name, rate) for name, rate in (("steepest", self.steepest), ("valley", self.valley)) if rate]
-        said = ", ".join(f"{name} {rate:.3g}" for name, rate in found) or "no rate lowers the loss"
-        end = "diverged" if self.diverged else "ended"
         points = list(zip(self.rates, self.smoothed, strict=True))
-        drawing = sketch([points], log=True, x_name="learning rate", y_name="loss") if len(points) > 1 else ""
-        return f"{drawing}{said}; {end} at {self.rates[-1]:.3g} after {len(self.rates)} steps"
+        few = f"too few points to suggest a rate: {_FEWEST} are needed"
+        none = few if len(points) < _FEWEST else "no rate lowers the loss"
+        said = ", ".join(f"{name} {rate:.3g}" for name, rate in found) or none
+        end = "diverged" if self.diverged else "ended"
+        drawing = (
+            sketch([points], log=True, x_name="learning rate", y_name="loss", high=self._top) if len(points) > 1 else ""
+        )
+        return f"{drawing}{said}; {end} at {self.rates[-1]:.3g} after {numbers.counted(len(points), 'step')}"
+
+    @property
+    def _top(self) -> float:
+        """The highest loss that a picture shows. Those that take off at the end would press all others to the ground:
+        it is that of any loss before the lowest average, and of the averages but for one that took off."""
+        lowest = self.smoothed.index(min(self.smoothed))
+        return max([*self.losses[: lowest + 1], *(self.smoothed[:-1] if self.diverged else self.smoothed)])
 
 
 def find_lr(

@@ -5,9 +5,25 @@ import io
 import pytest
 from rich.console import Console
 
+from stepwell.catalogue import entries
+from stepwell.checkpoint.contents import GroupContents, Tensors
 from stepwell.cli.board import Board
-from stepwell.cli.summary import results_table, show_whole
+from stepwell.cli.summary import (
+    console,
+    fair_table,
+    groups_table,
+    memory_table,
+    optimizers_table,
+    presets_table,
+    results_table,
+    show_whole,
+)
 from stepwell.compare.results import Comparison, Evaluation, RunResult
+from stepwell.compare.standing import Standing
+from stepwell.planning.memory import Bytes, Memory
+from stepwell.planning.spreading import Spread
+from stepwell.recipes import PRESETS
+from stepwell.text.tabular import WIDTH
 
 TITLES = {"a": "First", "b": "Second"}
 
@@ -86,7 +102,7 @@ def test_the_results_table():
     assert cells(text.getvalue().splitlines()[-1]) == cells("Second 3.000 – – 250 ms 20 % 4 kB")
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("width", [80, 200])
 def test_no_number_of_the_results_is_cut(width):
     text = io.StringIO()
     show_whole(results_table(results(a="First", b="second " * 9)), Console(file=text, width=width))
@@ -94,3 +110,75 @@ def test_no_number_of_the_results_is_cut(width):
     assert max(map(len, lines)) <= 80
     assert cells(lines[2]) == cells("First 2.000 2 500 ms 250 ms 20 % 4 kB")
     assert cells(" ".join(lines[3:])) == cells("second " * 9 + "3.000 – – 250 ms 20 % 4 kB")
+
+
+TABLES = {
+    "results": results_table(results(a="First", b="second " * 9)),
+    "fair": fair_table(
+        [
+            Standing(
+                recipe="a",
+                settings={},
+                tries=16,
+                diverged=3,
+                losses=(1.0,),
+                mean=1234.567,
+                spread=0.891,
+                steps_to_baseline=0.94,
+                longer=0.0021,
+                longer_to_baseline=0.93,
+                half=1.02,
+                twice=1.3,
+                state_bytes=123_456_789,
+            )
+        ],
+        {"a": "a-name-of-one-word-that-is-long"},
+    ),
+    "memory": memory_table(
+        Memory((Bytes("t5-adafactor", 2 << 30, 3 << 30, {"row_factor": 9 << 20}, 7 << 20),), Spread(False, 1, 1))
+    ),
+    "groups": groups_table(
+        [
+            GroupContents(
+                *("a-group-of-one-long-word", "AdamW", 4321, 123_456_789, 3.14e-4, 0.1, ("exp_avg", "exp_avg_sq")),
+                Tensors(4, 5, 987_654_321, {"float32": 5}),
+            )
+        ]
+    ),
+    "optimizers": optimizers_table(entries(acts_on="tensors")),
+    "presets": presets_table(list(PRESETS.values())),
+}
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_narrow_terminal_cuts_nothing(name, width):
+    def shown(width: int) -> str:
+        where = Console(file=io.StringIO(), width=width)
+        show_whole(TABLES[name], where)
+        return where.file.getvalue()
+
+    narrow = shown(width)
+    assert "…" not in narrow
+    assert all(len(line) <= width for line in narrow.splitlines())
+    whole = [str(cell) for column in TABLES[name].columns for cell in column.cells if column.justify == "right"]
+    assert all(narrow.count(number) >= whole.count(number) for number in whole)
+
+
+def test_columns_that_have_no_room_stand_below():
+    text = io.StringIO()
+    show_whole(results_table(results(**TITLES)), Console(file=text, width=30))
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert [cells(line) for line in lines if line.startswith("First")] == [
+        cells("First 2.000 2"),
+        cells("First 500 ms 250 ms"),
+        cells("First 20 % 4 kB"),
+    ]
+
+
+@pytest.mark.parametrize(("columns", "width"), [("80", 80), ("57", 57), (None, WIDTH)])
+def test_a_pipe_is_as_wide_as_columns_says_or_as_a_page(monkeypatch, columns, width):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert console().width == width

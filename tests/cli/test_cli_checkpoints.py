@@ -105,7 +105,7 @@ def resumed(path: str, recipe: str, **options: Any) -> Any:
     return checkpoint.load(path, model=model, optimizer=optimizer, scheduler=scheduler), optimizer, scheduler
 
 
-def test_migrate_to_a_recipe(there, stepwell):
+def test_migrate_to_a_recipe(there, stepwell, caplog):
     code, out, err = stepwell("migrate", "a", "b", "--to", "muon")
     assert (code, err) == (0, "")
     assert out == (
@@ -115,6 +115,7 @@ def test_migrate_to_a_recipe(there, stepwell):
         "  note       the scheduler goes on at step 2\n"
         "\nb/000001\n"
     )
+    assert caplog.text == ""  # no rate was another before: nothing was trained here
     extra, optimizer, scheduler = resumed(
         "b", "muon", adamw_lr=0.01, adamw_weight_decay=0.01, lr=1e-3, weight_decay=0.1, betas=(0.8, 0.9)
     )

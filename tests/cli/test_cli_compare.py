@@ -66,7 +66,7 @@ def test_recipes_as_files(here, stepwell):
     assert found.runs[2].settings  # the best of the sweep that comes with stepwell
     assert {group.rule: group.lr for group in found.runs[1].groups} == {"Muon": 0.02, "AdamW": 3e-4}
     assert found.clip_norm is None  # Lion's are clipped, the others are not
-    assert "a ran as written, while others were tuned." in " ".join(out.split())
+    assert "a and B ran as written, while others were tuned." in " ".join(out.split())
     page = (here / "o" / "report.html").read_text()
     assert "a and B ran as written, without a search for better settings." in page
     assert "Settings of Lion + cosine are the best of 16 tries" in page

@@ -164,6 +164,10 @@ def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, mess
         (("plot", "cosine", "--horizon", "0"), "--horizon must be a whole number of at least 1, got '0'"),
         (("plot", "cosine", "--lr", "nan"), "--lr must be a number above 0, got 'nan'"),
         (("plot", "cosine", "--out", "x.png"), "--out must end in .svg or .html, got 'x.png'"),
+        (("plot", "cosine", "--horizon", "9" * 400), "--horizon must be below 2^63, got '999"),
+        (("plot", f"Cosine(end=1{'0' * 400})"), "end must be a finite number of at least 0, got 1000"),
+        (("plot", f"Cosine(warmup=1{'0' * 400})"), "warmup must be at most 1.798e+308, got 1000"),
+        (("find-lr", "--task", "tiny:fit", "--steps", "9" * 400), "--steps must be below 2^63, got '999"),
         (("plot", "recipe:adamm"), "unknown recipe 'adamm'; did you mean 'adam'?"),
         (("plot", "recipe:mine.toml"), "mine.toml: cannot be read: No such file or directory"),
         (("plot",), "missing argument 'SCHEDULE"),
@@ -174,9 +178,14 @@ def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, mess
         (("find-lr", "--steps", "1"), "--steps must be a whole number of at least 2, got '1'"),
         (("find-lr", "--task", "bytegtp"), "unknown task 'bytegtp'"),
         (("find-lr", "--out", "x.pdf"), "--out must end in .svg or .html, got 'x.pdf'"),
+        (("find-lr", "--task", "tiny:failing", "--out", "no/x.svg"), "cannot write 'no/x.svg': No such file or"),
+        (("find-lr", "--task", "tiny:failing", "--out", "tiny.py/x.svg"), "cannot write 'tiny.py/x.svg': Not a dir"),
+        (("find-lr", "--task", "tiny:failing", "--out", "folder.svg"), "cannot write 'folder.svg': Is a directory"),
+        (("plot", "cosine", "--out", "tiny.py/x.svg"), "cannot write 'tiny.py/x.svg': Not a directory"),
     ],
 )
 def test_bad_input_is_one_line(stepwell, here, arguments, message):
+    (here / "folder.svg").mkdir()
     code, out, err = stepwell(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith(f"stepwell: {message}")
@@ -226,3 +235,12 @@ def test_find_lr_that_cannot_go_on(stepwell, here, task, code, message):
     found, out, err = stepwell("find-lr", "--task", task, "--steps", "12")
     assert (found, out) == (code, "")
     assert err.startswith(f"stepwell: {message}")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 300])
+def test_a_drawing_fits_the_terminal(stepwell, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = stepwell("plot", "cosine", "--lr", "2.5e-4")
+    drawn, *_ = out.split("\ncosine:")
+    widest = max(map(len, drawn.splitlines()))
+    assert min(columns, 80) - 8 <= widest <= min(columns, 80)

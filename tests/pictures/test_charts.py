@@ -67,6 +67,66 @@ def test_where_recipes_reach_it_is_written_side_by_side():
         assert all(after - before >= 0.8 * 11 * len("118 ms") for before, after in pairwise(places))
 
 
+def test_more_of_them_than_a_row_has_room_for_stand_in_rows_within_the_chart():
+    many = [Series(name=f"r{n}", colour=n, points=[(0, 3.0), (400, 1.0)], reach=(390.0 - n, 1.5)) for n in range(1, 30)]
+    for svg in drawings(charts.curves(many, unit="seconds", losses=(1.0, 3.0), target=1.5, write="{:,.0f} s".format)):
+        found = [text for text in svg.iter("text") if text.get("class") == "reach-text"]
+        rows = {text.get("y"): [] for text in found}
+        for text in found:
+            rows[text.get("y")].append(float(text.get("x")))
+        assert len(found) == 29
+        assert len(rows) > 1
+        start, end = float(svg.get("data-start")), float(svg.get("data-end"))
+        for places in map(sorted, rows.values()):
+            assert all(after - before >= 0.8 * 11 * len("389 s") for before, after in pairwise(places))
+            assert start <= places[0] - 20
+            assert places[-1] + 20 <= end + 12
+
+
+def test_a_long_name_is_shortened_beside_its_line_and_told_whole():
+    name = "/runs/of/november/muon-with-everything-v12.toml"
+    wide, _ = drawings(
+        charts.curves(
+            [Series(name=name, colour=0, points=[(0, 3.0), (4, 1.0)])],
+            unit="steps",
+            losses=(1.0, 3.0),
+            target=None,
+            write=numbers.count,
+        )
+    )
+    (label,) = (text for text in wide.iter("text") if text.get("class") == "label")
+    assert label.find("title").text == name
+    assert (label.find("title").tail, len(label.find("title").tail)) == ("/runs/of/…-v12.toml", charts.LABEL)
+
+
+def test_names_beside_many_curves_have_room():
+    many = [Series(name=f"r{n}", colour=n, points=[(0, 3.0), (4, 1.0)]) for n in range(40)]
+    wide, _ = drawings(charts.curves(many, unit="steps", losses=(1.0, 3.0), target=None, write=numbers.count))
+    places = sorted(float(text.get("y")) for text in wide.iter("text") if text.get("class") == "label")
+    assert all(after - before >= 12 for before, after in pairwise(places))
+    assert places[0] > 0
+    assert places[-1] < float(wide.get("viewBox").split()[-1])
+
+
+def test_long_numbers_have_room_beside_the_axis():
+    series = [Series(name="a", colour=0, points=[(1, 123_456.5), (4, 123_455.5)])]
+    for svg in drawings(
+        charts.curves(series, unit="steps", losses=(123_455.5, 123_456.5), target=None, write=numbers.count)
+    ):
+        ticks = [text for text in svg.iter("text") if text.get("class") == "tick end"]
+        assert "123,456.0" in texts(svg)
+        assert all(float(text.get("x")) >= 6 * len(text.text) for text in ticks)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_only_whole_numbers_of_steps_are_named(steps):
+    series = [Series(name="a", colour=0, points=[(0, 3.0), (steps, 1.0)])]
+    drawn = drawings(charts.curves(series, unit="steps", losses=(1.0, 3.0), target=None, write=numbers.count))
+    for svg in [*drawn, *drawings(charts.schedule(series, steps=steps))]:
+        named = [text.text for text in svg.iter("text") if text.get("class") == "tick middle"]
+        assert named == [str(step) for step in range(steps + 1)]
+
+
 def test_curves_without_a_point():
     empty = [Series(name="a", colour=0, points=[])]
     assert "Nothing was measured." in charts.curves(
@@ -112,6 +172,7 @@ def test_labels_are_moved_apart_in_their_order():
     assert charts.spread([50, 51, 90], gap=10, low=0, high=100) == [50, 60, 90]
     assert charts.spread([98, 97], gap=10, low=0, high=100) == [100, 90]
     assert charts.spread([], gap=10, low=0, high=100) == []
+    assert charts.spread([50, 50, 50], gap=80, low=0, high=100) == [0, 50, 100]
 
 
 @given(st.lists(st.floats(0, 100), max_size=5))

@@ -7,7 +7,7 @@ import pytest
 
 from stepwell.pictures.charts import Series
 from stepwell.pictures.plots import drawing, page
-from stepwell.pictures.sampled import sampled
+from stepwell.pictures.sampled import sampled, thinned
 from stepwell.pictures.sketch import sketch
 from stepwell.schedules import CosineRestarts, Cyclic, Function, Linear
 
@@ -29,6 +29,13 @@ def test_the_axes_say_what_they_count():
     assert lines[-1].startswith("    ╰1e-4")
     assert " rate " in lines[-1]
     assert any(line.startswith("2.8 │") for line in lines)
+
+
+def test_numbers_beside_a_narrow_range_differ():
+    text = sketch([[(0, 1.0), (1_000_000, 1.0004)]])
+    beside = [line.partition("│")[0].strip() for line in text.splitlines() if "│" in line]
+    assert [number for number in beside if number] == ["1.0004", "1.0003", "1.0002", "1.0001", "1"]
+    assert text.splitlines()[-1].split("─")[-1] == "1,000,000"
 
 
 def test_a_flat_line_has_room_above_and_below():
@@ -92,6 +99,29 @@ def test_a_picture_stands_alone():
     assert len(paths) == 2
     assert "http" not in page("Schedules", drawn).replace("http://www.w3.org/2000/svg", "")
     assert page("Schedules", drawn).startswith("<!doctype html>")
+
+
+def test_a_long_line_is_thinned_and_keeps_its_peaks():
+    line = [(float(step), 1.0 + (step == 70_001) - (step == 30_003)) for step in range(100_000)]
+    found = thinned(line)
+    assert len(found) <= 602
+    assert {line[0], line[-1], line[70_001], line[30_003]} <= set(found)
+    assert list(found) == sorted(found)
+    assert thinned(line[:600]) == line[:600]
+
+
+def test_a_long_name_has_lines_of_its_own_in_the_legend():
+    name = " ".join(f"word{index}" for index in range(30))
+    series = [Series(name=one, colour=i, points=[(0, 1.0), (1, 1.0001)]) for i, one in enumerate((name, "short"))]
+    root = ElementTree.fromstring(drawing(series, x_name="step", y_name="lr"))
+    labels = {one.text: float(one.get("y")) for one in root.iter(f"{SVG}text") if one.get("class") == "label"}
+    assert " ".join([*labels][:-1]) == name
+    assert all(len(text) <= 80 for text in labels)
+    assert len(set(labels.values())) == len(labels) > 3
+    assert max(labels.values()) < float(root.get("viewBox").split()[-1])
+    ticks = [one.text for one in root.iter(f"{SVG}text") if one.get("class") == "tick end"]
+    assert len(set(ticks)) == len(ticks) > 3
+    assert [one.text for one in root.iter(f"{SVG}text") if one.get("class") == "tick middle"] == ["0", "1"]
 
 
 @pytest.mark.parametrize("colour", [0, 7, 8])

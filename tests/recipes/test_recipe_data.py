@@ -339,3 +339,15 @@ class TestHash:
             check=True,
         )
         assert done.stdout.strip() == mine().hash
+
+
+@pytest.mark.parametrize("field", ["lr", "weight_decay", "eps"])
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_a_number_beyond_floats_is_refused_in_a_line(field, number):
+    with pytest.raises(RecipeError, match=rf"{field} must be .*, got -?10000"):
+        Recipe.from_toml(f"version = 1\n[[routes]]\nrule = 'AdamW'\nset = {{ {field} = {number} }}\n")
+
+
+def test_a_byte_order_mark_is_no_mistake():
+    text = PRESETS["adamw"].to_toml()
+    assert Recipe.from_toml(f"\ufeff{text}") == Recipe.from_toml(text)

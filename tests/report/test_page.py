@@ -65,6 +65,17 @@ def test_the_page_is_whole_and_fetches_nothing(make_comparison):
     assert "://" not in page
 
 
+def test_a_long_run_makes_no_longer_page(make_comparison):
+    def size(steps: int) -> int:
+        comparison = make_comparison(1)
+        (run,) = comparison.runs
+        run.lr = {name: [0.01 * (1 + step % 7) for step in range(steps)] for name in run.lr}
+        comparison.steps = run.planned_steps = steps
+        return len(render(comparison))
+
+    assert abs(size(50_000) - size(5_000)) < 1000
+
+
 def test_its_sections(outline):
     ids = outline().ids
     assert len(ids) == len(set(ids))

@@ -209,3 +209,15 @@ def test_a_state_of_something_else_is_an_error() -> None:
         scheduler.load_state_dict(ReduceOnPlateau(sgd()).state_dict())
     with pytest.raises(TypeError, match=r"^optimizer must be a torch.optim.Optimizer, got int$"):
         ReduceOnPlateau(3)  # type: ignore[arg-type]
+
+
+def test_a_line_says_where_it_stands():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    listening = ReduceOnPlateau(optimizer, patience=3)
+    assert repr(listening) == ("<ReduceOnPlateau after 0 calls: mode='min', factor=0.1, patience=3, best inf, lr 0.5>")
+    listening.step(2.25)
+    assert "after 1 call:" in repr(listening)
+    assert "best 2.25" in repr(listening)
+    assert repr(Greedy(optimizer, mode="max")) == (
+        "<Greedy after 0 calls: mode='max', factor=0.95, patience=10, best -inf, lr 0.5>"
+    )

@@ -319,3 +319,9 @@ def test_rates_in_tensors_have_float32s_digits_whatever_the_default() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert rates(optimizer) == [pytest.approx(6e-5, rel=1e-7)]
+
+
+def test_a_line_says_what_is_scheduled_and_where_it_stands():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    scheduler = Scheduler(optimizer, lr=Cosine(warmup=0.1), horizon=2000)
+    assert repr(scheduler) == f"<Scheduler at step 0: lr={Cosine(warmup=0.1).resolve(2000)!r}>"

@@ -21,10 +21,14 @@ from stepwell.text import numbers
         (numbers.seconds, 1234.5, "1,234 s"),
         (numbers.seconds, 12.34, "12.3 s"),
         (numbers.seconds, 0.0123, "12 ms"),
+        (numbers.seconds, 0.0042, "4.2 ms"),
+        (numbers.seconds, 0.0, "0 ms"),
         (numbers.seconds, None, "–"),
         (numbers.milliseconds, 123.4, "123 ms"),
         (numbers.milliseconds, 12.34, "12.3 ms"),
         (numbers.milliseconds, 0.1234, "0.12 ms"),
+        (numbers.milliseconds, 4e6, "4,000 s"),
+        (numbers.milliseconds, 0.0021, "2.1 µs"),
         (numbers.milliseconds, None, "–"),
         (numbers.share, 0.5, "50 %"),
         (numbers.share, 0.0123, "1.2 %"),
@@ -55,7 +59,13 @@ from stepwell.text import numbers
         (numbers.ticks, [0.0, 2e-6, 4e-6], ["0", "2e-6", "4e-6"]),
         (numbers.ticks, [-5e-6, 0.0, 5e-6, 1e-5], ["-5.0e-6", "0", "5.0e-6", "1.0e-5"]),
         (numbers.ticks, [2e13, 4e13], ["2e13", "4e13"]),
+        (numbers.rate, 1000.0, "1000"),
+        (numbers.rate, -1234.4, "-1234"),
+        (numbers.rate, 12345.0, "1.23e4"),
         (numbers.rates, [0.01, 1e-4], ["0.01", "1e-4"]),
+        (numbers.rates, [1.0, 1.0002, 1.0004], ["1", "1.0002", "1.0004"]),
+        (numbers.rates, [2e-5, 2.0001e-5], ["2e-5", "2.0001e-5"]),
+        (numbers.rates, [0.5, 0.5], ["0.5", "0.5"]),
         (numbers.setting, [0.9, 0.95], "(0.9, 0.95)"),
         (numbers.setting, 5e-5, "5e-5"),
         (numbers.setting, True, "True"),
@@ -63,6 +73,10 @@ from stepwell.text import numbers
 )
 def test_numbers_as_they_are_written(write, value, text):
     assert write(value) == text
+
+
+def test_one_is_no_plural():
+    assert (numbers.counted(1, "step"), numbers.counted(1234, "step")) == ("1 step", "1,234 steps")
 
 
 def test_a_difference_is_written_as_the_losses_are():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+GREATEST = 2**63 - 1  # what arrays of integers can hold
 
 
 class InputError(ValueError):
@@ -19,6 +23,8 @@ def whole_number(name: str, text: str, *, low: int, high: int | None = None) -> 
         number = int(text)
     except ValueError:
         number = None
+    if number is not None and number > GREATEST and high is None:
+        raise InputError(f"{name} must be below 2^63, got {text!r}")
     if number is None or number < low or (high is not None and number > high):
         raise InputError(f"{name} must be a whole number {allowed}, got {text!r}")
     return number
@@ -88,6 +94,19 @@ def output_directory(path: Path) -> Iterator[Path]:
         _remove_empty(made)
 
 
+def check_writable(path: Path) -> None:
+    """Refuses a file that cannot be written, before the work is done that it is for."""
+    part = _part_of(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        part.touch()
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    finally:
+        _remove(part)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes the file under another name first, so that it is there whole or not at all. What is no Unicode (a byte of
     a file's name, as os.fsdecode has it) is written as Python writes it in source."""
@@ -98,14 +117,24 @@ def write_whole(path: Path, text: str) -> None:
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Another name to write a file under, which is given its own when it is whole."""
-    part = path.with_name(f".{path.name}.part")
+    part = _part_of(path)
     try:
         yield part
         part.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        _remove(part)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _remove(part: Path) -> None:
+    """Where it could not be written, its folder may be none."""
+    with suppress(OSError):
+        part.unlink()
 
 
 def _remove_empty(directories: list[Path]) -> None:

@@ -46,9 +46,11 @@ def find_lr(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: rates, losses, what they suggest.")] = False,
 ) -> int:
     """Runs a range test; see `HELP`. Returns the exit code."""
-    from stepwell.cli.arguments import number, picture, users, whole_number, write_whole
+    from stepwell.cli.arguments import check_writable, number, picture, users, whole_number, write_whole
 
     kind = None if out is None else picture(out)
+    if out is not None:
+        check_writable(out)
     drawn = whole_number("--seed", seed, low=0, high=2**31 - 1)
     first, last = number("--low", low, above=0), number("--high", high, above=0)
     count = whole_number("--steps", steps, low=2)

@@ -41,16 +41,14 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(found.to_data(), indent=1, ensure_ascii=False))
         return 0
-    from rich.console import Console
-
-    from stepwell.cli.summary import groups_table
+    from stepwell.cli.summary import console, groups_table, show_whole
 
     typer.echo(f"{found.path}\n")
     for name, text in lines(found, verify):
         typer.echo(f"  {name:<10} {text}")
     if found.groups:
         typer.echo()
-        Console().print(groups_table(found.groups))
+        show_whole(groups_table(found.groups), console())
     return 0
 
 

@@ -43,9 +43,7 @@ def listing(
     if not found:
         typer.echo("No optimizer is as asked for.")
         return 0
-    from rich.console import Console
+    from stepwell.cli.summary import console, optimizers_table, show_whole
 
-    from stepwell.cli.summary import optimizers_table
-
-    Console().print(optimizers_table(found))
+    show_whole(optimizers_table(found), console())
     return 0

@@ -51,10 +51,10 @@ def memory(
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
         return 0
-    from stepwell.cli.summary import console, memory_table
+    from stepwell.cli.summary import console, memory_table, show_whole
 
     where = console()
-    where.print(memory_table(found))
+    show_whole(memory_table(found), where)
     if found.ranks:
         where.print(found.ranks, style="dim", highlight=False)
     return 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +95,22 @@ def _to_ours(source: Path, target: Path, to: str, model: nn.Module | None, rule:
     held = bare_model(found) if model is None else model
     optimizer = new_optimizer(found, to, held, is_whole=model is not None)
     scheduler = new_scheduler(found, optimizer)
-    report = carry(found, optimizer, held, scheduler)
+    with _unsaid():
+        report = carry(found, optimizer, held, scheduler)
     where = save(target, model=held, optimizer=optimizer, scheduler=scheduler, extra=report.extra)
     return {"target": str(where), **report.to_data(), "text": str(report)}
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Within this context a scheduler does not say what the rate was before it was resumed: that of no training."""
+
+    def is_said(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("resumed at step")
+
+    log = logging.getLogger("stepwell")
+    log.addFilter(is_said)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_said)

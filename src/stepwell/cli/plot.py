@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,8 @@ HELP = "\n\n".join(
     )
 )
 STEPS = 1000
+MOST_COLUMNS = 80
+BESIDE = 8  # columns for the numbers beside the drawing
 
 
 def plot(
@@ -78,7 +81,9 @@ def plot(
         return 0
     y_name = "factor" if base == 1 else "learning rate"
     if out is None:
-        typer.echo(sketch([one.points for one in series], x_name="step", y_name=y_name, low=0.0), nl=False)
+        room = min(shutil.get_terminal_size((MOST_COLUMNS, 0)).columns, MOST_COLUMNS) - BESIDE
+        drawn = sketch([one.points for one in series], width=max(room, 10), x_name="step", y_name=y_name, low=0.0)
+        typer.echo(drawn, nl=False)
         for one in series:
             start, peak, end = one.points[0][1], max(y for _, y in one.points), one.points[-1][1]
             last = f"at step {steps:,}" if _own_end(resolved[one.name]) > steps else f"from step {steps:,} on"

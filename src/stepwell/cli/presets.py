@@ -37,9 +37,10 @@ def presets(
     if as_json:
         typer.echo(json.dumps([recipe.to_dict() for recipe in PRESETS.values()], indent=1, ensure_ascii=False))
         return 0
-    from stepwell.cli.summary import console, presets_table
+    from stepwell.cli.summary import console, presets_table, show_whole
 
-    console().print(presets_table(list(PRESETS.values())))
+    where = console()
+    show_whole(presets_table(list(PRESETS.values())), where)
     otherwise = "; ".join(f"{recipe} {how}" for recipe, how in OTHERWISE.items())
-    console().print(f"\nRuns of small models: {WHERE}. Not as the preset has it: {otherwise}.", style="dim")
+    where.print(f"\nRuns of small models: {WHERE}. Not as the preset has it: {otherwise}.", style="dim")
     return 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from stepwell.advice.measured import rates_found
@@ -20,19 +22,63 @@ from stepwell.text import numbers
 from stepwell.text.tabular import WIDTH
 
 WIDEST_TITLE = 20  # the results beside it keep to 80 columns; longer ones are folded
+NARROWEST_TEXT = 20  # characters in which a text is read with ease
+GAP = "  "
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The terminal; where there is none, as wide as a page of text. It shows a text as it stands: names are the user's,
-    and may hold brackets and colons."""
-    width = None if Console(stderr=stderr).is_terminal else WIDTH
+    """The terminal; where there is none, as wide as COLUMNS says, or as a page of text. It shows a text as it stands:
+    names are the user's, and may hold brackets and colons."""
+    width = None if "COLUMNS" in os.environ or Console(stderr=stderr).is_terminal else WIDTH
     return Console(stderr=stderr, width=width, markup=False, emoji=False)
 
 
 def show_whole(table: Table, where: Console) -> None:
-    """The table at its own width: a terminal that is narrower breaks its lines, and no number is cut."""
-    table.width = where.measure(table, options=where.options.update_width(2 * WIDTH)).maximum
-    where.print(table, crop=False)
+    """The table with every number in it whole: where not all columns have room, texts are wrapped, and if that is not
+    enough, the table is shown in parts, one below the other, the names in each."""
+    names, *others = table.columns
+    parts = [[names]]
+    for column in others:
+        if len(parts[-1]) > 1 and _least([*parts[-1], column]) > where.width:
+            parts.append([names])
+        parts[-1].append(column)
+    for index, columns in enumerate(parts):
+        where.print(*([""] if index else []), _part(columns), sep="\n")
+
+
+def _least(columns: Sequence[Column]) -> int:
+    """The width down to which a table of these columns is read with ease: its texts wrapped, its numbers whole."""
+    return sum(_width(one) if one.justify == "right" else min(_width(one), NARROWEST_TEXT) for one in columns) + (
+        len(GAP) * (len(columns) - 1)
+    )
+
+
+def _width(column: Column) -> int:
+    """That of the column's widest line."""
+    cells = (str(cell) for cell in (column.header, *column.cells))
+    widest = max(cell_len(line) for cell in cells for line in cell.splitlines() or [""])
+    return min(widest, column.max_width or widest)
+
+
+def _part(columns: Sequence[Column]) -> Table:
+    """A table of some of another's columns."""
+    part = _bare()
+    for one in columns:
+        part.add_column(
+            one.header,
+            justify=one.justify,
+            vertical=one.vertical,
+            no_wrap=one.justify == "right",
+            overflow="fold",
+            max_width=one.max_width,
+        )
+    for cells in zip(*(one.cells for one in columns), strict=True):
+        part.add_row(*cells)
+    return part
+
+
+def _bare() -> Table:
+    return Table(box=None, padding=(0, len(GAP), 0, 0), pad_edge=False, header_style="dim")
 
 
 def show_plan(plan: Plan, where: Console) -> None:
@@ -41,7 +87,7 @@ def show_plan(plan: Plan, where: Console) -> None:
     table = _table(*HEADINGS, *(["why"] if beside else []), left=("group", "rule", "why"))
     for (group, *cells), why, names in plan.lines():
         table.add_row(Text(group, style="bold"), *cells, *([_reason(why, names)] if beside else []))
-    where.print(table)
+    show_whole(table, where)
     if not beside:
         for groups, why, names in plan.reasons():
             where.print(Text.assemble("\n", (groups, "bold"), ": ", _reason(why, names)))
@@ -76,19 +122,16 @@ def presets_table(recipes: Sequence[Recipe]) -> Table:
 
 
 def _table(*headings: str, left: Sequence[str]) -> Table:
-    """A table whose last column takes the room that is left."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for index, heading in enumerate(headings):
-        last = index == len(headings) - 1
-        table.add_column(
-            heading, justify="left" if heading in left else "right", no_wrap=not last, ratio=1 if last else None
-        )
+    """A table of texts, which start at the left, and of numbers."""
+    table = _bare()
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right")
     return table
 
 
 def results_table(comparison: Comparison) -> Table:
     """One line for each recipe, the baseline first, the lowest loss in bold."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = _bare()
     table.add_column("", overflow="fold", max_width=WIDEST_TITLE)
     for heading in (
         "final\nloss",
@@ -96,7 +139,7 @@ def results_table(comparison: Comparison) -> Table:
         "seconds to\nbaseline",
         "time\na step",
         "optimizer",
-        "\nstate",
+        "state",
     ):
         table.add_column(heading, justify="right", vertical="bottom")
     rows = comparison.rows
@@ -118,11 +161,11 @@ def results_table(comparison: Comparison) -> Table:
 
 def fair_table(standings: Sequence[Standing], titles: Mapping[str, str]) -> Table:
     """One line for each recipe of a fair test, the baseline first, the lowest mean in bold."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = _bare()
     table.add_column("", overflow="fold", max_width=WIDEST_TITLE)
     for heading in (
         *("final\nloss", "spread", "steps to\nbaseline", "longer:\nloss", "steps to\nbaseline"),
-        *("half the\nrate", "twice\nthe rate", "diverged", "\nstate"),
+        *("half the\nrate", "twice\nthe rate", "diverged", "state"),
     ):
         table.add_column(heading, justify="right", vertical="bottom")
     lowest = min((one.mean for one in standings if one.mean is not None), default=None)
@@ -143,12 +186,8 @@ def fair_table(standings: Sequence[Standing], titles: Mapping[str, str]) -> Tabl
 
 def groups_table(groups: Sequence[GroupContents]) -> Table:
     """One line for each parameter group of a checkpoint."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("group", no_wrap=True)
-    table.add_column("rule", no_wrap=True)
-    for heading in ("tensors", "numbers", "lr", "decay", "state"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("slots", ratio=1)
+    columns = ("group", "rule", "tensors", "numbers", "lr", "decay", "state", "slots")
+    table = _table(*columns, left=("group", "rule", "slots"))
     for group in groups:
         kinds = ", ".join(group.state.dtypes)
         table.add_row(
@@ -166,11 +205,7 @@ def groups_table(groups: Sequence[GroupContents]) -> Table:
 
 def optimizers_table(entries: Sequence[Entry]) -> Table:
     """One line for each optimizer."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("", no_wrap=True)
-    table.add_column("what it does", ratio=1)
-    table.add_column("acts on", no_wrap=True)
-    table.add_column("state", justify="right", no_wrap=True)
+    table = _table("", "what it does", "acts on", "state", left=("", "what it does", "acts on"))
     for entry in entries:
         table.add_row(Text(entry.name, style="bold"), Text(entry.about), entry.acts_on, numbers.rate(entry.memory))
     return table

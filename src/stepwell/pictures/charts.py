@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from stepwell.pictures.markup import Markup, joined, tag
 from stepwell.pictures.scales import Scale
 from stepwell.text import numbers
+from stepwell.text.tabular import elided
 
 Point = tuple[float, float]
 
@@ -40,11 +41,20 @@ class Frame:
     def y(self, low: float, high: float, *, log: bool = False) -> Scale:
         return Scale(low, high, self.height - self.bottom, self.top, log)
 
+    def beside(self, texts: Sequence[str]) -> Frame:
+        """The frame with room for these numbers on the left of the vertical axis."""
+        return replace(self, left=max(self.left, 10 + LETTER * max(map(len, texts), default=0)))
+
 
 # Drawn twice, and the style sheet shows the one that fits, so that text keeps its size on a telephone.
 WIDE = Frame(width=580, height=380, right=160)
 NARROW = Frame(width=340, height=300)
 SMALL = Frame(width=260, height=170, bottom=36)
+
+Y_COUNT = 6  # about so many numbers stand beside a chart
+LETTER = 6.8  # pixels, on average
+LABEL = 19  # letters that have room beside a wide chart
+LINE = 16.0  # from one text to the next below it
 
 COLOURS = 8
 DASHES = ("", "9 4", "2 4", "9 4 2 4")
@@ -85,39 +95,57 @@ def _curves(
     write: Callable[[float], str],
     title: str,
 ) -> Markup:
-    x = frame.x(0, max(at for one in series for at, _ in one.points))
+    labelled = frame is WIDE
+    if labelled:  # as high as the names beside it
+        frame = replace(frame, height=max(frame.height, frame.top + frame.bottom + LINE * (len(series) + 1)))
     y = frame.y(*losses)
+    frame = frame.beside(numbers.ticks(y.ticks(Y_COUNT)))
+    x = frame.x(0, max(at for one in series for at, _ in one.points))
     clip = f"clip-{unit}-{frame.width:.0f}"
     box = tag("rect", x=x.start, y=y.end - 6, width=x.end - x.start + 6, height=y.start - y.end + 6)
-    parts = [tag("defs", tag("clipPath", box, id=clip)), axes(frame, x, y, unit)]
+    parts = [tag("defs", tag("clipPath", box, id=clip)), axes(frame, x, y, unit, whole=unit == "steps")]
     if target is not None:
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(target), y2=y(target), class_="target"))
     drops = {one.colour: x(one.reach[0]) for one in series if one.reach is not None}
     widest = max((len(write(one.reach[0])) for one in series if one.reach is not None), default=0)
-    room = spread(list(drops.values()), gap=max(44, 9 * widest), low=x.start + 20, high=x.end - 8)
-    texts = dict(zip(drops, room, strict=True))
-    places = spread([y(one.points[-1][1]) for one in series], gap=16, low=y.end + 6, high=y.start - 4)
+    texts = _in_rows(drops, gap=max(44, 9 * widest), low=x.start, high=x.end + 12)
+    places = spread([y(one.points[-1][1]) for one in series], gap=LINE, low=y.end + 6, high=y.start - 4)
     for one, place in zip(series, places, strict=True):
         at, loss = one.points[-1]
         drawn = [
             tag("path", **line(one.colour), d=path([(x(a), y(b)) for a, b in one.points]), clip_path=f"url(#{clip})"),
             tag("g", mark(one.colour, x(at), y(loss)), clip_path=f"url(#{clip})"),
         ]
-        if frame is WIDE:
+        if labelled:
             height = min(max(y(loss), y.end), y.start)  # of a run that leaves the chart, from where it does
             drawn.append(tag("path", d=path([(x(at) + 7, height), (x.end + 13, place)]), class_="leader"))
-            drawn.append(tag("text", one.name, x=x.end + 16, y=place + 4, class_="label"))
+            short = elided(one.name, LABEL)
+            whole = tag("title", one.name) if short != one.name else ""
+            drawn.append(tag("text", whole, short, x=x.end + 16, y=place + 4, class_="label"))
         if one.reach is not None:
-            drawn += _reach(drops[one.colour], y(one.reach[1]), y.start, write(one.reach[0]), texts[one.colour])
+            text_x, row = texts[one.colour]
+            drawn += _reach(drops[one.colour], y(one.reach[1]), y.start - LINE * row, write(one.reach[0]), text_x)
         parts.append(tag("g", *drawn, class_=shade(one.colour), data_series=one.colour))
     cursor = tag("line", class_="cursor", y1=y.end, y2=y.start, x1=-9, x2=-9)
     return svg(frame, *parts, cursor, title=title, data_unit=unit, data_start=x.start, data_end=x.end, data_high=x.high)
 
 
+def _in_rows(drops: Mapping[int, float], *, gap: float, low: float, high: float) -> dict[int, tuple[float, int]]:
+    """Where the texts stand along the axis, `gap` apart, and in which row: in one, or in as many as have room."""
+    order = sorted(drops, key=drops.__getitem__)
+    rows = max(1, math.ceil(gap * len(order) / (high - low)))
+    found: dict[int, tuple[float, int]] = {}
+    for row in range(rows):
+        colours = order[row::rows]
+        middles = spread([drops[one] for one in colours], gap=gap, low=low + gap / 2, high=high - gap / 2)
+        found |= {one: (middle, row) for one, middle in zip(colours, middles, strict=True)}
+    return found
+
+
 def _reach(x: float, y: float, bottom: float, text: str, text_x: float) -> list[Markup]:
-    """A run's first point at the baseline's final loss, dropped onto the horizontal axis."""
+    """A run's first point at the baseline's final loss, dropped onto the horizontal axis, or near it."""
     return [
-        tag("line", x1=x, x2=x, y1=y, y2=bottom - 18, class_="reach"),
+        tag("line", x1=x, x2=x, y1=y, y2=max(bottom - 18, y), class_="reach"),
         tag("circle", cx=x, cy=y, r=3.5, class_="reach-dot"),
         tag("text", text, x=text_x, y=bottom - 6, class_="reach-text"),
     ]
@@ -135,8 +163,10 @@ def loss_range(series: Sequence[Series], past: float) -> Point:
 def schedule(series: Sequence[Series], *, steps: int) -> Markup:
     """Learning rate against steps, each parameter group's own curve once."""
     peak = max((rate for one in series for _, rate in one.points), default=0.0) or 1.0
-    x, y = SMALL.x(0, steps), SMALL.y(0, 1.08 * peak)
-    parts = [axes(SMALL, x, y, "steps", x_count=3, y_count=3, y_write=numbers.rates)]
+    y = SMALL.y(0, 1.08 * peak)
+    frame = SMALL.beside(numbers.rates(y.ticks(3)))
+    x = frame.x(0, steps)
+    parts = [axes(frame, x, y, "steps", x_count=3, y_count=3, y_write=numbers.rates, whole=True)]
     for one in series:
         points = [(x(at), y(rate)) for at, rate in one.points]
         if not points:
@@ -144,15 +174,16 @@ def schedule(series: Sequence[Series], *, steps: int) -> Markup:
         area = [(points[0][0], y.start), *points, (points[-1][0], y.start)]
         drawn = [tag("path", d=path(area), class_="area"), tag("path", **line(one.colour), d=path(points))]
         parts.append(tag("g", *drawn, class_=shade(one.colour)))
-    return svg(SMALL, *parts, title=f"Learning rate against steps, at most {numbers.rate(peak)}.")
+    return svg(frame, *parts, title=f"Learning rate against steps, at most {numbers.rate(peak)}.")
 
 
 def tries(points: Sequence[Point], best: Point, colour: int, *, low: float, high: float) -> Markup:
     """Final validation loss against the learning rate of every try that a sweep made; the best is filled."""
     rates = [rate for rate, _ in points]
-    x = SMALL.x(min(rates) / 1.2, max(rates) * 1.2, log=True)
     y = SMALL.y(low, high)
-    parts = [axes(SMALL, x, y, "learning rate", y_count=3, x_write=numbers.rates)]
+    frame = SMALL.beside(numbers.ticks(y.ticks(3)))
+    x = frame.x(min(rates) / 1.2, max(rates) * 1.2, log=True)
+    parts = [axes(frame, x, y, "learning rate", y_count=3, x_write=numbers.rates)]
     dots = [
         tag("circle", cx=x(rate), cy=y(min(loss, high)), r=5.5 if (rate, loss) == best else 3.5, class_=kind)
         for rate, loss in points
@@ -160,7 +191,7 @@ def tries(points: Sequence[Point], best: Point, colour: int, *, low: float, high
     ]
     parts.append(tag("g", *dots, class_=shade(colour)))
     title = f"{len(points)} tries; the best at learning rate {numbers.rate(best[0])} ended at {numbers.loss(best[1])}."
-    return svg(SMALL, *parts, title=title)
+    return svg(frame, *parts, title=title)
 
 
 def axes(
@@ -170,16 +201,18 @@ def axes(
     name: str,
     *,
     x_count: int = 5,
-    y_count: int = 6,
+    y_count: int = Y_COUNT,
     x_write: Callable[[Sequence[float]], list[str]] = numbers.ticks,
     y_write: Callable[[Sequence[float]], list[str]] = numbers.ticks,
+    whole: bool = False,
 ) -> Markup:
-    """The grid, the numbers beside it and the name of the horizontal axis."""
+    """The grid, the numbers beside it and the name of the horizontal axis, on which only `whole` numbers may stand."""
     parts = []
+    x_ticks = [tick for tick in x.ticks(x_count) if not whole or float(tick).is_integer()]
     for tick, text in zip(y.ticks(y_count), y_write(y.ticks(y_count)), strict=True):
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
         parts.append(tag("text", text, x=x.start - 7, y=y(tick) + 4, class_="tick end"))
-    for tick, text in zip(x.ticks(x_count), x_write(x.ticks(x_count)), strict=True):
+    for tick, text in zip(x_ticks, x_write(x_ticks), strict=True):
         parts.append(tag("line", x1=x(tick), x2=x(tick), y1=y.start, y2=y.start + 4, class_="axis"))
         parts.append(tag("text", text, x=x(tick), y=y.start + 17, class_="tick middle"))
     parts.append(tag("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))
@@ -215,7 +248,9 @@ def path(points: Sequence[Point]) -> str:
 
 
 def spread(places: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """The places, in their order, moved apart to stand at least `gap` from each other between low and high."""
+    """The places, in their order, moved apart to stand `gap` from each other between low and high, or as far as they
+    can where there are too many."""
+    gap = min(gap, (high - low) / max(len(places) - 1, 1))
     order = sorted(range(len(places)), key=lambda index: places[index])
     found = list(places)
     floor = low

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stepwell.pictures.charts import Frame, Series, axes, line, path, shade, svg
+from stepwell.pictures.charts import Y_COUNT, Frame, Series, axes, line, path, shade, svg
 from stepwell.pictures.markup import Markup, stylesheet, tag
 from stepwell.text import numbers
+from stepwell.text.tabular import wrapped
 
 _FRAME = Frame(width=760, height=320, left=60, right=24)
 _LEGEND_ROW = 20.0
+_LEGEND_LETTERS = 80
 _FONT = "system-ui, sans-serif"
 
 
@@ -21,6 +23,7 @@ def drawing(
     y_name: str,
     log: bool = False,
     low: float | None = None,
+    high: float | None = None,
     marks: Sequence[tuple[str, float]] = (),
 ) -> Markup:
     """Lines over one axis, each named in a legend below; an SVG that stands alone.
@@ -31,31 +34,46 @@ def drawing(
         y_name: what the vertical axis counts.
         log: whether the horizontal axis is logarithmic.
         low: where the vertical axis begins; at the lowest point by default.
+        high: where it ends; at the highest point by default. Lines above it leave the picture.
         marks: places on the horizontal axis to name, such as a rate that is suggested.
     """
     places = [x for one in series for x, _ in one.points]
     heights = [y for one in series for _, y in one.points]
-    bottom, top = (min(heights) if low is None else low), max(heights)
+    bottom, top = (min(heights) if low is None else low), (max(heights) if high is None else high)
     room = 0.06 * (top - bottom) or 0.5
-    legend = _LEGEND_ROW * len(series)
+    legends = [wrapped(one.name, _LEGEND_LETTERS) or [""] for one in series]
+    legend = _LEGEND_ROW * sum(map(len, legends))
     frame = replace(_FRAME, height=_FRAME.height + legend, bottom=_FRAME.bottom + legend)
-    x, y = frame.x(min(places), max(places), log=log), frame.y(bottom, top + room)
+    y = frame.y(bottom, top + room)
+    frame = frame.beside(numbers.rates(y.ticks(Y_COUNT)))
+    x = frame.x(min(places), max(places), log=log)
     # A ground of its own: in a notebook or a README the page may be light where the reader's system is dark.
     ground = tag("rect", width=frame.width, height=frame.height, rx=8, style="fill:var(--card)")
-    parts = [ground, axes(frame, x, y, "", x_write=numbers.rates if log else numbers.ticks, y_write=numbers.rates)]
+    x_write = numbers.rates if log else numbers.ticks
+    parts = [ground, axes(frame, x, y, "", x_write=x_write, y_write=numbers.rates, whole=x_name == "step")]
+    clip = f"clip-{frame.width:.0f}-{frame.height:.0f}-{frame.left:.0f}"
+    box = tag("rect", x=x.start, y=y.end, width=x.end - x.start, height=y.start - y.end)
+    clipped = {}
+    if high is not None:
+        parts.append(tag("defs", tag("clipPath", box, id=clip)))
+        clipped = {"clip_path": f"url(#{clip})"}
     parts.append(tag("text", x_name, x=x.end, y=y.start + 33, class_="tick end name"))
     parts.append(tag("text", y_name, x=x.start + 6, y=y.end + 4, class_="tick name"))
     for index, (name, place) in enumerate(marks):
         parts.append(tag("line", x1=x(place), x2=x(place), y1=y.end, y2=y.start, class_="target"))
         text = f"{name} {numbers.rate(place)}"
         parts.append(tag("text", text, x=x(place) + 4, y=y.end + 16 + 16 * index, class_="tick"))
-    for index, one in enumerate(series):
-        height = y.start + 42 + _LEGEND_ROW * index
+    height = y.start + 42
+    for one, (first, *more) in zip(series, legends, strict=True):
         drawn = [
-            tag("path", **line(one.colour), d=path([(x(a), y(b)) for a, b in one.points])),
+            tag("path", **line(one.colour), d=path([(x(a), y(b)) for a, b in one.points]), **clipped),
             tag("line", **line(one.colour), x1=x.start, x2=x.start + 22, y1=height - 4, y2=height - 4),
-            tag("text", one.name, x=x.start + 30, y=height, class_="label"),
+            tag("text", first, x=x.start + 30, y=height, class_="label"),
         ]
+        height += _LEGEND_ROW
+        for text in more:
+            drawn.append(tag("text", text, x=x.start + 30, y=height, class_="label"))
+            height += _LEGEND_ROW
         parts.append(tag("g", *drawn, class_=shade(one.colour)))
     title = f"{y_name} against {x_name}: {'; '.join(one.name for one in series)}."
     return svg(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stepwell.pictures.charts import Series
+from stepwell.pictures.charts import Point, Series
 from stepwell.schedules import Schedule
 
 BETWEEN = 1000  # how many steps from one point to the next are looked at, at most
@@ -32,6 +32,19 @@ def sampled(
         kept |= {looked_at[start + int(between.argmin())], looked_at[start + int(between.argmax())]}
     found = [(float(step), base * float(schedule(step))) for step in sorted(kept)]
     return Series(name=name, colour=colour, points=found)
+
+
+def thinned(points: Sequence[Point], most: int = 600) -> Sequence[Point]:
+    """About so many of a line's points: the first and the last, and the lowest and the highest of each stretch, so that
+    no peak is left out."""
+    if len(points) <= most:
+        return points
+    heights = np.array([height for _, height in points])
+    bounds = [round(index * len(points) / (most // 2)) for index in range(most // 2 + 1)]
+    kept = {0, len(points) - 1}
+    for start, end in pairwise(bounds):
+        kept |= {start + int(heights[start:end].argmin()), start + int(heights[start:end].argmax())}
+    return [points[index] for index in sorted(kept)]
 
 
 def _evenly(steps: int, count: int) -> Sequence[int]:

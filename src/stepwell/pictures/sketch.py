@@ -21,6 +21,7 @@ def sketch(
     x_name: str = "",
     y_name: str = "",
     low: float | None = None,
+    high: float | None = None,
 ) -> str:
     """A drawing of lines with numbers beside its axes, ending with a line break.
 
@@ -32,8 +33,10 @@ def sketch(
         x_name: what it counts.
         y_name: what the vertical axis counts.
         low: where the vertical axis begins; at the lowest point by default.
+        high: where it ends; at the highest point by default. Points above it are drawn there.
     """
-    points = [[(x, y) for x, y in line if math.isfinite(y)] for line in lines]
+    ceiling = math.inf if high is None else high
+    points = [[(x, min(y, ceiling)) for x, y in line if math.isfinite(y)] for line in lines]
     heights = [y for line in points for _, y in line]
     places = [x for line in points for x, _ in line]
     bottom, top = (min(heights) if low is None else low), max(heights)
@@ -45,21 +48,22 @@ def sketch(
     for line in points:
         for start, end in zip(line, line[1:] or line, strict=False):
             _draw(cells, (x(start[0]), y(start[1])), (x(end[0]), y(end[1])))
-    ticks = {
-        round(y(tick)) // 4: numbers.rate(tick)
-        for tick in linear_ticks(bottom, top, max(1, min(4, height // 3)))
-        if bottom <= tick <= top
-    }
+    named = [tick for tick in linear_ticks(bottom, top, max(1, min(4, height // 3))) if bottom <= tick <= top]
+    ticks = {round(y(tick)) // 4: text for tick, text in zip(named, numbers.rates(named), strict=True)}
     margin = max(map(len, [*ticks.values(), ""]))
     rows = [
         f"{ticks.get(index, ''):>{margin}} │{''.join(chr(0x2800 + cell) for cell in row)}".rstrip("⠀ ")
         for index, row in enumerate(cells)
     ]
-    left, right = (numbers.rate(end) if log else f"{end:,.6g}" for end in (x.low, x.high))
+    left, right = numbers.rates([x.low, x.high]) if log else (_plain(end) for end in (x.low, x.high))
     name = f" {x_name} " if x_name else " "
     axis = f"{left}{name:─^{max(width - len(left) - len(right), len(name))}}{right}"
     head = [f"{'':>{margin}} {y_name}"] if y_name else []
     return "\n".join([*head, *rows, f"{'':>{margin}} ╰{axis}"]) + "\n"
+
+
+def _plain(end: float) -> str:
+    return numbers.count(end) if float(end).is_integer() and abs(end) < 1e15 else f"{end:,.6g}"
 
 
 def _draw(cells: list[list[int]], start: Point, end: Point) -> None:

@@ -87,7 +87,7 @@ class Plan:
 
     def has_room(self, width: int) -> bool:
         """Whether lines of this width have room for the reasons beside the numbers."""
-        return room_beside([HEADINGS, *(cells for cells, *_ in self.lines())], width) >= ROOM
+        return room_beside([HEADINGS, *(cells for cells, *_ in self.lines())], width, left_aligned=2) >= ROOM
 
     def reasons(self) -> list[tuple[str, str, str]]:
         """Groups, why they are what they are, and the first names: a line for those that have the same reason."""

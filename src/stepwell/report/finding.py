@@ -22,7 +22,7 @@ def finding(comparison: Comparison) -> str:
         return f"{baseline.title} diverged; {best.title} ended lowest, at {numbers.loss(best.final_loss)}."
     if not others:
         end = numbers.loss(baseline.final_loss)
-        return f"{baseline.title} ended at {end} after {numbers.count(baseline.steps)} steps."
+        return f"{baseline.title} ended at {end} after {numbers.counted(baseline.steps, 'step')}."
     reached = [row for row in others if row.steps_to_baseline is not None]
     if not reached:
         return f"No recipe reached the final loss of {baseline.title}, {numbers.loss(baseline.final_loss)}."
@@ -38,7 +38,7 @@ def caution(comparison: Comparison) -> str:
     """What the numbers do not say."""
     rows = comparison.rows
     parts = [
-        f"{row.title} diverged after {numbers.count(row.steps)} steps." for row in rows if row.status == "diverged"
+        f"{row.title} diverged after {numbers.counted(row.steps, 'step')}." for row in rows if row.status == "diverged"
     ]
     if comparison.interrupted:
         if not rows:
@@ -58,7 +58,7 @@ def caution(comparison: Comparison) -> str:
     ]
     tuned, own = by_tuning(comparison)
     if tuned and own:
-        parts += [f"{title} ran as written, while others were tuned." for title in own]
+        parts.append(f"{listed(own)} ran as written, while others were tuned.")
     strain = max((slowdown(run.step_seconds) for run in comparison.runs), default=1.0)
     if strain > BUSY:
         parts.append(
@@ -75,6 +75,11 @@ def by_tuning(comparison: Comparison) -> tuple[list[str], list[str]]:
     for run in comparison.runs:
         titles[run.recipe not in tried].append(run.title)
     return titles
+
+
+def listed(titles: Sequence[str]) -> str:
+    """The titles, with commas and an and between them."""
+    return " and ".join((", ".join(titles[:-1]), titles[-1])) if len(titles) > 1 else titles[0]
 
 
 def part(value: float | None, whole: float | None) -> float | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.resources import files
 
 from stepwell.compare.results import Comparison, RunResult
 from stepwell.pictures import charts
 from stepwell.pictures.charts import Series
 from stepwell.pictures.markup import Markup, joined, stylesheet, tag
+from stepwell.pictures.sampled import thinned
 from stepwell.report import tables
-from stepwell.report.finding import by_tuning, caution, finding
+from stepwell.report.finding import by_tuning, caution, finding, listed
 from stepwell.text import numbers
 
 # The share of the steps after which the first, steep fall of a loss is over.
@@ -149,7 +150,7 @@ def _rates(run: RunResult, colour: int) -> list[Series]:
     """The learning rates of a run's groups, those that are the same drawn once."""
     different = {tuple(rates): name for name, rates in reversed(run.lr.items())}
     return [
-        Series(name=name, colour=colour, points=[(float(step), rate) for step, rate in enumerate(rates)])
+        Series(name=name, colour=colour, points=thinned([(float(step), rate) for step, rate in enumerate(rates)]))
         for rates, name in different.items()
     ]
 
@@ -219,14 +220,14 @@ def protocol(comparison: Comparison) -> list[str]:
     if tuned:
         elsewhere = "" if sweep["task"] == comparison.task else f" on another task ({sweep['task']}), not on this one"
         lines.append(
-            f"Settings{f' of {_list(tuned)}' if own else ''} are the best of {sweep['tries_each']} tries for each "
+            f"Settings{f' of {listed(tuned)}' if own else ''} are the best of {sweep['tries_each']} tries for each "
             f"recipe, the baseline’s betas and decay included, found{elsewhere} by a sweep with seed {sweep['seed']} "
             f"on {sweep['date']} (torch "
             f"{sweep['versions']['torch']}). Half of the tries are spread over the ranges, half around the best of the "
             "first half. stepwell compare --sweep searches again."
         )
     if own:
-        lines.append(f"{_list(own)} ran as written, without a search for better settings.")
+        lines.append(f"{listed(own)} ran as written, without a search for better settings.")
     lines.append("One run for each recipe: differences of a few hundredths may change with --seed.")
     return lines
 
@@ -235,10 +236,6 @@ def _clipping(norm: float | None) -> str:
     if norm is None:
         return "Gradients are clipped where a recipe says so."
     return f"Gradients are clipped to a global norm of {norm:g} in every recipe."
-
-
-def _list(titles: Sequence[str]) -> str:
-    return " and ".join((", ".join(titles[:-1]), titles[-1])) if len(titles) > 1 else titles[0]
 
 
 def _script(comparison: Comparison) -> Markup:

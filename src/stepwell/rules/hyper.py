@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import torch
 
 from stepwell.text.naming import nearest
+from stepwell.text.numbers import as_float
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
         words = str(limits) if str(limits).startswith("a ") else f"a number {limits}"
         raise TypeError(f"{name} must be {words}, got {value!r} of type {type(value).__name__}{where}")
     else:
-        number = float(value)
+        number = as_float(value)
     if whole and not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}{where}")
     if not math.isfinite(number) or number not in limits:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from stepwell.optimizer.uncompiled import uncompiled
 from stepwell.schedules.fields import check_choice, check_count, check_number
 from stepwell.text.naming import nearest
+from stepwell.text.numbers import counted
 
 _STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
@@ -54,6 +55,12 @@ class _Listening(ReduceLROnPlateau):
             min_lr=_bounds("min_lr", min_lr, optimizer),
             eps=eps,
         )
+
+    def __repr__(self) -> str:
+        rates = ", ".join(dict.fromkeys(f"{float(rate):g}" for rate in self._rates()))
+        chosen = f"mode={self.mode!r}, factor={self.factor:g}, patience={self.patience}"
+        calls = counted(self.last_epoch, "call")
+        return f"<{type(self).__name__} after {calls}: {chosen}, best {self.best:g}, lr {rates}>"
 
     @uncompiled
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]

@@ -127,6 +127,10 @@ class Scheduler(LRScheduler):
         self._made_with = self._read(Entry.base)
         self._follow()
 
+    def __repr__(self) -> str:
+        schedules = ", ".join(f"{name}={schedule!r}" for name, schedule in self.schedules.items())
+        return f"<{type(self).__name__} at step {self.last_epoch:,}: {schedules}>"
+
     @property
     def schedules(self) -> dict[str, Any]:
         """The schedule of each hyper-parameter, every length in steps; by selector where there are several."""

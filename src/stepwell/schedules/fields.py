@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field
 from functools import partial
 from typing import Any
 
 from stepwell.text.naming import nearest
+from stepwell.text.numbers import as_float
 
 Length = int | float
 """Steps (an int), or a share of the horizon (a float strictly between 0 and 1)."""
@@ -88,7 +90,7 @@ def check_horizon(name: str, value: Any) -> int | None:
         raise TypeError(f"{name} must be a whole number of steps (int), got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1 step, got {value!r}")
-    return int(value)
+    return _countable(name, int(value))
 
 
 def check_length(name: str, value: Any, least: int = 0) -> Length:
@@ -104,7 +106,7 @@ def check_length(name: str, value: Any, least: int = 0) -> Length:
         raise TypeError(f"{name} must be steps (int) or a share of the horizon (float), got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    return int(value)
+    return _countable(name, int(value))
 
 
 def check_lengths(name: str, value: Any, least: int = 0) -> tuple[Length, ...]:
@@ -125,7 +127,7 @@ def check_number(
     """The number as a float. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    found = float(value)
+    found = as_float(value)
     low = (above is None or found > above) and (least is None or found >= least)
     if not (math.isfinite(found) and low and found <= most):
         bounds = [f"above {above:g}"] if above is not None else [f"of at least {least:g}"] if least is not None else []
@@ -140,7 +142,14 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
         raise TypeError(f"{name} must be a whole number (int), got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    return int(value)
+    return _countable(name, int(value))
+
+
+def _countable(name: str, value: int) -> int:
+    """A number of steps that a float can hold. Raises ValueError."""
+    if math.isinf(as_float(value)):
+        raise ValueError(f"{name} must be at most {sys.float_info.max:.4g}, got {value!r}")
+    return value
 
 
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> str:

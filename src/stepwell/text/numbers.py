@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import SupportsFloat
 
 MISSING = "–"
+
+
+def as_float(number: SupportsFloat) -> float:
+    """The number as a float: infinite, where it is whole and larger than any."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf  # type: ignore[operator]
 
 
 def loss(value: float | None, like: float | None = None) -> str:
@@ -27,15 +36,30 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
+def counted(number: int, of: str) -> str:
+    """So many of them, in the plural but for one.
+
+    >>> counted(1, "step"), counted(2000, "step")
+    ('1 step', '2,000 steps')
+    """
+    return f"{number:,} {of}{'' if number == 1 else 's'}"
+
+
 def seconds(value: float | None) -> str:
     if value is None:
         return MISSING
+    if 0 < value < 0.01:
+        return milliseconds(1e3 * value)
     return f"{value:,.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 1 else f"{value * 1e3:.0f} ms"
 
 
 def milliseconds(value: float | None) -> str:
     if value is None:
         return MISSING
+    if value >= 1e4:
+        return seconds(value / 1e3)
+    if 0 < value < 0.01:
+        return f"{1e3 * value:.2g} µs"
     return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 1 else f"{value:.2f} ms"
 
 
@@ -73,15 +97,15 @@ def duration(value: float) -> str:
     return f"{value * 1e6:.3g} µs"
 
 
-def rate(value: float) -> str:
+def rate(value: float, digits: int = 3) -> str:
     """A learning rate or decay: plain where that is short, otherwise with a power of ten.
 
-    >>> rate(0.02), rate(0.00031)
-    ('0.02', '3.1e-4')
+    >>> rate(0.02), rate(0.00031), rate(1000.0)
+    ('0.02', '3.1e-4', '1000')
     """
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}"
-    mantissa, exponent = f"{value:.2e}".split("e")
+        return _short(f"{value:.{max(digits, 4 if abs(value) >= 1000 else 0)}g}")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return _short(f"{mantissa.rstrip('0').rstrip('.')}e{exponent}")
 
 
@@ -104,8 +128,16 @@ def ticks(values: Sequence[float]) -> list[str]:
 
 
 def rates(values: Sequence[float]) -> list[str]:
-    """Learning rates beside an axis."""
-    return [rate(value) for value in values]
+    """Learning rates beside an axis, with as many digits as tell them apart.
+
+    >>> rates([0.01, 0.02]), rates([0.1, 0.10005, 0.1001])
+    (['0.01', '0.02'], ['0.1', '0.10005', '0.1001'])
+    """
+    texts = [rate(value) for value in values]
+    digits = 3
+    while len(set(texts)) < len(set(values)) and (digits := digits + 1) < 17:
+        texts = [rate(value, digits) for value in values]
+    return texts
 
 
 def _short(text: str) -> str:

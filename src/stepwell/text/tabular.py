@@ -18,10 +18,10 @@ def text_table(
 ) -> str:
     """A table whose last column is wrapped to keep the lines within `width` (down to a column of 24 characters).
 
-    The first `left_aligned` columns start their cells at the left, the others end them at the right. Cells wider than
-    `widest` characters are cut.
+    The first `left_aligned` columns are names, which start at the left and are cut where they are wider than `widest`
+    characters; the others are numbers, which end at the right and are never cut.
     """
-    rows = [([_short(cell, widest) for cell in cells], last) for cells, last in (headings, *lines)]
+    rows = [(_shortened(cells, left_aligned, widest), last) for cells, last in (headings, *lines)]
     widths = _widths(cells for cells, _ in rows)
     margin = sum(widths) + 2 * len(widths)
     text = []
@@ -36,9 +36,9 @@ def text_table(
     return "\n".join(text)
 
 
-def room_beside(rows: Iterable[Sequence[str]], width: int) -> int:
+def room_beside(rows: Iterable[Sequence[str]], width: int, *, left_aligned: int = 1) -> int:
     """The characters that columns of such cells leave to a last one, in lines of this width."""
-    widths = _widths([_short(cell) for cell in cells] for cells in rows)
+    widths = _widths(_shortened(cells, left_aligned) for cells in rows)
     return width - sum(widths) - 2 * len(widths)
 
 
@@ -57,7 +57,11 @@ def some(names: Sequence[str], most: int) -> str:
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
-def _short(cell: str, widest: int = WIDEST_CELL) -> str:
+def _shortened(cells: Sequence[str], left_aligned: int, widest: int = WIDEST_CELL) -> list[str]:
+    return [*(_short(cell, widest) for cell in cells[:left_aligned]), *cells[left_aligned:]]
+
+
+def _short(cell: str, widest: int) -> str:
     return cell if len(cell) <= widest else cell[: widest - 1] + "…"
 
 
@@ -66,11 +70,11 @@ def _wrap(text: str, width: int) -> list[str]:
         line
         for paragraph in text.splitlines()
         for line in textwrap.wrap(
-            " ".join(_elided(word, width) for word in paragraph.split()), width, break_on_hyphens=False
+            " ".join(elided(word, width) for word in paragraph.split()), width, break_on_hyphens=False
         )
     ]
 
 
-def _elided(word: str, width: int) -> str:
-    """A word without its middle, where it is wider than a line."""
+def elided(word: str, width: int) -> str:
+    """A word without its middle, where it is wider than that."""
     return word if len(word) <= width else f"{word[: width // 2]}…{word[-(width - width // 2 - 1) :]}"

@@ -7,11 +7,13 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it
+
 
 def read(text: str) -> dict[str, Any]:
     """What a TOML document holds. Raises ValueError, with line and column."""
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix(BYTE_ORDER_MARK))
     except tomllib.TOMLDecodeError as error:
         *before, last = text.split("\n")
         end = f"line {len(before) + 1}, column {len(last) + 1}"
