@@ -35,7 +35,7 @@ from stepwell.optimizer.bucket import Bucket, check_dense, real
 from stepwell.optimizer.preparing import prepare, prepare_part
 from stepwell.optimizer.turns import turns_of
 from stepwell.rules.registry import rule_class
-from stepwell.rules.rule import Rule, flags, namespace
+from stepwell.rules.rule import Rule, Shape, flags, namespace
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -68,6 +68,8 @@ class Buckets:
         self._resting: dict[tuple[bool, tuple[bool, ...]], tuple[Any, list[Bucket]]] = {}
         # What CUDA graphs go on reading and writing, whichever buckets take the steps outside them.
         self._captured: dict[int, dict[str, Any]] = {}
+        # The rule of each group, by its id, as it was when state was last made.
+        self._rules: dict[int, Rule] = {}
 
     def layout_of(self, parameter: Tensor) -> Layout | None:
         """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
@@ -77,6 +79,7 @@ class Buckets:
         """Make the buckets anew at the next step."""
         self._made_for = None
         self._resting = {}
+        self._rules = {}
 
     def observe(self, observed: bool) -> None:
         """From the next step on, let updates add up the squares of what they see, or no longer."""
@@ -241,7 +244,7 @@ class Buckets:
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
         turns = turns_of(_taking_turns(groups))
-        for kind, group, parameters in zip(kinds, groups, members, strict=True):
+        for index, (kind, group, parameters) in enumerate(zip(kinds, groups, members, strict=True)):
             whole = kind.of(group)
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
@@ -249,11 +252,16 @@ class Buckets:
                 for name, turn in turns.get(id(parameter), {}).items():
                     slots.setdefault(name, turn)
                 layout = self.layout_of(parameter)
-                codecs = (
-                    prepare(rule, parameter, slots, known[kind], Storage.of(group))
-                    if layout is None
-                    else prepare_part(rule, parameter, slots, known[kind], Storage.of(group), layout)
-                )
+                try:
+                    codecs = (
+                        prepare(rule, parameter, slots, known[kind], Storage.of(group))
+                        if layout is None
+                        else prepare_part(rule, parameter, slots, known[kind], Storage.of(group), layout)
+                    )
+                except ValueError as error:
+                    changed = _reshaped(self._rules.get(id(group)), whole, tuple(parameter.shape))
+                    where = f" (group {group.get('name', index)!r}), which takes a new optimizer: "
+                    raise ValueError(f"{changed}{where}{error}" if changed else str(error)) from None
                 engine = engine_for(self._engine, rule, real(largest_held(parameter, layout)), codecs, layout)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
                 cut = layout and (layout.mesh, layout.placements)
@@ -263,7 +271,23 @@ class Buckets:
         buckets = [_bucket(entries, position) for entries in found.values()]
         for bucket in buckets:
             bucket.batch.observed = self.observed
+        self._rules |= {id(group): kind.of(group) for kind, group in zip(kinds, groups, strict=True)}
         return buckets
+
+
+def _reshaped(before: Rule | None, now: Rule, shape: Shape) -> str:
+    """Which flags have changed, where slots have another shape for it; "" where none has."""
+    if type(before) is not type(now) or _slot_shapes(before, shape) == _slot_shapes(now, shape):
+        return ""
+    old, new = before.values(), now.values()
+    flags_of = [dict(flags(type(now), values)) for values in (old, new)]
+    names = [name for name in old if any(name in known for known in flags_of) and old[name] != new[name]]
+    return " and ".join(f"{name} was {old[name]!r} and is {new[name]!r} now" for name in names)
+
+
+def _slot_shapes(rule: Rule, shape: Shape) -> dict[str, Shape]:
+    fitted = rule.fit(shape)
+    return {slot.name: fitted.slot_shape(slot, shape) for slot in fitted.slot_list() if not slot.scalar}
 
 
 def _disagreement(mesh: DeviceMesh, has: bool, name: str, count: int) -> str:
