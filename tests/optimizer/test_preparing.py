@@ -124,8 +124,11 @@ def test_numbers_of_numpy_in_a_live_group(engine: Any, rule: str, number: Any, t
         optimizer = stepwell.Optimizer([p], rule_class(rule)(), engine=engine)
         optimizer.param_groups[0]["lr"] = kind(0.01)
         stepped(optimizer, p, times=2)
-        torch.save(optimizer.state_dict()["state"], tmp_path / "state.pt")
-        torch.load(tmp_path / "state.pt", weights_only=True)
+        saved = optimizer.state_dict()
+        torch.save(saved, tmp_path / "state.pt")
+        assert torch.load(tmp_path / "state.pt", weights_only=True)["param_groups"] == saved["param_groups"]
+        assert type(saved["param_groups"][0]["lr"]) is float
+        assert type(optimizer.param_groups[0]["lr"]) is type(kind(0.01))  # what is live stays what it is
         found.append(p.detach())
     assert torch.equal(*found)
 

@@ -14,8 +14,10 @@ import types
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import repeat
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
 import torch
 
 from stepwell.text.naming import nearest
@@ -95,8 +97,9 @@ def is_flag(annotation: Any, value: Any) -> bool:
         return not value
     if _decides(annotation):
         return True
-    if isinstance(value, tuple):
-        return any(is_flag(float, each) for each in value)
+    if isinstance(value, (tuple, list)):
+        elements = get_args(annotation) if get_origin(annotation) is tuple else ()
+        return any(map(is_flag, elements if len(elements) == len(value) else repeat(float), value))
     # Numbers of every kind can be multiplied; what cannot be told from its like by a key cannot be a flag.
     return not hasattr(value, "__mul__") and isinstance(value, Hashable)
 
@@ -188,6 +191,8 @@ def _is_for(annotation: Any, value: Any) -> bool:
 
 
 def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or whole:
             raise TypeError(f"{name} must be {limits}, got a tensor of shape {tuple(value.shape)}{where}")
@@ -208,6 +213,8 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
 
 
 def _tuple(name: str, value: Any, annotations: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 1:
+        value = value.tolist()
     if annotations[-1] is Ellipsis and isinstance(value, (tuple, list)) and value:
         annotations = annotations[:1] * len(value)
     if isinstance(value, str) or not isinstance(value, (tuple, list)) or len(value) != len(annotations):

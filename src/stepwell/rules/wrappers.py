@@ -170,7 +170,7 @@ class ScheduleFreeOf(WarmUp, Interpolation, Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight_decay and self.decay in ("independent", "proximal"):
+        if self.decay in ("independent", "proximal"):
             raise ValueError(
                 f"schedule_free takes weight decay at y, as part of the direction: decay must be 'coupled' or "
                 f"'decoupled', got {self.decay!r}"
