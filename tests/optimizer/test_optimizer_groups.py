@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepwell import Optimizer
-from stepwell.rules import SGD, Adagrad, Adam, AdamW, Lion, Muon
+from stepwell import Optimizer, Rule
+from stepwell.rules import SGD, Adafactor, Adagrad, Adam, AdamW, Lion, Muon
 
 
 def weight(*shape: int, **options: Any) -> Tensor:
@@ -362,3 +362,31 @@ def test_a_live_pair_may_be_any_row_of_numbers(engine: Any, row: Any, tmp_path: 
 
     for steps_before in (0, 1):  # read as the batches are made, and from batches that are there
         assert torch.equal(stepped(row, steps_before=steps_before), stepped((0.5, 0.75), steps_before=steps_before))
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "value", "said"),
+    [
+        (SGD(momentum=0.9, average=True), "dampening", 0.5, r"average=True takes no dampening, got 0\.5"),
+        (
+            SGD(momentum=0.9, nesterov=True),
+            "dampening",
+            0.5,
+            "nesterov=True needs .* and dampening 0, got .*",
+        ),
+        (Adafactor(eps_as_floor=True), "eps", (0.0, 1e-3), "eps_as_floor=True needs the first of eps above 0, .*"),
+        (Adafactor(eps_as_floor=True), "eps", [0.0, 1e-3], "eps_as_floor=True needs the first of eps above 0, .*"),
+    ],
+    ids=["averaged", "nesterov", "floor", "floor-list"],
+)
+def test_what_does_not_go_together_is_refused_live_too(rule: Rule, name: str, value: Any, said: str) -> None:
+    p = weight()
+    optimizer = Optimizer([{"params": [p], "name": "body"}], rule)
+    p.grad = torch.tensor([1.0, -2.0])
+    optimizer.step()
+    kept = p.detach().clone()
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(ValueError, match=rf"^{said} \(group 'body'\)$"):
+        optimizer.step()
+    assert torch.equal(p, kept)
+    assert optimizer.state[p]["step"] == 1

@@ -243,9 +243,10 @@ class Buckets:
         found: defaultdict[Any, list[_Entry]] = defaultdict(list)
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
-        turns = turns_of(_taking_turns(groups))
+        rules = [_rule_of(kind, group, index) for index, (kind, group) in enumerate(zip(kinds, groups, strict=True))]
+        turns = turns_of(_taking_turns(groups, rules))
         for index, (kind, group, parameters) in enumerate(zip(kinds, groups, members, strict=True)):
-            whole = kind.of(group)
+            whole = rules[index]
             for parameter in parameters:
                 rule = whole.fit(tuple(parameter.shape))
                 slots = state[parameter]
@@ -260,8 +261,8 @@ class Buckets:
                     )
                 except ValueError as error:
                     changed = _reshaped(self._rules.get(id(group)), whole, tuple(parameter.shape))
-                    where = f" (group {group.get('name', index)!r}), which takes a new optimizer: "
-                    raise ValueError(f"{changed}{where}{error}" if changed else str(error)) from None
+                    way = f"{changed}{_where(group, index)}, which takes a new optimizer: " if changed else ""
+                    raise ValueError(f"{way}{error}") from None
                 engine = engine_for(self._engine, rule, real(largest_held(parameter, layout)), codecs, layout)
                 kind_and_flags = (type(rule), flags(type(rule), rule.values()))
                 cut = layout and (layout.mesh, layout.placements)
@@ -271,7 +272,7 @@ class Buckets:
         buckets = [_bucket(entries, position) for entries in found.values()]
         for bucket in buckets:
             bucket.batch.observed = self.observed
-        self._rules |= {id(group): kind.of(group) for kind, group in zip(kinds, groups, strict=True)}
+        self._rules |= {id(group): rule for group, rule in zip(groups, rules, strict=True)}
         return buckets
 
 
@@ -311,10 +312,21 @@ class _Entry(NamedTuple):
     layout: Layout | None
 
 
-def _taking_turns(groups: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Rule]]:
+def _rule_of(kind: type[Rule], group: Group, index: int) -> Rule:
+    """The group's rule. Raises TypeError or ValueError, which names the group, where its values do not go together."""
+    try:
+        return kind.of(group)
+    except (TypeError, ValueError) as error:
+        raise (ValueError if isinstance(error, ValueError) else TypeError)(f"{error}{_where(group, index)}") from None
+
+
+def _where(group: Group, index: int) -> str:
+    return f" (group {group.get('name', index)!r})"
+
+
+def _taking_turns(groups: list[dict[str, Any]], rules: list[Rule]) -> Iterator[tuple[Tensor, Rule]]:
     """The parameters whose rule has work for them now and then, and that rule, fitted."""
-    for group in groups:
-        rule = rule_class(group["rule"]).of(group)
+    for group, rule in zip(groups, rules, strict=True):
         if any(slot.work is not None for slot in rule.slot_list()):
             yield from ((p, rule.fit(tuple(p.shape))) for p in group["params"])
 

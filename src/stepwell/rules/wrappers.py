@@ -170,7 +170,7 @@ class ScheduleFreeOf(WarmUp, Interpolation, Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.decay in ("independent", "proximal"):
+        if self.decay in ("independent", "proximal"):  # also where it is 0 now: it is live
             raise ValueError(
                 f"schedule_free takes weight decay at y, as part of the direction: decay must be 'coupled' or "
                 f"'decoupled', got {self.decay!r}"
