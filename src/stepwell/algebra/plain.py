@@ -49,7 +49,8 @@ class Plain:
         return x if condition else y
 
     def lerp(self, x: float, y: float, weight: float) -> float:
-        return interpolated(x, y, weight)
+        found: float = interpolated(x, y, weight)
+        return found
 
     def total(self, x: float) -> float:
         return x
