@@ -132,6 +132,15 @@ def test_lerp_is_x_at_0_and_y_at_1(kind: Callable[..., list[float]]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_lerp_at_1_keeps_nothing_of_x(kind: Callable[..., list[float]]) -> None:
+    small = [1e-9, -1e-9, 3e-9]
+    assert kind(lambda x, y: algebra.lerp(x, y, 1.0), [1e9, 3e8, -7e9], small) == kind(lambda y: y, small)
+    # A weight that is not known beforehand.
+    many = kind(lambda x, y, weight: algebra.lerp(x, y, weight), [1e9, 3e8, -7e9], small, [1.0, 1.0, 1.0])
+    assert many == kind(lambda y: y, small)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_plain_numbers_go_along_on_either_side(kind: Callable[..., list[float]]) -> None:
     found = kind(lambda x: (1 - 2 * x) / 4 + 2.0**x - (x - 1) ** 2 + 1 / x - -x, POSITIVE)
     expected = [(1 - 2 * x) / 4 + 2.0**x - (x - 1) ** 2 + 1 / x + x for x in POSITIVE]

@@ -126,8 +126,24 @@ def test_unknown_hyper_parameters_and_what_is_no_schedule() -> None:
         transformation(Lion(), lr=0.1)
     with pytest.raises(TypeError, match=r"write \('lr',\)"):
         transformation(Lion(), live="lr")
+    with pytest.raises(ValueError, match=r"^rank_fraction decides the shape of Dion's state: it can neither be live"):
+        transformation(rules.Dion(), live=["rank_fraction"])
     with pytest.raises(ValueError, match="needs a horizon"):
         transformation(Lion(), lr=Cosine())
+
+
+@pytest.mark.parametrize("live", [(), ("betas[0]",)])
+def test_no_memory_keeps_nothing(live: tuple[str, ...]) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from stepwell.integrations.optax import transformation
+
+    optimizer, weight = transformation(AdamW(betas=(0.0, 0.9)), live=live), jnp.ones(3)
+    update, state = jax.jit(optimizer.update), optimizer.init(weight)
+    for number in (3e4, 1e-4):  # in float32 30000 + (0.0001 − 30000) is 0
+        _, state = update(jnp.full(3, number), state, weight)
+    np.testing.assert_array_equal(state.slots["exp_avg"], np.full(3, 1e-4, np.float32))
 
 
 # Together with what optax and JAX have.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepwell import Optimizer
-from stepwell.rules import SGD, Adagrad, Adam, AdamW, Lion, Muon
+from stepwell import Optimizer, Rule
+from stepwell.rules import SGD, Adafactor, Adagrad, Adam, AdamW, Lion, Muon
 
 
 def weight(*shape: int, **options: Any) -> Tensor:
@@ -334,15 +335,58 @@ def test_a_note_of_ones_own_has_a_way_in() -> None:
 
 
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
-@pytest.mark.parametrize("number", [float, np.float64, torch.tensor])
-def test_a_live_pair_may_be_any_row_of_numbers(engine: Any, number: Callable[[float], Any]) -> None:
-    def stepped(betas: Any) -> Tensor:
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.5, 0.75],
+        [np.float64(0.5), np.float64(0.75)],
+        (torch.tensor(0.5), np.float32(0.75)),
+        np.array([0.5, 0.75]),
+        torch.tensor([0.5, 0.75]),
+    ],
+    ids=["list", "numpys", "mixed", "array", "tensor"],
+)
+def test_a_live_pair_may_be_any_row_of_numbers(engine: Any, row: Any, tmp_path: Path) -> None:
+    def stepped(betas: Any, *, steps_before: int) -> Tensor:
         p = weight()
         optimizer = Optimizer([p], AdamW(lr=0.1), engine=engine)
-        optimizer.param_groups[0]["betas"] = betas
-        for _ in range(2):
+        for step in range(3):
+            if step == steps_before:
+                optimizer.param_groups[0]["betas"] = betas
             p.grad = torch.tensor([1.0, -2.0])
             optimizer.step()
+        torch.save(optimizer.state_dict(), tmp_path / "saved.pt")
+        optimizer.load_state_dict(torch.load(tmp_path / "saved.pt", weights_only=True))
+        assert optimizer.param_groups[0]["betas"] == (0.5, 0.75)
         return p.detach()
 
-    assert torch.equal(stepped([number(0.5), number(0.75)]), stepped((0.5, 0.75)))
+    for steps_before in (0, 1):  # read as the batches are made, and from batches that are there
+        assert torch.equal(stepped(row, steps_before=steps_before), stepped((0.5, 0.75), steps_before=steps_before))
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "value", "said"),
+    [
+        (SGD(momentum=0.9, average=True), "dampening", 0.5, r"average=True takes no dampening, got 0\.5"),
+        (
+            SGD(momentum=0.9, nesterov=True),
+            "dampening",
+            0.5,
+            "nesterov=True needs .* and dampening 0, got .*",
+        ),
+        (Adafactor(eps_as_floor=True), "eps", (0.0, 1e-3), "eps_as_floor=True needs the first of eps above 0, .*"),
+        (Adafactor(eps_as_floor=True), "eps", [0.0, 1e-3], "eps_as_floor=True needs the first of eps above 0, .*"),
+    ],
+    ids=["averaged", "nesterov", "floor", "floor-list"],
+)
+def test_what_does_not_go_together_is_refused_live_too(rule: Rule, name: str, value: Any, said: str) -> None:
+    p = weight()
+    optimizer = Optimizer([{"params": [p], "name": "body"}], rule)
+    p.grad = torch.tensor([1.0, -2.0])
+    optimizer.step()
+    kept = p.detach().clone()
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(ValueError, match=rf"^{said} \(group 'body'\)$"):
+        optimizer.step()
+    assert torch.equal(p, kept)
+    assert optimizer.state[p]["step"] == 1

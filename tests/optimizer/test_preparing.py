@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import stepwell
+from stepwell import Rule, rules
 from stepwell.codecs import Storage
 from stepwell.optimizer import preparing
 from stepwell.optimizer.preparing import prepare
@@ -123,8 +124,11 @@ def test_numbers_of_numpy_in_a_live_group(engine: Any, rule: str, number: Any, t
         optimizer = stepwell.Optimizer([p], rule_class(rule)(), engine=engine)
         optimizer.param_groups[0]["lr"] = kind(0.01)
         stepped(optimizer, p, times=2)
-        torch.save(optimizer.state_dict()["state"], tmp_path / "state.pt")
-        torch.load(tmp_path / "state.pt", weights_only=True)
+        saved = optimizer.state_dict()
+        torch.save(saved, tmp_path / "state.pt")
+        assert torch.load(tmp_path / "state.pt", weights_only=True)["param_groups"] == saved["param_groups"]
+        assert type(saved["param_groups"][0]["lr"]) is float
+        assert type(optimizer.param_groups[0]["lr"]) is type(kind(0.01))  # what is live stays what it is
         found.append(p.detach())
     assert torch.equal(*found)
 
@@ -158,3 +162,35 @@ def test_a_parameter_in_another_shape_says_which_slot_does_not_go_with_it() -> N
     del optimizer.state[weight]
     optimizer.step()
     assert weight[0, 0] < 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "value"),
+    [
+        (rules.Dion(), "rank_fraction", 0.5),
+        (rules.AdamMini(), "heads", 2),
+        (rules.SOAP(), "max_precond_dim", 3),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_decides_the_shape_of_state_that_is_there_stays(rule: Rule, name: str, value: Any) -> None:
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    optimizer = stepwell.Optimizer([{"params": [weight], "name": "body"}], rule)
+    weight.grad = torch.ones(4, 4)
+    optimizer.step()
+    group = optimizer.param_groups[0]
+    before = group[name]
+    group[name] = value
+    kept = weight.detach().clone()
+    said = rf"^{name} was {before} and is {value} now \(group 'body'\), which takes a new optimizer: the slot "
+    for _ in range(2):
+        with pytest.raises(ValueError, match=said):
+            optimizer.step()
+    assert torch.equal(weight, kept)
+    assert optimizer.state[weight]["step"] == 1
+    group[name] = before  # and so a state dict has the options that go with its state
+    optimizer.step()
+    assert not torch.equal(weight, kept)
+    group[name] = value
+    optimizer.state[weight].clear()
+    optimizer.step()

@@ -206,6 +206,9 @@ def test_around_schedule_free_where_it_fits(wrap: Wrap, inner: Rule) -> None:
         (lambda: sam(SGD(), rho=-0.1), ValueError, r"^rho must be at least 0, got -0\.1$"),
         (lambda: cautious(SGD(), least_share=0.0), ValueError, r"^least_share must be above 0, got 0\.0$"),
         (lambda: schedule_free(SGD(), warmup_steps=0.5), ValueError, r"^warmup_steps must be a whole number"),
+        # A weight decay of 0 is live, and would do nothing where it grows.
+        (lambda: schedule_free(SGD(decay="independent")), ValueError, r"decay must be 'coupled' or 'decoupled'"),
+        (lambda: schedule_free(AdamW(decay="proximal")), ValueError, r"decay must be 'coupled' or 'decoupled'"),
         (lambda: rule_class("cautios(AdamW)"), ValueError, r"^unknown wrapper 'cautios'; did you mean 'cautious'\?"),
         (lambda: rule_class("cautious(Lionn)"), ValueError, r"^unknown rule 'Lionn'; did you mean 'Lion'\?"),
     ],

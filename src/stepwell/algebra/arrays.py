@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from stepwell.algebra.kinds import Kind
+from stepwell.algebra.kinds import Kind, interpolated
 
 
 class Arrays:
@@ -47,7 +47,7 @@ class Arrays:
         return self._library.where(condition, x, y)
 
     def lerp(self, x: Any, y: Any, weight: Any) -> Any:
-        return x + weight * (y - x)
+        return interpolated(x, y, weight)
 
     def total(self, x: Any) -> Any:
         return self._library.sum(x)

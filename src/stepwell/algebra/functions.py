@@ -67,7 +67,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
 
 def lerp(x: Any, y: Any, weight: Any) -> Any:
-    """x + weight · (y − x): x at weight 0, y at weight 1. An average with memory β is `lerp(new, average, β)`."""
+    """x + weight · (y − x): x at weight 0, y at weight 1. An average with memory β is `lerp(average, new, 1 − β)`."""
     return kind_of(x, y, weight).lerp(x, y, weight)
 
 

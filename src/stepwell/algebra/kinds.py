@@ -114,6 +114,18 @@ def kind_of(*numbers: Any) -> Kind:
     return _KINDS[float] if found is None else found
 
 
+def interpolated(x: Any, y: Any, weight: Any) -> Any:
+    """x + weight · (y − x), and y itself at weight 1, where x + (y − x) would lose what is small beside x.
+
+    A weight that is known is worked with from the nearer end, as torch does: near 1 the share of x is then 1 − weight
+    before it is rounded. One that a kernel gets drops x at 1 and costs a product elsewhere, not a choice an element.
+    """
+    if isinstance(weight, (int, float)):
+        return y + (weight - 1) * (y - x) if weight > 0.5 else x + weight * (y - x)
+    kept = kind_of(weight).where(weight == 1, 0.0, 1.0) * x
+    return kept + weight * (y - kept)
+
+
 def _look_up(number_type: type) -> Kind:
     root = number_type.__module__.partition(".")[0]
     if root in _ON_DEMAND:  # before its bases: numpy.float64 is a float, and what it is compared with is not

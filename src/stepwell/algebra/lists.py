@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.algebra.kinds import kind_of, register
+from stepwell.algebra.kinds import interpolated, kind_of, register
 from stepwell.algebra.tensors import from_nearer
 
 _TENSORS: Any = kind_of(torch.empty(0))
@@ -145,7 +145,7 @@ class Lists:
         lists = isinstance(x, TensorList) and isinstance(y, TensorList)
         if lists and isinstance(weight, (int, float)) and x.tensors[0].dtype == y.tensors[0].dtype:
             return x.with_tensors(torch._foreach_lerp(*from_nearer(x.tensors, y.tensors, weight)), y)
-        return x + weight * (y - x)
+        return interpolated(x, y, weight)
 
     def total(self, x: TensorList) -> TensorList:
         return _each(_TENSORS.total, x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stepwell.algebra.kinds import register
+from stepwell.algebra.kinds import interpolated, register
 
 
 class Plain:
@@ -49,7 +49,8 @@ class Plain:
         return x if condition else y
 
     def lerp(self, x: float, y: float, weight: float) -> float:
-        return x + weight * (y - x)
+        found: float = interpolated(x, y, weight)
+        return found
 
     def total(self, x: float) -> float:
         return x

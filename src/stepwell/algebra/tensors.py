@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stepwell.algebra import blocked
+from stepwell.algebra.kinds import interpolated
 from stepwell.algebra.postponed import SymmetricSum
 
 
@@ -79,7 +80,8 @@ class Tensors:
     def lerp(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
         if isinstance(x, Tensor) and isinstance(y, Tensor) and isinstance(weight, float) and x.dtype == y.dtype:
             return torch.lerp(*from_nearer(x, y, weight))
-        return x + weight * (y - x)
+        found: Tensor = interpolated(x, y, weight)
+        return found
 
     def total(self, x: Tensor) -> Tensor:
         return x.sum()

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Never
 
-from stepwell.algebra.kinds import register
+from stepwell.algebra.kinds import interpolated, register
 from stepwell.algebra.plain import PLAIN
 
 
@@ -257,7 +257,7 @@ class Tracing:
         return _graph_of(condition, x, y).apply("where", condition, x, y)
 
     def lerp(self, x: Any, y: Any, weight: Any) -> Any:
-        return x + weight * (y - x)
+        return interpolated(x, y, weight)
 
     def total(self, x: Expression) -> Any:
         return x if x.level <= Level.TENSOR else x.graph.reduce("total", x)

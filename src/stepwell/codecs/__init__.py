@@ -15,7 +15,16 @@ from stepwell.codecs.choosing import (
     layout,
 )
 from stepwell.codecs.codec import WEIGHTS, Codec, Plain, Stored, drawn
-from stepwell.codecs.converting import empty_parts, joined, names_beside, parts_of, put, settle_storage, slot_codec
+from stepwell.codecs.converting import (
+    empty_parts,
+    joined,
+    names_beside,
+    parts_of,
+    put,
+    settle_storage,
+    slot_codec,
+    slot_misfit,
+)
 from stepwell.codecs.rounding import Compensated, Kahan, Master, Stochastic
 
 __all__ = [
@@ -48,4 +57,5 @@ __all__ = [
     "put",
     "settle_storage",
     "slot_codec",
+    "slot_misfit",
 ]

@@ -37,10 +37,7 @@ def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage
         try:
             have = slot_codec(slot, state, held)
         except ValueError as error:
-            raise ValueError(
-                f"the slot {slot.name!r} {error}, and its parameter has shape {shape} now: let "
-                "optimizer.state[parameter] follow, or clear it"
-            ) from None
+            raise slot_misfit(rule, slot, shape, error) from None
         if storage.state_dtype is None and isinstance(have, Plain):
             codecs[slot.name] = have
         else:
@@ -53,6 +50,15 @@ def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage
             del state[name]
             _say(name, codecs[WEIGHTS].word, "weights")
     return codecs
+
+
+def slot_misfit(rule: Rule, slot: Slot, shape: Shape, error: ValueError) -> ValueError:
+    """The error of a slot that does not go with the parameter's shape, from what `slot_codec` says of it."""
+    needed = "" if slot.shape is None else f", for which {type(rule).__name__} needs {rule.slot_shape(slot, shape)}"
+    return ValueError(
+        f"the slot {slot.name!r} {error}, and its parameter has shape {shape} now{needed}: let "
+        "optimizer.state[parameter] follow, or clear it"
+    )
 
 
 def names_beside(number: str) -> tuple[str, ...]:

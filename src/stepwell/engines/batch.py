@@ -384,16 +384,27 @@ def plain_numbers(group: Group) -> Group:
 
 def live_numbers(group: Group, device: torch.device) -> Group:
     """The hyper-parameters as Python numbers, but for those in tensors on the device, which the host does not read."""
-    return {
-        name: value.detach().reshape(()).double() if same_device(value, device) else _plain(value)
-        for name, value in group.items()
-        if name not in _NO_NUMBERS
-    }
+    return {name: _live(value, device) for name, value in group.items() if name not in _NO_NUMBERS}
+
+
+def _live(value: Any, device: torch.device) -> Any:
+    there = same_device(value, device) and value.numel() == 1
+    return value.detach().reshape(()).double() if there else _plain(value)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(map(_plain, value))
-    if isinstance(value, np.generic):  # which would go on into slots, and so into checkpoints
-        return value.item()
-    return float(value) if isinstance(value, Tensor) else value
+    if isinstance(value, (Tensor, np.generic, np.ndarray)):  # NumPy's would go on into slots, and so into checkpoints
+        return float(value) if isinstance(value, Tensor) and value.numel() == 1 else _plain(value.tolist())
+    return value
+
+
+def without_numpy(value: Any) -> Any:
+    """The value with Python's numbers in place of NumPy's; the very same where it has none of these."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        found = [without_numpy(each) for each in value]
+        return value if all(map(is_, found, value)) else tuple(found) if isinstance(value, tuple) else found
+    return value

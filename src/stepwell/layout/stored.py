@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, codecs_for, names_beside, slot_codec
+from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, codecs_for, names_beside, slot_codec, slot_misfit
 from stepwell.layout.parts import Layout, held, layout_of, local, same_layout
 from stepwell.layout.slots import slot_layout
 from stepwell.rules.rule import Rule, Slot
@@ -37,7 +37,10 @@ def settle_parts(
             number = _start(slot, parameter, layout, cut)
             _put(slot.name, want, state, _made(want, slot, parameter, layout, cut, number), cut)
         elif not _is_in(slot.name, want, state, cut):
-            have = _found(slot, state, cut)
+            try:
+                have = _found(slot, state, cut)
+            except ValueError as error:
+                raise slot_misfit(rule, slot, shape, error) from None
             if isinstance(have, Plain) and (storage.state_dtype is None or have == want):
                 codecs[slot.name] = have
                 state[slot.name] = same_layout(state[slot.name], cut)

@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from operator import attrgetter, is_
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from stepwell.codecs import Codec, Plain, Storage
-from stepwell.engines.batch import Batch, Engine, Group, State
+from stepwell.codecs import Plain, Storage
+from stepwell.engines.batch import Batch, Group, State
 from stepwell.engines.choice import engine_for, judging
 from stepwell.engines.devices import capturing
 from stepwell.layout import (
@@ -32,6 +32,7 @@ from stepwell.layout import (
     shared_state,
 )
 from stepwell.optimizer.bucket import Bucket, check_dense, real
+from stepwell.optimizer.entries import Entry, looks_of, reshaped, rule_of, where
 from stepwell.optimizer.preparing import prepare, prepare_part
 from stepwell.optimizer.turns import turns_of
 from stepwell.rules.registry import rule_class
@@ -68,10 +69,12 @@ class Buckets:
         self._resting: dict[tuple[bool, tuple[bool, ...]], tuple[Any, list[Bucket]]] = {}
         # What is known of each parameter, by its id, and what the groups were then: with other gradients only the
         # buckets are made anew.
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, Entry] = {}
         self._entries_of: list[Any] = []
         # What CUDA graphs go on reading and writing, whichever buckets take the steps outside them.
         self._captured: dict[int, dict[str, Any]] = {}
+        # The rule of each group, by its id, as it was when state was last made.
+        self._rules: dict[int, Rule] = {}
 
     def layout_of(self, parameter: Tensor) -> Layout | None:
         """How the parameter is cut over ranks: as it lies, or as its state is shared out."""
@@ -82,6 +85,7 @@ class Buckets:
         self._made_for = None
         self._resting = {}
         self._entries = {}
+        self._rules = {}
 
     def observe(self, observed: bool) -> None:
         """From the next step on, let updates add up the squares of what they see, or no longer."""
@@ -242,30 +246,37 @@ class Buckets:
         self, groups: list[dict[str, Any]], members: list[list[Tensor]], state: Mapping[Tensor, State]
     ) -> list[Bucket]:
         position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
-        found: defaultdict[Any, list[_Entry]] = defaultdict(list)
+        found: defaultdict[Any, list[Entry]] = defaultdict(list)
         if (now := _kinds(groups)) != self._entries_of:
             self._entries, self._entries_of = {}, now
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
-        turns = turns_of(_taking_turns(groups))
-        for kind, group, parameters in zip(kinds, groups, members, strict=True):
-            whole = kind.of(group)
+        rules = [rule_of(kind, group, index) for index, (kind, group) in enumerate(zip(kinds, groups, strict=True))]
+        turns = turns_of(_taking_turns(groups, rules))
+        for index, (kind, group, parameters) in enumerate(zip(kinds, groups, members, strict=True)):
+            whole = rules[index]
             for parameter in parameters:
                 slots = state[parameter]
                 entry = self._entries.get(id(parameter))
                 if entry is None or entry.layout is not None or not entry.holds_of(parameter, slots):
                     for name, turn in turns.get(id(parameter), {}).items():
                         slots.setdefault(name, turn)
-                    entry = self._entry(parameter, slots, group, whole, known[kind])
+                    try:
+                        entry = self._entry(parameter, slots, group, whole, known[kind])
+                    except ValueError as error:
+                        changed = reshaped(self._rules.get(id(group)), whole, tuple(parameter.shape))
+                        way = f"{changed}{where(group, index)}, which takes a new optimizer: " if changed else ""
+                        raise ValueError(f"{way}{error}") from None
                     self._entries[id(parameter)] = entry
                 arrives = parameter.dtype if parameter.grad is None else parameter.grad.dtype
                 found[entry.kind, arrives].append(entry)
         buckets = [_bucket(entries, position) for entries in found.values()]
         for bucket in buckets:
             bucket.batch.observed = self.observed
+        self._rules |= {id(group): rule for group, rule in zip(groups, rules, strict=True)}
         return buckets
 
-    def _entry(self, parameter: Tensor, slots: State, group: Group, whole: Rule, other: State) -> _Entry:
+    def _entry(self, parameter: Tensor, slots: State, group: Group, whole: Rule, other: State) -> Entry:
         """What is to be known of a parameter, whose state is filled in and laid out; `other` is one of its rule."""
         rule = whole.fit(tuple(parameter.shape))
         layout = self.layout_of(parameter)
@@ -278,7 +289,7 @@ class Buckets:
         kinds = (type(whole), type(rule), flags(type(rule), rule.values()))
         cut = layout and (layout.mesh, layout.placements)
         kind = (engine.name, *kinds, parameter.device, *codecs.items(), cut)
-        return _Entry(parameter, slots, group, rule, engine, codecs, layout, kind, _looks(parameter, slots))
+        return Entry(parameter, slots, group, rule, engine, codecs, layout, kind, looks_of(parameter, slots))
 
 
 def _disagreement(mesh: DeviceMesh, has: bool, name: str, count: int) -> str:
@@ -290,34 +301,9 @@ def _disagreement(mesh: DeviceMesh, has: bool, name: str, count: int) -> str:
     )
 
 
-class _Entry(NamedTuple):
-    """One parameter, and what decides which others go with it: those of one kind do."""
-
-    parameter: Tensor
-    state: State
-    group: Group
-    rule: Rule
-    engine: Engine
-    codecs: dict[str, Codec]
-    layout: Layout | None
-    kind: tuple[Any, ...]
-    looks: list[Any]
-
-    def holds_of(self, parameter: Tensor, slots: State) -> bool:
-        """Whether all of it is still so, of this parameter and its state."""
-        return self.parameter is parameter and self.state is slots and self.looks == _looks(parameter, slots)
-
-
-def _looks(parameter: Tensor, slots: State) -> list[Any]:
-    """What decides how a parameter and its slots are stored and laid out, and how they are updated."""
-    looks = [(n, x.dtype, x.device, x.shape, x.stride()) for n, x in slots.items() if isinstance(x, Tensor)]
-    return [parameter.dtype, parameter.device, parameter.shape, parameter.stride(), list(slots), looks]
-
-
-def _taking_turns(groups: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Rule]]:
+def _taking_turns(groups: list[dict[str, Any]], rules: list[Rule]) -> Iterator[tuple[Tensor, Rule]]:
     """The parameters whose rule has work for them now and then, and that rule, fitted."""
-    for group in groups:
-        rule = rule_class(group["rule"]).of(group)
+    for group, rule in zip(groups, rules, strict=True):
         if any(slot.work is not None for slot in rule.slot_list()):
             yield from ((p, rule.fit(tuple(p.shape))) for p in group["params"])
 
@@ -334,7 +320,7 @@ def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(id(group), group["rule"], flags(rule_class(group["rule"]), group), Storage.of(group)) for group in groups]
 
 
-def _bucket(entries: list[_Entry], position: Mapping[int, int]) -> Bucket:
+def _bucket(entries: list[Entry], position: Mapping[int, int]) -> Bucket:
     parameters, first = [entry.parameter for entry in entries], entries[0]
     weights, codecs = parameters, first.codecs
     layouts = [entry.layout for entry in entries if entry.layout is not None]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stepwell.codecs import WEIGHTS, Storage, codecs_for, names_beside, slot_codec
-from stepwell.engines.batch import State
+from stepwell.engines.batch import State, without_numpy
 from stepwell.layout import layout_of, local
 from stepwell.optimizer.averaging import fingerprint
 from stepwell.optimizer.groups import NOTES, OTHERS_NOTES
@@ -35,8 +35,9 @@ Loaded = tuple[defaultdict[Tensor, State], list[dict[str, Any]]]
 
 def notes_for_state_dict(group: Mapping[str, Any]) -> dict[str, Any]:
     """What a group says in a state dict beside what it holds: a fingerprint of its weights where an average is kept,
-    and what torch has other names for."""
-    notes: dict[str, Any] = {}
+    and what torch has other names for. And in place of NumPy's numbers, which `torch.load` refuses: Python's."""
+    found = {name: without_numpy(value) for name, value in group.items() if name != "params"}
+    notes = {name: value for name, value in found.items() if value is not group[name]}
     if "holds" in group and "fingerprint" not in group:
         # On many ranks the few elements are not at hand. The key is there all the same: what loads into a state dict
         # that has it, as torch.distributed.checkpoint does, wants to find it.

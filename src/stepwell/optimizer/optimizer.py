@@ -364,6 +364,7 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state as torch has it: tensors and plain values only, under torch's slot names."""
         notes = [notes_for_state_dict(group) for group in self.param_groups]
+        kept = [dict(group) for group in self.param_groups]
         for group, note in zip(self.param_groups, notes, strict=True):
             group.update(note)
         state = self.state
@@ -372,9 +373,12 @@ class Optimizer(torch.optim.Optimizer):
             return super().state_dict()
         finally:
             self.state = state
-            for group, note in zip(self.param_groups, notes, strict=True):
+            for group, note, before in zip(self.param_groups, notes, kept, strict=True):
                 for name in note:
-                    del group[name]
+                    if name in before:
+                        group[name] = before[name]
+                    else:
+                        del group[name]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, copy: bool = True) -> None:
         """Take over a state dict of ours or of the torch optimizer of the same rule. A failed load changes nothing.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from stepwell.algebra import column_mean, lerp, maximum, mean, minimum, row_mean, sqrt, square
-from stepwell.rules.hyper import Fraction, NonNegative, Positive, Range
+from stepwell.rules.hyper import Fraction, NonNegative, Positive, Range, Switch
 from stepwell.rules.rule import Rule, Shape, Slot, column_wise, row_wise
 
 
@@ -44,7 +44,7 @@ class Adafactor(Rule):
     """
 
     lr: NonNegative = 1e-2
-    eps: tuple[NonNegative, NonNegative] = (1e-30, 1e-3)
+    eps: tuple[Annotated[NonNegative, Switch()], NonNegative] = (1e-30, 1e-3)
     clip_threshold: Positive = 1.0
     decay_rate: Annotated[float, Range(high=0)] = -0.8
     beta1: Fraction | None = None

@@ -48,4 +48,4 @@ class ASGD(Rule):
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         p, slots = super().update(p, g, s, h)
-        return p, {**slots, "ax": lerp(p, s.ax, where(s.step > 1, 1 - s.mu, 0.0))}
+        return p, {**slots, "ax": lerp(s.ax, p, where(s.step > 1, s.mu, 1.0))}

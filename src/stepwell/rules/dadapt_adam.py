@@ -84,7 +84,7 @@ class DAdaptAdam(Rule):
         rate = s.d * h.lr * bias_correction(s, h)
         if h.decay == "coupled":
             g = g + h.weight_decay * p
-        exp_avg = lerp(rate * g, s.exp_avg, beta1)
+        exp_avg = lerp(s.exp_avg, rate * g, 1 - beta1)
         exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(g)
         if h.decay == "inside":
             p = p * (1 - rate * h.weight_decay)

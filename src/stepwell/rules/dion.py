@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from stepwell.algebra import sqrt, square, where
 from stepwell.algebra.matrices import column_total, orthonormal_columns
-from stepwell.rules.hyper import Fraction, NonNegative, Range
+from stepwell.rules.hyper import Fraction, NonNegative, Range, Shaping
 from stepwell.rules.matrix_rule import MatrixRule
 from stepwell.rules.rule import Shape, Slot
 
@@ -39,7 +39,7 @@ class Dion(MatrixRule):
     lr: NonNegative = 1e-2
     mu: Fraction = 0.95
     weight_decay: NonNegative = 0.01
-    rank_fraction: Annotated[float, Range(low=0, high=1, open_low=True)] = 1.0
+    rank_fraction: Annotated[float, Range(low=0, high=1, open_low=True), Shaping()] = 1.0
     eps: NonNegative = 1e-8
 
     moves_by_rate = True

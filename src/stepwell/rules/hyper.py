@@ -2,7 +2,8 @@
 
 A field's annotation carries its range: `betas: tuple[Fraction, Fraction] = (0.9, 0.999)`. Numbers are symbols to the
 tracer, flags (`bool`, `Literal`, `None`, an enum, a name) are plain Python, and a `Switch` is a number whose zero is a
-flag: a rule may ask `if h.momentum`, and keeps no slot for a momentum that is off.
+flag: a rule may ask `if h.momentum`, and keeps no slot for a momentum that is off. A number that is `Shaping` decides
+the shape of a slot, and is a flag whatever it is.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import types
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import repeat
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
 import torch
 
 from stepwell.text.naming import nearest
@@ -49,6 +52,10 @@ class Switch:
     """Marks a number whose zero switches a part of the rule off."""
 
 
+class Shaping:
+    """Marks a number that decides the shape of a slot: it stays what it was when the slot was made."""
+
+
 NonNegative = Annotated[float, Range(low=0)]
 Positive = Annotated[float, Range(low=0, open_low=True)]
 Fraction = Annotated[float, Range(low=0, high=1, open_high=True)]
@@ -60,13 +67,22 @@ Seed = Annotated[int, Range(low=0, whole=True)]
 
 def is_switch(annotation: Any) -> bool:
     """Whether the field's zero is a flag."""
-    return any(isinstance(mark, Switch) for mark in getattr(annotation, "__metadata__", ()))
+    return _is_marked(annotation, Switch)
+
+
+def is_shaping(annotation: Any) -> bool:
+    """Whether the field's number decides the shape of a slot."""
+    return _is_marked(annotation, Shaping)
+
+
+def _is_marked(annotation: Any, kind: type) -> bool:
+    return any(isinstance(mark, kind) for mark in getattr(annotation, "__metadata__", ()))
 
 
 def may_be_flag(annotation: Any) -> bool:
     """Whether a value of this field can be a flag."""
     if get_origin(annotation) is Annotated and get_args(annotation)[0] is float:
-        return is_switch(annotation)
+        return is_switch(annotation) or is_shaping(annotation)
     if get_origin(annotation) is tuple:
         return any(may_be_flag(each) for each in get_args(annotation) if each is not Ellipsis)
     return annotation is not float
@@ -74,26 +90,28 @@ def may_be_flag(annotation: Any) -> bool:
 
 def is_flag(annotation: Any, value: Any) -> bool:
     """Whether a value is plain Python to a rule: a flag, a name, None, a member of an enum, a choice (`Literal`), a
-    count (`int`), a switch that is off, anything else that is no number, or a tuple in which any of these stands."""
+    count (`int`), a switch that is off, what shapes a slot, anything else that is no number, or a tuple in which any of
+    these stands."""
     if value is None or isinstance(value, (bool, str, Enum)):
         return True
     if is_switch(annotation):
         return not value
     if _decides(annotation):
         return True
-    if isinstance(value, tuple):
-        return any(is_flag(float, each) for each in value)
+    if isinstance(value, (tuple, list)):
+        elements = get_args(annotation) if get_origin(annotation) is tuple else ()
+        return any(map(is_flag, elements if len(elements) == len(value) else repeat(float), value))
     # Numbers of every kind can be multiplied; what cannot be told from its like by a key cannot be a flag.
     return not hasattr(value, "__mul__") and isinstance(value, Hashable)
 
 
 def _decides(annotation: Any) -> bool:
-    """Whether all values are counts or choices: `Count`, a `Literal`, a tuple of them, or either of them."""
+    """Whether all values are counts, choices or shapes: `Count`, a `Literal`, a tuple of them, or either of them."""
     origin = get_origin(annotation)
     if origin is Literal:
         return True
     if origin is Annotated:
-        return get_args(annotation)[0] is int
+        return get_args(annotation)[0] is int or is_shaping(annotation)
     if origin is tuple or origin in (Union, types.UnionType):
         return all(_decides(each) for each in get_args(annotation) if each is not Ellipsis and each is not type(None))
     return annotation is int
@@ -174,6 +192,8 @@ def _is_for(annotation: Any, value: Any) -> bool:
 
 
 def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or whole:
             raise TypeError(f"{name} must be {limits}, got a tensor of shape {tuple(value.shape)}{where}")
@@ -194,6 +214,8 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
 
 
 def _tuple(name: str, value: Any, annotations: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 1:
+        value = value.tolist()
     if annotations[-1] is Ellipsis and isinstance(value, (tuple, list)) and value:
         annotations = annotations[:1] * len(value)
     if isinstance(value, str) or not isinstance(value, (tuple, list)) or len(value) != len(annotations):

@@ -38,4 +38,4 @@ class Lion(Rule):
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas
-        return sign(lerp(g, s.exp_avg, beta1)), {"exp_avg": lerp(g, s.exp_avg, beta2)}
+        return sign(lerp(g, s.exp_avg, beta1)), {"exp_avg": lerp(s.exp_avg, g, 1 - beta2)}

@@ -43,7 +43,7 @@ class NovoGrad(Rule):
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas
         squared_norm = total(square(g))
-        exp_avg_sq = lerp(squared_norm, s.exp_avg_sq, where(s.step > 1, beta2, 0.0))
+        exp_avg_sq = lerp(s.exp_avg_sq, squared_norm, where(s.step > 1, 1 - beta2, 1.0))
         normalized = g / (sqrt(exp_avg_sq) + h.eps) + h.weight_decay * p
         share = where(s.step > 1, 1 - beta1, 1.0) if h.grad_averaging else 1.0
         exp_avg = where(s.step > 1, beta1, 0.0) * s.exp_avg + share * normalized

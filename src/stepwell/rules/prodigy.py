@@ -99,7 +99,7 @@ class Prodigy(Rule):
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas
-        exp_avg = lerp(s.d * g, s.exp_avg, beta1)
+        exp_avg = lerp(s.exp_avg, s.d * g, 1 - beta1)
         exp_avg_sq = beta2 * s.exp_avg_sq + (1 - beta2) * square(s.d * g)
         step = bias_correction(s, h) * exp_avg / (sqrt(exp_avg_sq) + s.d * h.eps)
         if h.decay == "inside":

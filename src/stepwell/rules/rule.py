@@ -306,8 +306,8 @@ def hyper_parameters(rule: type[Rule]) -> dict[str, Any]:
 
 def flags(rule: type[Rule], values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The values that are plain Python to the rule, and so decide its arithmetic: flags, choices, None, counts
-    (annotated `int`), switches that are off, tuples with any of these, and whatever is no number. All others are
-    numbers that the tracer keeps as symbols."""
+    (annotated `int`), switches that are off, what shapes a slot, tuples with any of these, and whatever is no number.
+    All others are numbers that the tracer keeps as symbols."""
     if rule not in _MAY_BE_FLAGS:
         known = hyper_parameters(rule).items()
         _MAY_BE_FLAGS[rule] = tuple((name, annotation) for name, annotation in known if may_be_flag(annotation))

@@ -34,7 +34,7 @@ class SGD(Rule):
 
     lr: NonNegative = 1e-3
     momentum: Annotated[float, Range(low=0, high=1), Switch()] = 0.0
-    dampening: Annotated[float, Range(low=0, high=1)] = 0.0
+    dampening: Annotated[float, Range(low=0, high=1), Switch()] = 0.0
     weight_decay: NonNegative = 0.0
     nesterov: bool = False
     decay: Decay = "coupled"

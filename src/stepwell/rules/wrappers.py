@@ -144,7 +144,7 @@ class ScheduleFreeOf(WarmUp, Interpolation, Wrapper):
     """Averaging in place of a schedule, around another rule's direction (Defazio et al. 2024, arXiv:2405.15682).
 
     The rule's own momentum should be off: the interpolation takes its place. A rule that adapts to the gradient's
-    scale keeps doing so.
+    scale keeps doing so. Weight decay is taken at y, as part of the direction: it is "coupled" or "decoupled".
 
     Args:
         interpolation: β in (0, 1), the share of the average in the weights that are trained on.
@@ -170,7 +170,7 @@ class ScheduleFreeOf(WarmUp, Interpolation, Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight_decay and self.decay in ("independent", "proximal"):
+        if self.decay in ("independent", "proximal"):  # also where it is 0 now: it is live
             raise ValueError(
                 f"schedule_free takes weight decay at y, as part of the direction: decay must be 'coupled' or "
                 f"'decoupled', got {self.decay!r}"

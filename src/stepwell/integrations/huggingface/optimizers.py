@@ -51,8 +51,8 @@ class TransformersAdamW(Rule):
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas
-        exp_avg = lerp(g, s.exp_avg, beta1)
-        exp_avg_sq = lerp(square(g), s.exp_avg_sq, beta2)
+        exp_avg = lerp(s.exp_avg, g, 1 - beta1)
+        exp_avg_sq = lerp(s.exp_avg_sq, square(g), 1 - beta2)
         rate = h.lr
         if h.correct_bias:
             rate = rate * sqrt(1 - beta2**s.step) / (1 - beta1**s.step)

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from stepwell.algebra.kinds import register
+from stepwell.algebra.kinds import interpolated, register
 
 
 class KerasNumber:
@@ -135,7 +135,7 @@ class KerasNumbers:
         return condition._apply(ops.where, condition, x, y)
 
     def lerp(self, x: Any, y: Any, weight: Any) -> Any:
-        return x + weight * (y - x)
+        return interpolated(x, y, weight)
 
     def total(self, x: KerasNumber) -> Any:
         return x._apply(ops.sum, x)

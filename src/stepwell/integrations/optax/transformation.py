@@ -12,7 +12,7 @@ import optax
 from stepwell.integrations.course import Course
 from stepwell.integrations.optax.parameter import Parameter, starting_slots
 from stepwell.integrations.views import Outputs, View, check_outputs
-from stepwell.rules.hyper import is_switch
+from stepwell.rules.hyper import is_shaping, is_switch
 from stepwell.rules.rule import Rule, hyper_parameters, namespace
 from stepwell.rules.wrappers import SAM
 from stepwell.schedules import Schedule
@@ -127,13 +127,17 @@ def updated(
 
 
 def check_switches(rule: Rule, changing: Iterable[str]) -> None:
-    """Raise ValueError for a hyper-parameter that changes and whose zero is a flag: JAX cannot know it beforehand."""
+    """Raise ValueError for a hyper-parameter that changes and has to be known beforehand."""
     known = hyper_parameters(type(rule))
     for name in changing:
         if name in known and is_switch(known[name]):
             raise ValueError(
                 f"{name}=0 switches a part of {type(rule).__name__} off, which has to be known before jax.jit: it can "
                 "neither be live nor have a schedule"
+            )
+        if name in known and is_shaping(known[name]):
+            raise ValueError(
+                f"{name} decides the shape of {type(rule).__name__}'s state: it can neither be live nor have a schedule"
             )
 
 
