@@ -164,7 +164,10 @@ def test_migrate_from_transformers_with_the_model(there, stepwell):
 def test_migrate_to_torch(there, stepwell):
     code, out, err = stepwell("migrate", "a", "a.pt", "--to", "torch")
     assert (code, err) == (0, "")
-    assert out == "a: model, optimizer, step, extra for torch; torch.load(…, weights_only=True) reads it\n\na.pt\n"
+    assert out == (
+        "a: model, optimizer, step, extra for torch; torch.load(…, weights_only=True) reads it\n"
+        "optimizer: make torch's with these groups, of 3, 2 parameters in the order of their 'param_names'\n\na.pt\n"
+    )
     model = made()
     matrices, biases = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
     optimizer = torch.optim.AdamW([{"params": matrices}, {"params": biases}])

@@ -80,7 +80,19 @@ def _to_torch(source: Path, target: Path) -> dict[str, Any]:
     with written_whole(target) as part:
         torch.save(state, part)
     text = f"{source}: {', '.join(state)} for torch; torch.load(…, weights_only=True) reads it"
-    return {"target": str(target), "holds": list(state), "text": text}
+    saved = {"optimizer": state["optimizer"]} if "optimizer" in state else state.get("optimizers", {})
+    lines = [text, *(_groups(name, each["param_groups"]) for name, each in saved.items())]
+    return {"target": str(target), "holds": list(state), "text": "\n".join(lines)}
+
+
+def _groups(name: str, groups: list[dict[str, Any]]) -> str:
+    """Which groups torch's optimizer has to have, to take such a state dict."""
+    sizes = ", ".join(str(len(group["params"])) for group in groups)
+    many = len(groups) > 1
+    return (
+        f"{name}: make torch's with {'these groups' if many else 'one group'}, of {sizes} parameters in the order of "
+        f"{'their' if many else 'its'} 'param_names'"
+    )
 
 
 def _to_ours(source: Path, target: Path, to: str, model: nn.Module | None, rule: str | None) -> dict[str, Any]:
