@@ -82,4 +82,5 @@ def test_why_a_peer_cannot_take_part() -> None:
     broken = Peer("broken", ("sgd",), "torch", "torch.no_such_module", "SGD", ())
     assert broken.problem() == "cannot be imported: No module named 'torch.no_such_module'"
     assert PEERS[0].problem() == ""
-    assert PEERS[0].version() == f"torch {torch.__version__}"
+    # What is built for a GPU may say so to Python alone: "2.13.0+cu130".
+    assert PEERS[0].version().partition("+")[0] == f"torch {torch.__version__}".partition("+")[0]

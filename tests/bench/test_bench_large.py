@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 
 import pytest
 import torch
@@ -54,14 +55,15 @@ def test_batches_are_the_same_for_every_rule_and_others_at_every_step():
 
 
 def test_the_loss_is_computed_in_bfloat16_and_is_that_of_guessing_at_first():
-    task = task_on(CPU, SMALL)
-    torch.manual_seed(0)
-    model = task.model()
-    seen = []
-    model.head.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    task, losses, seen = task_on(CPU, SMALL), [], []
+    for seed in range(8):  # frequent bytes are guessed well or badly by chance
+        torch.manual_seed(seed)
+        model = task.model()
+        model.head.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+        with torch.no_grad():
+            losses.append(task.validate(model))
     # A head of standard deviation 1/√width makes logits of variance 1, which cost ½ beside equal ones.
-    with torch.no_grad():
-        assert task.validate(model) == pytest.approx(math.log(256) + 0.5, abs=0.3)
+    assert statistics.fmean(losses) == pytest.approx(math.log(256) + 0.5, abs=0.3)
     assert set(seen) == {torch.bfloat16}
 
 

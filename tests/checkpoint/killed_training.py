@@ -130,6 +130,12 @@ def instants(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     }
 
 
+# A folder is read by one of the last two, which depends on the release of Python.
+FILE_EVENTS = frozenset(
+    ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir", "os.scandir")
+)
+
+
 def operations(folder: Path) -> dict[str, Any]:
     """End a save before its first operation on files, its second, …; each time all must be as before or after."""
     begun = folder / "begun"
@@ -151,7 +157,7 @@ def operations(folder: Path) -> dict[str, Any]:
 
             def hook(event: str, _: Any) -> None:
                 nonlocal count
-                if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir"):
+                if event in FILE_EVENTS:
                     count += 1
                     if count > number:
                         os._exit(9)
