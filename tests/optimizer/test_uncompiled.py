@@ -14,7 +14,11 @@ from torch import Tensor, nn
 import stepwell
 from stepwell.optimizer.uncompiled import uncompiled
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about torch, while it compiles
+# Of torch, about torch, while it compiles.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning"),
+]
 
 
 def training(compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> tuple[list[float], Tensor]:
