@@ -184,7 +184,7 @@ def test_a_switch_is_a_flag_while_it_is_off() -> None:
     assert dict(flags(SGD, SGD().values()))["momentum"] == 0.0
     assert "momentum" not in dict(flags(SGD, SGD(momentum=0.9).values()))
     assert flags(SGD, SGD(momentum=0.9).values()) == flags(SGD, SGD(momentum=0.5).values())
-    assert "dampening" not in dict(flags(SGD, SGD().values()))
+    assert "weight_decay" not in dict(flags(SGD, SGD().values()))
 
 
 class Order(IntEnum):
