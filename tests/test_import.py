@@ -20,9 +20,9 @@ from stepwell import algebra, checkpoint, rules, schedules
 
 # A package, or a module beside them, imports only those that stand before it.
 HOUSE = (
-    *("text", "importing", "algebra", "rules", "schedules", "codecs", "layout", "engines", "optimizer", "scheduler"),
-    *("roles", "select", "recipes", "advice", "pictures", "horizon", "planning", "routing", "catalogue", "facades"),
-    *("checkpoint", "compare", "report", "range_test", "integrations", "cli"),
+    *("text", "importing", "machine", "algebra", "rules", "schedules", "codecs", "layout", "engines", "optimizer"),
+    *("scheduler", "roles", "select", "recipes", "advice", "pictures", "horizon", "planning", "routing", "catalogue"),
+    *("facades", "checkpoint", "compare", "report", "range_test", "integrations", "cli"),
 )
 LATER = (
     *("numba", "llvmlite", "safetensors", "rich", "typer", "plotly"),

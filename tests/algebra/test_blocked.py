@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepwell.algebra import blocked, matrices
+from stepwell.algebra import blocked, cpu_products, matrices
 from stepwell.algebra.blocked import BLOCK, PANEL, in_blocks, in_panels, orthonormal_columns
 
 
@@ -14,6 +14,14 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+@pytest.fixture(params=["by torch", "by the kernel"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways; where this processor has no kernel, both are torch's."""
+    if request.param == "by torch":
+        monkeypatch.setattr(cpu_products, "_kernel", lambda *_: None)
+
+
+@pytest.mark.usefixtures("by")
 @pytest.mark.parametrize("rows", [BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK - 1, 3 * BLOCK, 5 * BLOCK + 7])
 def test_symmetric_products_in_blocks(rows: int) -> None:
     x = random(rows, 40, seed=rows)
@@ -21,7 +29,7 @@ def test_symmetric_products_in_blocks(rows: int) -> None:
     before = average.clone()
     exact = x.double() @ x.double().mT
     gram, mixed = matrices.gram(x), matrices.lerp_gram(average, x, 0.25)
-    assert in_blocks(x) == (rows > BLOCK)
+    assert in_blocks(x, x.dtype) == (rows > BLOCK)
     torch.testing.assert_close(gram.double(), exact, rtol=0, atol=1e-4)
     torch.testing.assert_close(mixed.double(), 0.75 * average.double() + 0.25 * exact, rtol=0, atol=1e-4)
     assert torch.equal(average, before)
@@ -89,5 +97,5 @@ def test_what_is_small_or_wide_or_elsewhere_is_left_to_torch() -> None:
     assert not in_panels(random(BLOCK, BLOCK))
     assert not in_panels(random(300, 400))
     assert not in_panels(random(400, 300).to("meta"))
-    assert not in_blocks(random(400, 300).to("meta"))
-    assert not in_blocks(random(2, 400, 300))
+    assert not in_blocks(random(400, 300).to("meta"), torch.float32)
+    assert not in_blocks(random(2, 400, 300), torch.float32)

@@ -11,8 +11,9 @@ import torch
 
 from stepwell import Optimizer, Rule
 from stepwell.algebra import mean
-from stepwell.engines.fused import block_memory, memory
+from stepwell.engines.fused import block_memory, stored
 from stepwell.engines.fused.numba_words import array
+from stepwell.machine import memory
 from stepwell.rules.registry import _RULES
 
 
@@ -48,7 +49,7 @@ def test_no_address_is_wrong_to_ask_for() -> None:
 
 
 def test_no_slot_is_called_as_what_a_kernel_uses() -> None:
-    functions = [name for module in (memory, block_memory) for name in vars(module) if not name.startswith("_")]
+    functions = [name for module in (memory, stored, block_memory) for name in vars(module) if not name.startswith("_")]
     made = ["m_codes", "m_share", "m_scale", "m_numbers", "m_", "largest_m", "lower0", "word1", "pairs", "min"]
     made += ["at", "size", "start", "row", "lines", "width", "r", "r12", "sum3", "len", "sums", "column_sums"]
     assert {name: array(name) for name in (*functions, *made)} == {n: f"{n}_slot" for n in (*functions, *made)}

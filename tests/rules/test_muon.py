@@ -15,8 +15,8 @@ from rules.singular_values import JORDAN, diagonal, near, newton_schulz, with_si
 from stepwell import Optimizer
 from stepwell.algebra.matrices import (
     POLAR_EXPRESS,
-    _directly,
-    _on_the_gram_matrix,
+    _groups,
+    _next_iterate,
     orthogonalized,
     polar_express,
 )
@@ -94,14 +94,56 @@ def test_singular_vectors_stay(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)], ids=str)
 @pytest.mark.parametrize("shape", [(8, 8), (8, 12), (8, 64), (3, 8, 20), (2, 3, 8, 20)], ids=str)
-def test_the_gram_matrix_gives_what_the_direct_iteration_gives(
+def test_polynomials_together_give_what_they_give_one_by_one(
     shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True)
     for steps in (1, 2, 5):
-        near(_on_the_gram_matrix(x, [JORDAN] * steps), _directly(x, [JORDAN] * steps), tolerance)
+        one_by_one = x
+        for _ in range(steps):
+            one_by_one = _next_iterate(one_by_one, [JORDAN])
+        near(_next_iterate(x, [JORDAN] * steps), one_by_one, tolerance)
+
+
+def test_polynomials_go_together_as_long_as_rounding_allows() -> None:
+    def sizes(polynomials: list[Any], gain: float) -> list[int]:
+        return [len(group) for group in _groups(polynomials, gain)]
+
+    # Gains of 3.4445 each: two make 11.9, three 40.9, five 485. The Polar Express begins with 8.21, 4.07, 3.91, 3.29,
+    # 2.28: 8.21·4.07 = 33.4, 4.07·3.91 = 15.9, 3.91·3.29 = 12.9, 3.29·2.28 = 7.5, all together 976.
+    assert sizes([JORDAN] * 5, 12.0) == [2, 2, 1]
+    assert sizes([JORDAN] * 7, 1000.0) == [5, 2]
+    assert sizes(polar_express(5), 12.0) == [1, 1, 1, 2]
+    assert sizes(polar_express(5), 16.0) == [1, 2, 2]
+    assert sizes(polar_express(5), 1000.0) == [5]
+    assert sizes([JORDAN], 1.0) == [1]
+    assert sizes([], 12.0) == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("polynomials", [lambda steps: [JORDAN] * steps, polar_express], ids=["jordan", "polar"])
+@pytest.mark.parametrize("size", [1, 20])
+def test_in_bfloat16_polynomials_together_are_as_near_as_one_by_one(
+    polynomials: Callable[[int], list[Any]], steps: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large matrices are multiplied by a kernel of ours, small ones by torch."""
+    monkeypatch.setattr("stepwell.algebra.tensors._bfloat16_is_fast", lambda _: True)
+    values = torch.linspace(1.0, 0.01, 20 * size, dtype=torch.float64)
+    matrix = with_singular_values(values, 20 * size, 35 * size)
+    exact = values / values.norm()
+    for a, b, c in polynomials(steps):
+        exact = a * exact + b * exact**3 + c * exact**5
+    expected = with_singular_values(exact, 20 * size, 35 * size)
+    together = orthogonalized(matrix.bfloat16(), polynomials(steps))
+    assert together.dtype == torch.bfloat16
+    one_by_one = (matrix / values.norm()).bfloat16()
+    for polynomial in polynomials(steps):
+        one_by_one = _next_iterate(one_by_one, [polynomial])
+    error, error_one_by_one = ((found.double() - expected).norm() / expected.norm() for found in (together, one_by_one))
+    assert float(error) < 3.0 * float(error_one_by_one) + 0.01
+    assert float(error) < 0.12
 
 
 @pytest.mark.usefixtures("float32_products")

@@ -94,6 +94,9 @@ class JaxArrays(Arrays):
     def lerp_gram(self, average: Any, x: Any, weight: Any) -> Any:
         return self.add_symmetric_product(average, x, x.mT, 1 - weight, weight)
 
+    def lerp_rough_gram(self, average: Any, x: Any, weight: Any) -> Any:
+        return self.lerp_gram(average, x, weight)
+
     def identity(self, x: Any) -> Any:
         return self._library.broadcast_to(self._library.eye(x.shape[-1], dtype=x.dtype), x.shape)
 

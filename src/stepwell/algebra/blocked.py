@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stepwell.algebra import cpu_products
+
 # Rows of a block: measured, fewer keep no core busy.
 BLOCK = 256
 # Columns whose reflections are found, before products carry them to all others; and of these, columns whose reflections
@@ -17,9 +19,10 @@ LARGE_PANEL = 128, 32
 LARGE = 1536
 
 
-def in_blocks(x: Tensor) -> bool:
-    """Whether a symmetric product of x is faster in blocks. An accelerator is not filled by a part of it."""
-    return x.device.type == "cpu" and x.ndim == 2 and x.shape[0] > BLOCK
+def in_blocks(left: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a symmetric product of `left` in this dtype is faster in parts. An accelerator is not filled by one."""
+    in_blocks = left.device.type == "cpu" and left.ndim == 2 and left.shape[0] > BLOCK
+    return in_blocks and (left.dtype == dtype or cpu_products.serves(left, left.dtype, dtype))
 
 
 def in_panels(x: Tensor) -> bool:
@@ -27,19 +30,27 @@ def in_panels(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.shape[-2] >= x.shape[-1] > BLOCK
 
 
-def add_symmetric(x: Tensor, left: Tensor, right: Tensor, x_factor: float, factor: float) -> None:
-    """Write x_factor·x + factor·left·right, all symmetric, into x; x is not read where its factor is 0.
+def write_symmetric(
+    out: Tensor, left: Tensor, right: Tensor, x: Tensor | None = None, x_factor: float = 0.0, factor: float = 1.0
+) -> None:
+    """Write x_factor·x + factor·left·right, all symmetric, into out, which may be x.
 
-    What stands above the diagonal is worked out, and what stands below it is the mirror image.
+    What stands on one side of the diagonal is worked out, and what stands on the other is the mirror image.
     """
-    _add_upper(x, left, right, x_factor, factor)
-    for start in range(0, x.shape[0], BLOCK):
+    if cpu_products.serves(left, left.dtype, out.dtype) and out.stride(1) == 1:
+        cpu_products.write_symmetric(out, left, right, x, x_factor, factor)
+        return
+    if x is not None and x is not out:
+        out.copy_(x)
+    _add_upper(out, left, right, 0.0 if x is None else x_factor, factor)
+    for start in range(0, out.shape[0], BLOCK):
         block, after = slice(start, start + BLOCK), slice(start + BLOCK, None)
-        x[after, block] = x[block, after].mT
+        out[after, block] = out[block, after].mT
 
 
 def _add_upper(x: Tensor, left: Tensor, right: Tensor, x_factor: float, factor: float) -> None:
-    """The blocks on the diagonal and above it: those right of its first half in one product, then each half alone."""
+    """Add to the blocks on the diagonal and above it: to those right of its first half in one product, then to each
+    half alone."""
     blocks = -(-x.shape[0] // BLOCK)
     if blocks == 1:
         x.addmm_(left, right, beta=x_factor, alpha=factor)

@@ -67,37 +67,52 @@ def orthogonalized(
     wide = wide / maximum(frobenius(wide), eps)
     rows, cols = wide.shape[-2:]
     polynomials = coefficients if isinstance(coefficients, list) else [coefficients] * steps
-    # In products of rows³: 10·cols/rows + 5 for the direct iteration against 17 + 2·cols/rows on the Gram matrix.
-    # Rounding puts the Gram matrix's small eigenvalues below zero, where the iteration diverges: each step makes them
-    # about twelve times larger. In bfloat16 that comes at once, in float32 after more than five.
-    by_gram = 2 * cols > 3 * rows and is_precise and len(polynomials) <= 5
-    result = (_on_the_gram_matrix if by_gram else _directly)(wide, polynomials)
-    return result.mT if tall else result
+    # In products of rows³, a polynomial by itself takes 2·cols/rows + 1, and n together 2·cols/rows + 4n − 3.
+    together = _groups(polynomials, _PRECISE_GAIN if is_precise else _ROUGH_GAIN) if 2 * cols > 3 * rows else None
+    for group in together or [[polynomial] for polynomial in polynomials]:
+        wide = _next_iterate(wide, group)
+    return wide.mT if tall else wide
 
 
-def _directly(x: Any, polynomials: Sequence[Coefficients]) -> Any:
-    kind = _kind(x)
-    for a, b, c in polynomials:
-        square = gram(x)
-        x = kind.add_product(x, kind.add_symmetric_product(square, square, square, b, c), x, a, 1.0)
-    return x
+# How much larger the smallest singular values may become before XXᵀ is worked out anew. What polynomials make of it
+# together is rounded, which is as large beside the largest singular values as this gain in the last digit; and rounding
+# puts the smallest eigenvalues below zero, where the iteration diverges: in float32 after more than five steps.
+_PRECISE_GAIN, _ROUGH_GAIN = 1000.0, 12.0
 
 
-def _on_the_gram_matrix(x: Any, polynomials: Sequence[Coefficients]) -> Any:
-    """The same iteration on G = XXᵀ: X ← PX makes G ← PGP, and the product of all P meets X once, at the end.
+def _groups(polynomials: Sequence[Coefficients], gain: float) -> list[list[Coefficients]]:
+    """The polynomials in as few groups as make small singular values at most so many times larger, if more than one
+    polynomial is in a group."""
+    groups: list[list[Coefficients]] = []
+    so_far = math.inf
+    for polynomial in polynomials:
+        so_far *= abs(polynomial[0])
+        if so_far > gain:
+            groups.append([])
+            so_far = abs(polynomial[0])
+        groups[-1].append(polynomial)
+    return groups
 
-    Each P and each G is a polynomial in the first G: they commute, and all their products are symmetric.
+
+def _next_iterate(x: Any, polynomials: Sequence[Coefficients]) -> Any:
+    """X ← …P₂P₁X for P = aI + bG + cG² of G = XXᵀ, which P₁ makes P₁GP₁.
+
+    Each P and each G is a polynomial in the first G: they commute, and all their products are symmetric. Here P is
+    a·I + `rest`, and the product of all so far `share`·I + `others`.
     """
     kind = _kind(x)
     square = gram(x)
-    identity = identity_like(square)
-    product = None
-    for step, (a, b, c) in enumerate(polynomials, start=1):
-        polynomial = kind.add_symmetric_product(square, square, square, b, c) + a * identity
-        product = polynomial if product is None else kind.symmetric_product(polynomial, product)
-        if step < len(polynomials):
-            square = kind.symmetric_product(kind.symmetric_product(polynomial, square), polynomial)
-    return x if product is None else product @ x
+    a, b, c = polynomials[0]
+    others = rest = kind.add_symmetric_product(square, square, square, b, c)
+    share = a
+    for next_a, next_b, next_c in polynomials[1:]:
+        once = kind.add_symmetric_product(square, rest, square, a, 1.0)
+        square = kind.add_symmetric_product(once, rest, once, a, 1.0)
+        a, b, c = next_a, next_b, next_c
+        rest = kind.add_symmetric_product(square, square, square, b, c)
+        others = kind.add_symmetric_product(others, rest, others, a, 1.0) + share * rest
+        share *= a
+    return kind.add_product(x, others, x, share, 1.0)
 
 
 def either(condition: Any, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
@@ -141,6 +156,11 @@ def gram(x: Any) -> Any:
 def lerp_gram(average: Any, x: Any, weight: Any) -> Any:
     """(1 − weight)·average + weight·x·xᵀ, of a symmetric average."""
     return _kind(x).lerp_gram(average, x, weight)
+
+
+def lerp_rough_gram(average: Any, x: Any, weight: Any) -> Any:
+    """The same, of x in bfloat16 where the device multiplies that faster and adds the products up in float32."""
+    return _kind(x).lerp_rough_gram(average, x, weight)
 
 
 def row_total(x: Any) -> Any:

@@ -40,8 +40,8 @@ class SymmetricSum(Tensor):
     def whole(self) -> Tensor:
         """The sum in memory of its own."""
         if self._whole is None:
-            self._whole = self._x.clone()
-            blocked.add_symmetric(self._whole, *self._product, *self._factors)
+            self._whole = torch.empty_like(self._x, memory_format=torch.contiguous_format)
+            blocked.write_symmetric(self._whole, *self._product, self._x, *self._factors)
         return self._whole
 
     @property
@@ -56,7 +56,7 @@ class SymmetricSum(Tensor):
     def write_to(self, place: Tensor) -> None:
         """Write the sum there, which `in_turn` has said it may wait for: in place, where x stands there."""
         if self._whole is None and _is_same(self._x, place):
-            blocked.add_symmetric(self._x, *self._product, *self._factors)
+            blocked.write_symmetric(self._x, *self._product, self._x, *self._factors)
         else:
             place.copy_(self.whole.reshape(place.shape))
 

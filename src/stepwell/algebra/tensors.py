@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.algebra import blocked
+from stepwell.algebra import blocked, cpu_products
 from stepwell.algebra.kinds import interpolated
 from stepwell.algebra.postponed import SymmetricSum
 
@@ -123,10 +123,10 @@ class Tensors:
         if _in_tiles(left):
             tiled: Tensor = _triton_products().symmetric(left, right)
             return tiled
-        if not blocked.in_blocks(left):
+        if not blocked.in_blocks(left, left.dtype):
             return left @ right
         result = left.new_empty(left.shape[0], left.shape[0])
-        blocked.add_symmetric(result, left, right, 0.0, 1.0)
+        blocked.write_symmetric(result, left, right)
         return result
 
     def add_symmetric_product(
@@ -135,18 +135,22 @@ class Tensors:
         if _in_tiles(left):
             tiled: Tensor = _triton_products().symmetric(left, right, x, x_factor, product_factor)
             return tiled
-        if not blocked.in_blocks(left):
+        if not blocked.in_blocks(left, x.dtype):
             return self.add_product(x, left, right, x_factor, product_factor)
-        result = x.clone()
-        blocked.add_symmetric(result, left, right, x_factor, product_factor)
+        result = torch.empty_like(x, memory_format=torch.contiguous_format)
+        blocked.write_symmetric(result, left, right, x, x_factor, product_factor)
         return result
 
     def lerp_gram(self, average: Tensor, x: Tensor, weight: float) -> Tensor:
         # Where x is larger, to keep it until the sum is asked for would take more than a copy of the average.
         square = (x.shape[-2], x.shape[-2])
-        if blocked.in_blocks(x) and x.shape[-1] <= x.shape[-2] and (average.shape, average.dtype) == (square, x.dtype):
+        if blocked.in_blocks(x, average.dtype) and x.shape[-1] <= x.shape[-2] and average.shape == square:
             return SymmetricSum(average, x, x.mT, 1 - weight, weight)
         return self.add_symmetric_product(average, x, x.mT, 1 - weight, weight)
+
+    def lerp_rough_gram(self, average: Tensor, x: Tensor, weight: float) -> Tensor:
+        rough = self.product_dtype(x)[0]
+        return self.lerp_gram(average, x.to(rough) if cpu_products.serves(x, rough, average.dtype) else x, weight)
 
     def identity(self, x: Tensor) -> Tensor:
         return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand(x.shape)

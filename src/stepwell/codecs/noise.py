@@ -9,7 +9,7 @@ neighbours. Each number that is stored for them has a product of it with an odd 
 lower 16 bits, the next one the upper 16. So each of these comes as often as any other; and the factors are powers of
 one whose halves are 2¹⁶ times the golden ratio, so that what two numbers of an element have fills the square as evenly
 as a lattice can (Knuth, The Art of Computer Programming, vol. 2, sec. 3.3.4). The kernels have the same in
-`stepwell.engines.fused.memory`.
+`stepwell.engines.fused.stored`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from stepwell.algebra.matrices import (
     filled_like,
     for_rough_products,
     frobenius,
-    lerp_gram,
+    lerp_rough_gram,
     move_axis,
     orthonormal_columns,
     take_along,
@@ -43,8 +43,9 @@ class SOAP(MatrixRule):
     not), and Adam's count begins with the second. Vectors and numbers are updated by Adam with the same
     hyper-parameters, from the first gradient on.
 
-    The step is turned back in bfloat16 where the device multiplies that faster; all else is worked in float32. (With
-    weights in float64 all is in float64.)
+    Where the device multiplies bfloat16 faster, the step is turned back in it, and where it adds such products up in
+    float32, the factors are made of G in bfloat16; all else is worked in float32. (With weights in float64 all is in
+    float64.)
 
     Weight decay comes before the step, as for every rule here; the authors' code decays what the step has left. Their
     code also has a basis for each dimension of a kernel unless told to merge them: `merge_dims=False`.
@@ -112,8 +113,9 @@ class SOAP(MatrixRule):
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta = h.betas[1] if h.shampoo_beta is None else h.shampoo_beta
         names = side_names(h.dims)
+        # The eigenvectors hardly feel what the rounding of G adds, which is as good as independent of G.
         factors = [
-            lerp_gram(factor, by_side(g, side, h.dims), 1 - beta) if factor.shape[-1] else factor
+            lerp_rough_gram(factor, by_side(g, side, h.dims), 1 - beta) if factor.shape[-1] else factor
             for side, factor in enumerate(getattr(s, f"{name}_factor") for name in names)
         ]
         bases = [getattr(s, f"{name}_basis") for name in names]

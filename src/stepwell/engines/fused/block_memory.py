@@ -12,16 +12,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from stepwell.codecs.blocks import BLOCK, SMALLEST, Blocks
-from stepwell.engines.fused.memory import (
+from stepwell.engines.fused.stored import hash_of
+from stepwell.machine.memory import (
     bits_of,
     float32_at,
-    hash_of,
+    local_words,
     number_of_bits,
     uint8_at,
     uint16_at,
@@ -34,18 +31,8 @@ _WIDTH, _SMALLEST_BITS = np.int64(BLOCK), np.float32(SMALLEST).view(np.int32)
 _jit = numba.njit(error_model="numpy", nogil=True)
 _inlined = numba.njit(error_model="numpy", nogil=True, inline="always")
 
-
-@intrinsic
-def local_array(typing_context: Any) -> Any:
-    """The address of a block of new 32-bit numbers on the stack."""
-    del typing_context
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        del context, signature, arguments
-        place = cgutils.alloca_once(builder, ir.IntType(32), size=ir.Constant(ir.IntType(32), BLOCK))
-        return builder.ptrtoint(place, ir.IntType(64))
-
-    return types.int64(), generate
+# A block of new 32-bit numbers on the stack.
+local_array = local_words(BLOCK)
 
 
 @_jit

@@ -21,8 +21,8 @@ from stepwell.engines.fused.kernels import Kernel
 from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
 from stepwell.engines.fused.programs import Programs, rounds
-from stepwell.engines.fused.threads import run_in_threads
 from stepwell.engines.observing import UNITS
+from stepwell.machine.threads import run_in_threads
 from stepwell.rules.rule import Rule, Shape
 
 # A chunk is what one thread works on at a time: small enough to share out, large enough to hide the sharing. Where the

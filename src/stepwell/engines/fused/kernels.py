@@ -1,39 +1,20 @@
-"""Kernels: written from a program, compiled once a machine, kept in the user's cache folder.
-
-Numba compiles the source to LLVM's language; the machine code made from that is kept beside the source. A later
-process loads the machine code alone, in some milliseconds, without importing Numba.
-"""
+"""Kernels on a CPU: written from a program, compiled, and what they need to run."""
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import importlib.util
-import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import llvmlite
-import llvmlite.binding as llvm
 
 from stepwell.codecs import Codec, codec
 from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.arrays import arrays, computed_in, draws
-from stepwell.engines.fused.cache import cache_folder, kernel_folder, write_whole
 from stepwell.engines.fused.program import Program
 from stepwell.engines.fused.source import HostScalars, host_function
+from stepwell.machine.code import Code
 
-# What makes machine code of a source: this file, and what the source imports.
+# What the source of a kernel takes in.
 _HERE, _CODECS = Path(__file__).parent, Path(codec.__file__).parent
-_MAKING = (Path(__file__), _HERE / "memory.py", _HERE / "block_memory.py", _CODECS / "blocks.py", _CODECS / "noise.py")
-# What Numba declares beside a kernel, to tell Python of an exception and to free what it has made.
-_RUNTIME = r'@"?(?:NRT_|numba_|Py)\w+"?'
-_FUNCTION = re.compile(rf"^declare (.*{_RUNTIME}\(.*)$", re.MULTILINE)
-_VARIABLE = re.compile(rf"^({_RUNTIME} = )external (.*global [^,\n]+)", re.MULTILINE)
-# What calls a kernel: void run(int64 *frame). ctypes lets other Python threads go on meanwhile.
-RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_IMPORTED = (_HERE / "stored.py", _HERE / "block_memory.py", _CODECS / "blocks.py", _CODECS / "noise.py")
 
 
 class Kernel:
@@ -51,96 +32,5 @@ class Kernel:
         self.arrays = arrays(program, codecs)
         self.draws = any(draws(phase, codecs) for phase in program.phases)
         self.scalars: HostScalars = host_function(program)
-        self._engine, address = _machine_code(program.name, self.source)
-        self.run = RUN(address)
-
-
-def _machine_code(name: str, source: str) -> tuple[Any, int]:
-    """The execution engine that holds the code, and the address of `run` in it."""
-    making = "".join(path.read_text(encoding="utf-8") for path in _MAKING)
-    machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
-    digest = hashlib.sha256("\0".join((source, making, machine, llvmlite.__version__)).encode()).hexdigest()[:16]
-    path = kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}.py"
-    kept = path.with_suffix(".bin")
-    code = _read(kept)
-    if code is None or _lacking(code):
-        write_whole(path, source.encode())
-        code = _compile(path)
-        write_whole(kept, hashlib.sha256(code).digest() + code)
-    if lacking := _lacking(code):
-        raise RuntimeError(
-            f"the kernel of {name} calls {', '.join(lacking)}, which this process does not have; take engine='foreach'"
-        )
-    names, _, binary = code.partition(b"\n")
-    symbol = names.decode().split()[0]
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
-    engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
-    engine.finalize_object()
-    return engine, engine.get_function_address(symbol)
-
-
-def _lacking(code: bytes) -> list[str]:
-    """The functions that the code calls and this process lacks: of vectors, where Numba has brought them along.
-
-    If LLVM did not find one, it would look for no other, and the kernel jump to address 0.
-    """
-    _, *called = code.partition(b"\n")[0].decode().split()
-    if called:
-        llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())  # from now on LLVM knows this process
-    return [name for name in called if llvm.address_of_symbol(name) is None]
-
-
-def _compile(path: Path) -> bytes:
-    """The name of the kernel's symbol, those of what it calls, a newline, and its machine code. This is what needs
-    Numba."""
-    try:
-        import numba
-    except ImportError as error:
-        raise RuntimeError(
-            f"a kernel has to be compiled, and Numba cannot be imported ({error}); install one that fits this Python "
-            "and this NumPy, or take engine='foreach'"
-        ) from error
-    if numba.config.DISABLE_JIT:
-        raise RuntimeError(
-            "a kernel has to be compiled, and Numba's DISABLE_JIT is set; leave it unset, or take engine='foreach'"
-        )
-
-    specification = importlib.util.spec_from_file_location(f"stepwell_kernel_{path.stem}", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    signature = numba.types.void(numba.types.CPointer(numba.types.int64))
-    function = numba.cfunc(signature, error_model="numpy")(module.run)
-    module = llvm.parse_assembly(_without_runtime(function.inspect_llvm()))
-    outside = [each.name for each in (*module.functions, *module.global_variables) if each.is_declaration]
-    called = [name for name in outside if not name.startswith("llvm.")]
-    code: bytes = _target_machine().emit_object(module)
-    return " ".join([str(function.native_name), *called]).encode() + b"\n" + code
-
-
-def _without_runtime(assembly: str) -> str:
-    """The same without the runtime of Numba and Python, of which a kernel needs nothing: what is declared of it has a
-    body here, so that a process without Numba can load the code."""
-    body = r"define weak \1 {\n  call void @llvm.trap()\n  unreachable\n}"
-    trap = "" if "@llvm.trap" in assembly else "\ndeclare void @llvm.trap()\n"
-    return _VARIABLE.sub(r"\1weak \2 zeroinitializer", _FUNCTION.sub(body, assembly)) + trap
-
-
-def _target_machine() -> Any:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    features = llvm.get_host_cpu_features().flatten()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, reloc="pic")
-
-
-def _read(path: Path) -> bytes | None:
-    """The code that was kept, or None where there is none or it is damaged."""
-    try:
-        whole = path.read_bytes()
-    except OSError:
-        return None
-    checksum, code = whole[:32], whole[32:]
-    return code if hashlib.sha256(code).digest() == checksum else None
+        self._code = Code(program.name, self.source, _IMPORTED)
+        self.run = self._code.run

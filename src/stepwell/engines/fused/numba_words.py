@@ -49,7 +49,7 @@ FRAME = (
 )  # fmt: skip
 
 
-# What kernels themselves use: fields, variables, and the functions of `memory` and `block_memory`.
+# What kernels themselves use: fields, variables, and the functions of `memory`, `stored` and `block_memory`.
 _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
     "abs", "address", "at", "classes", "column_sums", "first", "frame", "halves", "hashed", "hashes", "high", "i",
     "item", "kept", "kept_columns", "kept_rows", "keys", "len", "low", "math", "max", "min", "np", "numba", "origin",
@@ -57,9 +57,10 @@ _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
     "Any", "BLOCK", "Blocks", "ROUNDS", "SMALLEST", "add_up", "add_up_product", "annotations", "bits_of", "cgutils",
     "draw", "fetch", "float32_at", "float64_at", "from_bfloat16", "from_bfloat16_with_master", "from_float16",
     "from_float16_with_master", "from_halves", "from_kahan", "halve_elements", "hash_of", "int64_at", "intrinsic", "ir",
-    "kahan_error", "larger", "least", "llvm", "local_array", "lower_half", "lower_of", "multiply", "next_chunk",
-    "number_of_bits", "pair_of", "place_of", "quiet", "random_bits", "to_bfloat16", "to_bfloat16_by_chance",
-    "to_float16", "types", "uint16_at", "uint32_at", "uint8_at", "upper_half", "upper_of", "widest_vectors",
+    "kahan_error", "larger", "least", "llvm", "local_array", "local_words", "lower_half", "lower_of", "multiply",
+    "next_chunk", "number_of_bits", "pair_of", "place_of", "quiet", "random_bits", "to_bfloat16",
+    "to_bfloat16_by_chance", "to_float16", "types", "uint16_at", "uint32_at", "uint8_at", "upper_half", "upper_of",
+    "widest_vectors",
 }  # fmt: skip
 _NUMBERED = re.compile(r"(c|t|x|k|q|r|sum|row_sum|total|phase|lower|upper|word)\d*$")
 # What is made of the names of slots, and of codecs.

@@ -52,7 +52,8 @@ import math
 import numba
 import numpy as np
 
-from stepwell.engines.fused.memory import *{blocks}
+from stepwell.engines.fused.stored import *{blocks}
+from stepwell.machine.memory import *
 '''
 
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from stepwell.codecs import Codec
 from stepwell.engines.fused import triton_writer
 from stepwell.engines.fused.arrays import arrays, draws
-from stepwell.engines.fused.cache import cache_folder, kernel_folder, write_whole
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.source import HostScalars, host_function
 from stepwell.engines.fused.triton_scalars import counted, hyper_parameters, with_step
+from stepwell.machine.cache import cache_folder, kernel_folder, write_whole
 
 # Threads of a program, in warps. Products and sums are not drawn together: every element is then worked out as it is
 # written, whatever else stands beside it.

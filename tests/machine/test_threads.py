@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import stepwell
-from stepwell.engines.fused import threads
+from stepwell.machine import threads
 
 
 def train(steps: int = 3) -> list[torch.Tensor]:
