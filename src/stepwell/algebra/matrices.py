@@ -68,8 +68,9 @@ def orthogonalized(
     rows, cols = wide.shape[-2:]
     polynomials = coefficients if isinstance(coefficients, list) else [coefficients] * steps
     # In products of rows³, a polynomial by itself takes 2·cols/rows + 1, and n together 2·cols/rows + 4n − 3.
-    together = _groups(polynomials, _PRECISE_GAIN if is_precise else _ROUGH_GAIN) if 2 * cols > 3 * rows else None
-    for group in together or [[polynomial] for polynomial in polynomials]:
+    together = 2 * cols > 3 * rows and (is_precise or rows >= _WORTH_ROUNDING)
+    gain = _PRECISE_GAIN if is_precise else _ROUGH_GAIN
+    for group in _groups(polynomials, gain if together else 0.0):
         wide = _next_iterate(wide, group)
     return wide.mT if tall else wide
 
@@ -78,6 +79,8 @@ def orthogonalized(
 # together is rounded, which is as large beside the largest singular values as this gain in the last digit; and rounding
 # puts the smallest eigenvalues below zero, where the iteration diverges: in float32 after more than five steps.
 _PRECISE_GAIN, _ROUGH_GAIN = 1000.0, 12.0
+# In bfloat16 that costs about as much again as the iteration is off by rounding anyway: rows from which it is worth it.
+_WORTH_ROUNDING = 256
 
 
 def _groups(polynomials: Sequence[Coefficients], gain: float) -> list[list[Coefficients]]:
@@ -103,13 +106,13 @@ def _next_iterate(x: Any, polynomials: Sequence[Coefficients]) -> Any:
     kind = _kind(x)
     square = gram(x)
     a, b, c = polynomials[0]
-    others = rest = kind.add_symmetric_product(square, square, square, b, c)
+    others = rest = kind.add_symmetric_product(square, square, square.mT, b, c)
     share = a
     for next_a, next_b, next_c in polynomials[1:]:
         once = kind.add_symmetric_product(square, rest, square, a, 1.0)
         square = kind.add_symmetric_product(once, rest, once, a, 1.0)
         a, b, c = next_a, next_b, next_c
-        rest = kind.add_symmetric_product(square, square, square, b, c)
+        rest = kind.add_symmetric_product(square, square, square.mT, b, c)
         others = kind.add_symmetric_product(others, rest, others, a, 1.0) + share * rest
         share *= a
     return kind.add_product(x, others, x, share, 1.0)

@@ -7,13 +7,14 @@ import importlib.util
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from torch import Tensor
 
 from stepwell.codecs import Codec
 from stepwell.engines.batch import REAL_DTYPES, Engine, names_of
 from stepwell.engines.foreach import Foreach
+from stepwell.engines.large_matrices import LargeMatrices
 from stepwell.engines.matrices import Matrices
 from stepwell.engines.ranks.reducing import Reducing
 from stepwell.engines.ranks.sharing import Sharing
@@ -33,9 +34,12 @@ ENGINES = ("auto", "reference", "foreach", "fused")
 
 _LOG = logging.getLogger("stepwell")
 REFERENCE, FOREACH, MATRICES = Reference(), Foreach(), Matrices()
+# The engine of whole matrices, by what was asked for; by default kernels do what is element by element on a CPU.
+_OF_MATRICES = {"reference": REFERENCE, "foreach": MATRICES}
+_WITH_KERNELS = LargeMatrices(lambda: _cpu_kernels())
 # The same for parameters that lie on many ranks; rules that act on elements need none.
 _REDUCING = {"reference": Reducing(exactly=True), "foreach": Reducing()}
-_SHARING = {"reference": Sharing(REFERENCE), "foreach": Sharing(MATRICES)}
+_SHARING = {name: Sharing(engine) for name, engine in {**_OF_MATRICES, "auto": _WITH_KERNELS}.items()}
 
 
 def check_engine(name: str) -> None:
@@ -57,13 +61,14 @@ def engine_for(
     new weights the same one on all: they send one message for what runs together. Raises ValueError
     where the engine asked for cannot.
     """
+    if layout is not None and rule.acts_on == "matrices":
+        return _SHARING.get(name, _SHARING["auto"])
     if layout is not None and rule.acts_on != "elements":
-        across = _SHARING if rule.acts_on == "matrices" else _REDUCING
-        return across["reference" if name == "reference" else "foreach"]
+        return _REDUCING["reference" if name == "reference" else "foreach"]
+    if rule.acts_on == "matrices":
+        return _OF_MATRICES.get(name, _WITH_KERNELS)
     if name == "reference":
         return REFERENCE
-    if rule.acts_on == "matrices":
-        return MATRICES
     if name == "foreach":
         return FOREACH
     engine, reason = _load(weight.device.type)
@@ -89,6 +94,10 @@ def engine_for(
 def fused(device: str) -> FusedEngine | None:
     """The fused engine for devices of this type ("cpu", "cuda"), or None where there is none or it cannot be used."""
     return _load(device)[0]
+
+
+def _cpu_kernels() -> Fused | None:
+    return cast("Fused | None", fused("cpu"))
 
 
 def judging(device: str) -> Triton | None:

@@ -47,6 +47,22 @@ class Direct(ABC):
     def sum(self, value: Any) -> float:
         """The sum over all elements of a number."""
 
+    def moves_apart(self, part: list[int], batch: Batch) -> bool:
+        """Whether the rule is asked for the direction alone, and `move` changes the weights."""
+        del part, batch
+        return False
+
+    def directed(
+        self, part: list[int], batch: Batch, numbers: tuple[Any, Any, Any, Any]
+    ) -> tuple[Any, Mapping[str, Any]]:
+        """The direction in which to move these weights, and the new values of the slots; `numbers` are p, g, s, h."""
+        del part
+        return batch.rule.directed(*numbers)
+
+    def move(self, part: list[int], batch: Batch, direction: Any) -> None:
+        """Move these weights in a direction, as the rule does."""
+        raise NotImplementedError
+
     def leaves_out(self, batch: Batch) -> bool:
         """Whether it can leave a step of the batch out by a verdict that only the device knows: if what the host counts
         is not asked for."""
@@ -158,12 +174,17 @@ class Direct(ABC):
         rule = batch.rule
         if noted is not None:
             s = _noting(vars(s), ("step", *batch.scalar_slots), noted)
-        if function in _OF_A_STEP:
+        apart = function == "update" and self.moves_apart(part, batch)
+        if apart:  # then the direction stands where new weights would
+            new_weights, new = self.directed(part, batch, (p, g, s, h))
+        elif function in _OF_A_STEP:
             new_weights, new = getattr(rule, function)(p, g, s, h)
         else:
             new_weights, new = rule.exchange(function, p, s, h)
         rule.check_slots(new)
-        if batch.observed and function == "update":
+        observed = batch.observed and function == "update"
+        before = p.clone() if observed and apart else p
+        if observed and not apart:
             self._observe(part, batch, (new_weights - p, p, g))
         changed = {slot: value for slot, value in new.items() if slot in batch.codecs and value is not getattr(s, slot)}
         numbers = in_turn({**changed, WEIGHTS: new_weights}, {**vars(s), WEIGHTS: p})
@@ -171,7 +192,13 @@ class Direct(ABC):
         draws = function == "update" and any(batch.codecs[number].draws for number in numbers)
         drawn_for = _noise(part, batch) if draws else None
         for number, value in numbers.items():
-            self._store(part, batch, number, value, drawn_for)
+            if apart and number == WEIGHTS:
+                self.move(part, batch, value)
+            else:
+                self._store(part, batch, number, value, drawn_for)
+        if observed and apart:
+            after = self.number([batch.weights[index].reshape(p.shape) for index in part], p.dtype)
+            self._observe(part, batch, (after - before, before, g))
         batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.codecs})
 
     def _store(
@@ -185,7 +212,7 @@ class Direct(ABC):
         place = drawn(number, batch.codecs) if codec.draws else 0
         for position, (index, tensor) in enumerate(zip(part, self.tensors(value, len(part)), strict=True)):
             bits = drawn_for[position].bits(place) if drawn_for is not None and codec.draws else None
-            codec.store(_shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
+            codec.store(shaped(tensor, batch.weights[index]), batch.parts(number, index), bits)
 
 
 def _drawn_from(batch: Batch) -> set[str]:
@@ -228,7 +255,7 @@ def _noise(part: list[int], batch: Batch) -> list[noise.Noise]:
     ]
 
 
-def _shaped(number: Any, weight: Tensor) -> Tensor:
+def shaped(number: Any, weight: Tensor) -> Tensor:
     """The number of one parameter, in the parameter's shape."""
     if not isinstance(number, Tensor):
         return torch.full(weight.shape, number, dtype=torch.float32, device=weight.device)

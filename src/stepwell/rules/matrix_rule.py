@@ -46,6 +46,10 @@ class OneMatrixRule(MatrixRule, abstract=True):
     the gradient and the state: `mix` and `move` work on the parts that each rank holds.
     """
 
+    rough = False
+    """Whether the last digits of that matrix do not count: then it may be stored in the dtype that it is multiplied in
+    (`stepwell.algebra.matrices.for_rough_products`)."""
+
     def mixed(self, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """The matrix that is needed whole, element by element, and the new values of the slots."""
         raise NotImplementedError

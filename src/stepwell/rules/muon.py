@@ -87,6 +87,7 @@ class Muon(OrthogonalizedMomentum, OneMatrixRule):
     adjust_lr_fn: Adjustment | None = None
 
     moves_by_rate = True
+    rough = True
 
     def mixed(self, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         buffer, update = self.mixed_momentum(g, s, h)
@@ -94,7 +95,8 @@ class Muon(OrthogonalizedMomentum, OneMatrixRule):
 
     def turned(self, x: Any, h: Any) -> Any:
         def step(block: Any) -> Any:
-            return rate_adjustment(block, h.adjust_lr_fn) * self.orthogonal(block, h)
+            factor, orthogonal = rate_adjustment(block, h.adjust_lr_fn), self.orthogonal(block, h)
+            return orthogonal if factor == 1.0 else factor * orthogonal
 
         return by_blocks(h.split, h.split_dim, step, x)
 

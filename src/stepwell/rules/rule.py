@@ -163,6 +163,11 @@ class Rule:
 
     def update(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         """The weights after the step, and the new values of the slots."""
+        direction, slots = self.directed(p, g, s, h)
+        return self.moved(p, direction, s, h), slots
+
+    def directed(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
+        """What `direction` gives for a step."""
         found: Any = self.direction(p, self.regularised(p, g, h), s, h)
         returned = found if isinstance(found, (tuple, list)) else (found,)
         if len(returned) != 2 or not isinstance(returned[1], Mapping):
@@ -171,8 +176,7 @@ class Rule:
                 f"{type(self).__name__}.direction must return the direction and a dict of the new slots ({{}} where it "
                 f"has none), got {got}"
             )
-        direction, slots = returned
-        return self.moved(p, direction, s, h), slots
+        return returned[0], returned[1]
 
     def regularised(self, p: Any, g: Any, h: Any) -> Any:
         """The gradient that `direction` gets: with coupled decay, of the regularised loss."""

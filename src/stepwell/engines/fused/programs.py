@@ -32,6 +32,7 @@ class Programs(ABC):
 
     def __init__(self) -> None:
         self._programs: dict[Any, Program] = {}
+        self._of_elements: dict[Any, bool] = {}
 
     def program(
         self, rule: Rule, function: str = "update", *, stores_round: bool = False, observed: Observed = ""
@@ -41,6 +42,18 @@ class Programs(ABC):
         if key not in self._programs:
             self._programs[key] = trace(rule, function, stores_round=stores_round, observed=observed)
         return self._programs[key]
+
+    def can_trace(self, rule: Rule, function: str) -> bool:
+        """Whether this function of a rule of matrices is one of elements, of numbers that are the same for all."""
+        key = (type(rule), flags(type(rule), rule.values()), function)
+        if key not in self._of_elements:
+            try:
+                program = self.program(rule, function)
+            except (AttributeError, KeyError, TypeError, ValueError):
+                self._of_elements[key] = False
+            else:
+                self._of_elements[key] = len(program.phases) == 1
+        return self._of_elements[key]
 
     def total(self, name: str, function: Callable[[Any], Any]) -> Program:
         """The program of Σ function(x) over the elements of each tensor; `name` stands for the function."""

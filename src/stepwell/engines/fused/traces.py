@@ -11,6 +11,7 @@ from stepwell.engines.fused.cutting import cut
 from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
 from stepwell.engines.observing import OBSERVED, UNITS
 from stepwell.rules.hyper import is_switch
+from stepwell.rules.matrix_rule import OneMatrixRule
 from stepwell.rules.rule import Rule, Shape, column_wise, flags, hyper_parameters, namespace, row_wise, tensor_wise
 
 SLOT_LEVELS: dict[Callable[[Shape], Shape] | None, Level] = {
@@ -31,7 +32,8 @@ def trace(
     stores_round: bool = False,
     observed: Observed = "",
 ) -> Program:
-    """The program of `rule.update` (or of another method of a rule that gives weights: `averaged`, `training`).
+    """The program of `rule.update` (or of another method of a rule that gives weights: `averaged`, `training`; of
+    `moved`, with the direction in the gradient's place; of `mix`, which gives a matrix in the weights' place).
 
     `stores_round` says that a stored number is not the number that was stored (bfloat16): then all is stored in the
     last phase, so that no phase works with rounded values. `observed` adds up the squares of what weights move by, of
@@ -40,10 +42,12 @@ def trace(
     """
     graph = Graph()
     p, g = graph.load(WEIGHTS), graph.load(GRADIENT) * graph.symbol("gradient_factor")
-    levels = {slot.name: SLOT_LEVELS[slot.shape] for slot in rule.slot_list() if not slot.scalar}
+    tensors = [slot for slot in rule.slot_list() if not slot.scalar and function != "moved"]
+    levels = {slot.name: SLOT_LEVELS[slot.shape] for slot in tensors}
     slots = {
         slot.name: graph.symbol(f"s.{slot.name}") if slot.scalar else graph.load(slot.name, levels[slot.name])
         for slot in rule.slot_list()
+        if slot.scalar or slot.name in levels
     }
     s = namespace({**slots, "step": graph.symbol("s.step")})
     values = symbols(graph, rule)
@@ -51,8 +55,13 @@ def trace(
     if function == "measure":
         totals = {name: graph.reduce("total", value) for name, value in rule.measure(p, g, s, h).items()}
         return cut(f"{type(rule).__name__}.measure", graph, levels, totals=totals)
+    new_slots: Mapping[str, Any] = {}
     if function == "update":
         weights, new_slots = rule.update(p, g, s, h)
+    elif function == "moved":
+        weights = rule.moved(p, g, s, h)
+    elif isinstance(rule, OneMatrixRule) and function == "mix":
+        weights, new_slots = rule.mix(p, g, s, h)
     else:
         weights, new_slots = rule.exchange(function, p, s, h)
     name = f"{type(rule).__name__}.{function}"
