@@ -31,11 +31,7 @@ FIELDS = (
 )  # fmt: skip
 # Stripes of the largest block, which a core's second cache holds with what it is made of; vectors of a stripe; and
 # words of a row that are multiplied at a time: those of a stripe fit into a core's first cache.
-LARGEST_EDGE, VECTORS, WORDS = 4, 3, 128
-_MOST_LANES = 16
-_LARGEST = LARGEST_EDGE * VECTORS * _MOST_LANES
-# Bytes of a seat: the sums of the largest block, and the panels of what is multiplied.
-SEAT = 4 * _LARGEST * (_LARGEST + 2 * WORDS)
+_LARGEST_EDGE, VECTORS, WORDS = 4, 3, 128
 
 _LOG = logging.getLogger("stepwell")
 
@@ -77,7 +73,8 @@ def write_symmetric(
     threads = torch.get_num_threads()
     edge, blocks = _edge(len(left), VECTORS * _lanes(), threads)
     threads = min(threads, blocks)
-    seats = torch.empty(threads * SEAT, dtype=torch.uint8)
+    # A seat has the sums of a block, and the panels of what is multiplied.
+    seats = torch.empty(threads, edge * (edge + 2 * WORDS), dtype=torch.int32)
     factors = np.array([x_factor, factor], dtype=np.float32)
     counters = np.zeros(2, dtype=np.int64)
     numbers = (
@@ -93,7 +90,7 @@ def write_symmetric(
 
 def _edge(rows: int, stripe: int, threads: int) -> tuple[int, int]:
     """The largest blocks of which each thread has a few, so that all are done at about the same time; and how many."""
-    for stripes in range(LARGEST_EDGE, 0, -1):
+    for stripes in range(_LARGEST_EDGE, 0, -1):
         in_a_row = -(-rows // (stripes * stripe))
         blocks = in_a_row * (in_a_row + 1) // 2
         if blocks >= 4 * threads:

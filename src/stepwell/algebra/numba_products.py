@@ -17,7 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from stepwell.algebra.cpu_products import FIELDS, LARGEST_EDGE, SEAT, VECTORS, WORDS
+from stepwell.algebra.cpu_products import FIELDS, VECTORS, WORDS
 from stepwell.machine.memory import (
     float32_at,
     from_bfloat16,
@@ -46,7 +46,7 @@ def runner(lanes: int, *, from_pairs: bool, to_halves: bool) -> Callable[[Any], 
     """
     pack, add_product = _packer(lanes, from_pairs), tile_of(lanes, VECTORS, from_pairs)
     write = _writer(lanes, to_halves)
-    numbers, largest = (2 if from_pairs else 1), LARGEST_EDGE * VECTORS * lanes
+    numbers = 2 if from_pairs else 1
     tile_rows, tile_columns, panel = lanes // 2, VECTORS * lanes, 4 * lanes * WORDS
 
     def run(address: Any) -> None:
@@ -54,10 +54,10 @@ def runner(lanes: int, *, from_pairs: bool, to_halves: bool) -> Callable[[Any], 
         rows, edge, inner = frame[_ROWS], frame[_EDGE], frame[_INNER]
         in_a_row = (rows + edge - 1) // edge
         below = in_a_row * (in_a_row - 1) // 2
-        sums_at = frame[_SEATS] + next_chunk(int64_at(frame[_COUNTERS] + 8)) * SEAT
-        left_at = sums_at + 4 * largest * largest
-        right_at = left_at + panel * (largest // lanes)
-        sums = numba.carray(float32_at(sums_at), (largest, largest))
+        sums_at = frame[_SEATS] + next_chunk(int64_at(frame[_COUNTERS] + 8)) * 4 * edge * (edge + 2 * WORDS)
+        left_at = sums_at + 4 * edge * edge
+        right_at = left_at + 4 * edge * WORDS
+        sums = numba.carray(float32_at(sums_at), (edge, edge))
         number = next_chunk(int64_at(frame[_COUNTERS]))
         while number < below + in_a_row:
             if number < below:  # row by row: 0; 1, 2; 3, 4, 5; …
@@ -70,7 +70,7 @@ def runner(lanes: int, *, from_pairs: bool, to_halves: bool) -> Callable[[Any], 
             row, column = i * edge, j * edge
             height, width = min(edge, rows - row), min(edge, rows - column)
             one_packed = i == j and frame[_LEFT] == frame[_RIGHT] and frame[_LEFT + 1] == frame[_RIGHT + 1]
-            sums[:edge, :edge] = 0.0
+            sums[:] = 0.0
             for first in range(0, inner, WORDS * numbers):
                 some = min(WORDS * numbers, inner - first)
                 words = (some + numbers - 1) // numbers
@@ -81,8 +81,8 @@ def runner(lanes: int, *, from_pairs: bool, to_halves: bool) -> Callable[[Any], 
                 for c in range(0, width, tile_columns):
                     for r in range(c if i == j else 0, height, tile_rows):
                         left = left_at + r // lanes * panel + r % lanes * 4
-                        tile = sums_at + 4 * (r * largest + c)
-                        add_product(left, right + c // lanes * panel, panel, tile, 4 * largest, words)
+                        tile = sums_at + 4 * (r * edge + c)
+                        add_product(left, right + c // lanes * panel, panel, tile, 4 * edge, words)
             write(sums_at, row, height, column, width, frame)
             number = next_chunk(int64_at(frame[_COUNTERS]))
 
@@ -157,7 +157,6 @@ def _packer(lanes: int, from_pairs: bool) -> Any:
 def _writer(lanes: int, to_halves: bool) -> Any:
     transpose, square = transposition_of(lanes), local_words(lanes * lanes)
     at, size = (uint16_at, 2) if to_halves else (float32_at, 4)
-    largest = LARGEST_EDGE * VECTORS * lanes
 
     @numba.njit(inline="always")
     def read(stored: Any) -> Any:
@@ -177,7 +176,7 @@ def _writer(lanes: int, to_halves: bool) -> Any:
         square_at = square()
         found = numba.carray(float32_at(square_at), (lanes, lanes))
         for r in range(lanes):
-            total = numba.carray(float32_at(sums_at + 4 * largest * r), lanes)
+            total = numba.carray(float32_at(sums_at + 4 * frame[_EDGE] * r), lanes)
             out = numba.carray(at(out_at + (row + r) * out_row + size * column), lanes)
             if x_at:
                 x = numba.carray(at(x_at + (row + r) * x_row + size * column), lanes)
@@ -202,7 +201,7 @@ def _writer(lanes: int, to_halves: bool) -> Any:
         """The same of a square that the diagonal or the edge of the result crosses."""
         factors = numba.carray(float32_at(frame[_FACTORS_AT]), 2)
         for r in range(row, min(row + lanes, frame[_ROWS])):
-            total = numba.carray(float32_at(sums_at + 4 * largest * (r - row)), lanes)
+            total = numba.carray(float32_at(sums_at + 4 * frame[_EDGE] * (r - row)), lanes)
             for c in range(column, min(column + lanes, r + 1)):
                 number = factors[1] * total[c - column]
                 if frame[_X_AT]:
@@ -214,9 +213,10 @@ def _writer(lanes: int, to_halves: bool) -> Any:
     @_jit
     def write(sums_at: Any, row: Any, height: Any, column: Any, width: Any, frame: Any) -> None:
         """A block of the result, on its diagonal or below it, and its mirror image."""
+        edge = frame[_EDGE]
         for r in range(0, height, lanes):
             for c in range(0, min(width, r + lanes) if row == column else width, lanes):
-                found = sums_at + 4 * (r * largest + c)
+                found = sums_at + 4 * (r * edge + c)
                 if row + r > column + c and r + lanes <= height:
                     write_square(found, row + r, column + c, frame)
                 else:
