@@ -115,7 +115,9 @@ def test_damaged_machine_code_is_made_anew(tmp_path: Path) -> None:
     for damaged in (whole[:-100], whole[:40] + b"\0" + whole[41:], b""):
         kept.write_bytes(damaged)
         assert step_in_a_new_process(tmp_path) == "True"
-        assert kept.read_bytes() == whole
+        made = kept.read_bytes()  # in older Numba's code a constant is called by an address, another in each process
+        assert len(made) == len(whole)
+        assert hashlib.sha256(made[32:]).digest() == made[:32]
 
 
 NUMBA_THAT_FAILS = """
