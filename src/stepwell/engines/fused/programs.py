@@ -49,7 +49,7 @@ class Programs(ABC):
         if key not in self._of_elements:
             try:
                 program = self.program(rule, function)
-            except (AttributeError, KeyError, TypeError, ValueError):
+            except Exception:  # a rule may ask its numbers for anything, also for what a trace cannot tell
                 self._of_elements[key] = False
             else:
                 self._of_elements[key] = len(program.phases) == 1
