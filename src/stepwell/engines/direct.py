@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,21 +47,13 @@ class Direct(ABC):
     def sum(self, value: Any) -> float:
         """The sum over all elements of a number."""
 
-    def moves_apart(self, part: list[int], batch: Batch) -> bool:
-        """Whether the rule is asked for the direction alone, and `move` changes the weights."""
-        del part, batch
-        return False
-
-    def directed(
+    def taken_apart(
         self, part: list[int], batch: Batch, numbers: tuple[Any, Any, Any, Any]
-    ) -> tuple[Any, Mapping[str, Any]]:
-        """The direction in which to move these weights, and the new values of the slots; `numbers` are p, g, s, h."""
-        del part
-        return batch.rule.directed(*numbers)
-
-    def move(self, part: list[int], batch: Batch, direction: Any) -> None:
-        """Move these weights in a direction, as the rule does."""
-        raise NotImplementedError
+    ) -> tuple[Any, Mapping[str, Any], Callable[[Any], None]] | None:
+        """The direction in which to move these weights, the new values of the slots, and what moves the weights in a
+        direction; None where that is all left to the rule. `numbers` are p, g, s, h."""
+        del part, batch, numbers
+        return None
 
     def leaves_out(self, batch: Batch) -> bool:
         """Whether it can leave a step of the batch out by a verdict that only the device knows: if what the host counts
@@ -174,17 +166,17 @@ class Direct(ABC):
         rule = batch.rule
         if noted is not None:
             s = _noting(vars(s), ("step", *batch.scalar_slots), noted)
-        apart = function == "update" and self.moves_apart(part, batch)
-        if apart:  # then the direction stands where new weights would
-            new_weights, new = self.directed(part, batch, (p, g, s, h))
+        apart = self.taken_apart(part, batch, (p, g, s, h)) if function == "update" else None
+        if apart is not None:  # then the direction stands where new weights would
+            new_weights, new, move = apart
         elif function in _OF_A_STEP:
             new_weights, new = getattr(rule, function)(p, g, s, h)
         else:
             new_weights, new = rule.exchange(function, p, s, h)
         rule.check_slots(new)
         observed = batch.observed and function == "update"
-        before = p.clone() if observed and apart else p
-        if observed and not apart:
+        before = p.clone() if observed and apart is not None else p
+        if observed and apart is None:
             self._observe(part, batch, (new_weights - p, p, g))
         changed = {slot: value for slot, value in new.items() if slot in batch.codecs and value is not getattr(s, slot)}
         numbers = in_turn({**changed, WEIGHTS: new_weights}, {**vars(s), WEIGHTS: p})
@@ -192,11 +184,11 @@ class Direct(ABC):
         draws = function == "update" and any(batch.codecs[number].draws for number in numbers)
         drawn_for = _noise(part, batch) if draws else None
         for number, value in numbers.items():
-            if apart and number == WEIGHTS:
-                self.move(part, batch, value)
+            if apart is not None and number == WEIGHTS:
+                move(value)
             else:
                 self._store(part, batch, number, value, drawn_for)
-        if observed and apart:
+        if observed and apart is not None:
             after = self.number([batch.weights[index].reshape(p.shape) for index in part], p.dtype)
             self._observe(part, batch, (after - before, before, g))
         batch.keep(part, {slot: float(value) for slot, value in new.items() if slot not in batch.codecs})

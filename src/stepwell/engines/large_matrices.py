@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,39 +38,37 @@ class LargeMatrices(Matrices):
     def __init__(self, fused: Callable[[], Fused | None]) -> None:
         self._fused = fused
 
-    def moves_apart(self, part: list[int], batch: Batch) -> bool:
-        weight, engine = batch.weights[part[0]], self._fused()
-        return (
+    def taken_apart(
+        self, part: list[int], batch: Batch, numbers: tuple[Any, Any, Any, Any]
+    ) -> tuple[Any, Mapping[str, Any], Callable[[Any], None]] | None:
+        rule, weight = batch.rule, batch.weights[part[0]]
+        if not (
             len(part) == 1
             and weight.numel() >= LARGE
             and _is_plain(weight)
             and batch.plain(WEIGHTS) is not None
-            and type(batch.rule).update is Rule.update
-            and engine is not None
-            and engine.can_trace(batch.rule, "moved")
-        )
-
-    def directed(
-        self, part: list[int], batch: Batch, numbers: tuple[Any, Any, Any, Any]
-    ) -> tuple[Any, Mapping[str, Any]]:
-        rule, engine = batch.rule, self._fused()
-        assert engine is not None
-        columns = [batch.plain(name) for name in batch.codecs]
-        slots = [column[part[0]] for column in columns if column is not None]
-        if not (
-            isinstance(rule, OneMatrixRule)
-            and steps_in_three(type(rule))
-            and rule.decay != "coupled"  # of which the matrix depends on the weights
-            and None not in columns
-            and not batch.scalar_slots
-            and all(map(_is_plain, slots))
-            and batch.gradients[part[0]].dtype in _DTYPES
-            and engine.can_trace(rule, "mix")
+            and type(rule).update is Rule.update
+            and (engine := self._fused()) is not None
+            and engine.can_trace(rule, "moved")
         ):
-            return super().directed(part, batch, numbers)
+            return None
+        move = functools.partial(self._move, engine, part, batch)
+        if not (isinstance(rule, OneMatrixRule) and self._can_mix(engine, rule, part, batch)):
+            return *rule.directed(*numbers), move
         p, _, _, h = numbers
         matrix = self._mixed(engine, part, batch, working_dtype(p.device, p.dtype) if rule.rough else p.dtype)
-        return rule.aimed(p, rule.turned(matrix.reshape(p.shape), h), h), {}
+        return rule.aimed(p, rule.turned(matrix.reshape(p.shape), h), h), {}, move
+
+    def _can_mix(self, engine: Fused, rule: OneMatrixRule, part: list[int], batch: Batch) -> bool:
+        columns = [batch.plain(name) for name in batch.codecs]
+        return (
+            steps_in_three(type(rule))
+            and rule.decay != "coupled"  # of which the matrix depends on the weights
+            and all(column is not None and _is_plain(column[part[0]]) for column in columns)
+            and not batch.scalar_slots
+            and batch.gradients[part[0]].dtype in _DTYPES
+            and engine.can_trace(rule, "mix")
+        )
 
     def _mixed(self, engine: Fused, part: list[int], batch: Batch, dtype: torch.dtype) -> Tensor:
         """The matrix that the rule needs whole. Slots are written."""
@@ -89,9 +88,8 @@ class LargeMatrices(Matrices):
         engine.apply(mixing, "mix")
         return matrix
 
-    def move(self, part: list[int], batch: Batch, direction: Any) -> None:
-        weight, engine = batch.weights[part[0]], self._fused()
-        assert engine is not None
+    def _move(self, engine: Fused, part: list[int], batch: Batch, direction: Any) -> None:
+        weight = batch.weights[part[0]]
         direction = shaped(direction, weight).contiguous()
         name = f"moved {part[0]} {direction.dtype}"
         if name not in batch.prepared:

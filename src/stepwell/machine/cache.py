@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 _LOG = logging.getLogger("stepwell")
 
@@ -44,6 +46,17 @@ def kernel_folder(cache: Path | None) -> Path:
             problem = f"{folder} cannot be written ({error})"
     _LOG.warning("kernels are compiled anew in each process, for %s; set STEPWELL_CACHE_DIR", problem)
     return Path(tempfile.mkdtemp(prefix="stepwell-kernels-"))
+
+
+def module_in(path: Path) -> ModuleType:
+    """The module in this file, under a name of its own."""
+    specification = importlib.util.spec_from_file_location(f"stepwell_kernel_{path.stem}", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    return module
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.util
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-from stepwell.machine.cache import cache_folder, kernel_folder, write_whole
+from stepwell.machine.cache import cache_folder, kernel_folder, module_in, write_whole
 
 # What makes machine code of any source.
 _HERE = Path(__file__).parent
@@ -110,14 +108,8 @@ def _compile(path: Path) -> bytes:
             "a kernel has to be compiled, and Numba's DISABLE_JIT is set; leave it unset, or take engine='foreach'"
         )
 
-    specification = importlib.util.spec_from_file_location(f"stepwell_kernel_{path.stem}", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
     signature = numba.types.void(numba.types.CPointer(numba.types.int64))
-    function = numba.cfunc(signature, error_model="numpy")(module.run)
+    function = numba.cfunc(signature, error_model="numpy")(module_in(path).run)
     module = llvm.parse_assembly(_without_runtime(function.inspect_llvm()))
     outside = [each.name for each in (*module.functions, *module.global_variables) if each.is_declaration]
     called = [name for name in outside if not name.startswith("llvm.")]

@@ -6,9 +6,7 @@ Triton compiles a kernel when it is first launched, and keeps what it has compil
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -21,7 +19,7 @@ from stepwell.engines.fused.arrays import arrays, draws
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.source import HostScalars, host_function
 from stepwell.engines.fused.triton_scalars import counted, hyper_parameters, with_step
-from stepwell.machine.cache import cache_folder, kernel_folder, write_whole
+from stepwell.machine.cache import cache_folder, kernel_folder, module_in, write_whole
 
 # Threads of a program, in warps. Products and sums are not drawn together: every element is then worked out as it is
 # written, whatever else stands beside it.
@@ -76,10 +74,4 @@ def _module(name: str, source: str) -> ModuleType:
     path = kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}_triton.py"
     if not path.exists() or path.read_text(encoding="utf-8") != source:
         write_whole(path, source.encode())
-    specification = importlib.util.spec_from_file_location(f"stepwell_kernel_{path.stem}", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
+    return module_in(path)
