@@ -19,7 +19,7 @@ from stepwell.engines.dense import is_dense
 from stepwell.engines.fused import numba_writer
 from stepwell.engines.fused.kernels import Kernel
 from stepwell.engines.fused.numba_words import CHUNK, FRAME, TENSOR
-from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Program
+from stepwell.engines.fused.program import GRADIENT, WEIGHTS, Finish, Program
 from stepwell.engines.fused.programs import Programs, rounds
 from stepwell.engines.observing import UNITS
 from stepwell.machine.threads import run_in_threads
@@ -64,7 +64,7 @@ class Layout:
             row, column = row + rows, column + columns
         self.chunks = np.array(chunks, dtype=np.int64).reshape(-1, len(CHUNK))
         self.sizes = np.array(sizes, dtype=np.int64).reshape(-1, len(TENSOR))
-        self.most_threads = -(-sum(rows * columns for rows, columns in grids) // GRAIN)
+        self.elements = sum(rows * columns for rows, columns in grids)
         self.rows, self.columns, self.column_sums = (row, column, column_sum) if in_rows else (0, 0, 0)
 
 
@@ -88,7 +88,6 @@ class Launch:
         program = kernel.program
         compute = np.dtype(kernel.compute)
         kept = {level: max(1, len(nodes)) for level, nodes in program.kept.items()}
-        self._most_threads = max(1, layout.most_threads)
         self.items = (tensors, len(layout.chunks))  # of the even steps, and of the odd ones
         self.table = np.empty((len(kernel.arrays), tensors), dtype=np.int64)
         self.keys = np.zeros(tensors, dtype=np.uint64)
@@ -120,7 +119,11 @@ class Launch:
         }
         self.frame = np.array([numbers.get(name, 0) for name in FRAME], dtype=np.int64)
         self._address = _address_of(self.frame)
-        self._steps = [number for number, _ in program.steps]
+        numbers_to_add = tensors + len(layout.chunks)
+        short, long = (max(1, -(-elements // GRAIN)) for elements in (numbers_to_add, layout.elements))
+        self._steps = [
+            (number, short if isinstance(step, Finish) and step.is_short else long) for number, step in program.steps
+        ]
         self._sums_of_rows = [program.position(e) for e in program.row_sums]
 
     def rows_of(self, kept: NDArray[Any]) -> list[Tensor]:
@@ -137,12 +140,12 @@ class Launch:
         self.frame[_ROWS_OF_SCALARS], self.frame[_SCALARS_AT] = len(scalars), _address_of(scalars)
         if self._sums_of_rows:
             self.kept_rows[self._sums_of_rows] = 0.0
-        threads = min(torch.get_num_threads(), self._most_threads)
-        for step in self._steps:
+        threads = torch.get_num_threads()
+        for step, most_threads in self._steps:
             items = self.items[step % 2]
             self.frame[_COUNTER], self.frame[_STEP], self.frame[_ITEMS] = 0, step, items
             if items:
-                run_in_threads(self.kernel.run, self._address, min(threads, items))
+                run_in_threads(self.kernel.run, self._address, min(threads, most_threads, items))
 
 
 _COUNTER, _STEP, _ITEMS, _ROWS_OF_SCALARS, _SCALARS_AT = (

@@ -58,6 +58,12 @@ class Finish:
     sums: tuple[Expression, ...]
     loops: tuple[Loop, ...]
 
+    @property
+    def is_short(self) -> bool:
+        """Whether it works out a few numbers a tensor, and none a row or column. (A phase adds up rows by itself.)"""
+        summed = all(e.level is not Level.COLUMN for e in self.sums)
+        return summed and all(loop.level is Level.TENSOR for loop in self.loops)
+
 
 @dataclass(frozen=True)
 class Program:
