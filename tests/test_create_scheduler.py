@@ -50,7 +50,7 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
         (
             lambda: create_scheduler(sgd(), "cosine", horizon=10, warmpu=3),
             TypeError,
-            "unknown argument 'warmpu' for Cosine; it takes horizon, warmup, end, waves; did you mean 'warmup'?",
+            "unknown argument 'warmpu' for Cosine; it takes horizon, warmup, end, waves (did you mean 'warmup'?)",
         ),
         (lambda: create_scheduler(sgd(), "step", horizon=9), TypeError, "Step needs every: give every=…"),
         (
@@ -61,7 +61,7 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
         (
             lambda: create_scheduler(sgd(), "step", evry=3),
             TypeError,
-            "unknown argument 'evry' for Step; it takes horizon, warmup, every, gamma; did you mean 'every'?",
+            "unknown argument 'evry' for Step; it takes horizon, warmup, every, gamma (did you mean 'every'?)",
         ),
         (
             lambda: create_scheduler(sgd(), "linear"),
@@ -98,6 +98,6 @@ def test_create_scheduler_errors(make: Any, error: type[Exception], message: str
 
 def test_a_name_that_is_close_to_one() -> None:
     with pytest.raises(
-        ValueError, match=r"^unknown schedule 'cosin'; did you mean 'Cosine'\?; known are .*Constant, Cosine, "
+        ValueError, match=r"^unknown schedule 'cosin' \(did you mean 'Cosine'\?\); known are .*Constant, Cosine, "
     ):
         create_scheduler(sgd(), "cosin", horizon=10)

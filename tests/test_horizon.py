@@ -115,7 +115,7 @@ def test_the_formula(samples: int, batch_size: int, world_size: int, accumulatio
         (
             (10, {"epochs": 1, "sharding": "sample"}),
             ValueError,
-            "sharding must be one of 'batches', 'samples', got 'sample'; did you mean 'samples'?",
+            "sharding must be one of 'batches', 'samples', got 'sample' (did you mean 'samples'?)",
         ),
         ((10, {"epochs": 1, "remainder": "kept"}), ValueError, "remainder must be one of 'step', 'carry', 'drop', got"),
         ((torch.zeros(10), {"epochs": 1}), ValueError, "a data set needs batch_size, the samples of a batch on one"),

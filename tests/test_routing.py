@@ -268,7 +268,7 @@ class TestMistakes:
                 "munon",
                 {},
                 ValueError,
-                f"unknown recipe 'munon'; did you mean 'muon'?; recipes are {', '.join(PRESETS)}, every rule of "
+                f"unknown recipe 'munon' (did you mean 'muon'?); recipes are {', '.join(PRESETS)}, every rule of "
                 "stepwell.list_optimizers(), and files that end in .toml or .json",
             ),
             (
@@ -277,18 +277,18 @@ class TestMistakes:
                 TypeError,
                 "recipe must be a stepwell.Recipe, or the name of a preset, a rule or a file, got 5",
             ),
-            ("lion", {"beta": 0.9}, TypeError, "unknown hyper-parameter 'beta' for Lion; did you mean 'betas'?"),
+            ("lion", {"beta": 0.9}, TypeError, "unknown hyper-parameter 'beta' for Lion (did you mean 'betas'?)"),
             (
                 "muon",
                 {"momentun": 0.9},
                 TypeError,
-                "unknown hyper-parameter 'momentun' for Muon and AdamW; did you mean 'momentum'?",
+                "unknown hyper-parameter 'momentun' for Muon and AdamW (did you mean 'momentum'?)",
             ),
             (
                 "muon",
                 {"adamw_beta": 0.9},
                 TypeError,
-                "unknown hyper-parameter 'adamw_beta' for Muon and AdamW; did you mean 'adamw_betas'?",
+                "unknown hyper-parameter 'adamw_beta' for Muon and AdamW (did you mean 'adamw_betas'?)",
             ),
             ("adamw", {"lr": -1.0}, ValueError, "recipe 'adamw': defaults, for AdamW: lr must be at least 0, got -1.0"),
             ("adamw", {"roles": {"embed": "emedding"}}, ValueError, None),

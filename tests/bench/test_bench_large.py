@@ -98,7 +98,7 @@ def test_seconds_to_a_loss_are_those_of_the_curve(tuned):
 
 def test_what_is_given_wrongly_is_one_line(capsys):
     for arguments, words in [
-        (["--rules", "adamv", "--device", "cpu"], "unknown rule 'adamv'; did you mean 'adamw'?"),
+        (["--rules", "adamv", "--device", "cpu"], "unknown rule 'adamv' (did you mean 'adamw'?)"),
         (["--steps", "0", "--device", "cpu"], "--steps must be at least 1, got 0"),
     ]:
         with pytest.raises(SystemExit):

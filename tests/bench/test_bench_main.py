@@ -19,11 +19,11 @@ from bench.subjects import SUBJECTS
     [
         (
             ["step", "--rules", "adamw,loin"],
-            f"unknown rule 'loin'; did you mean 'lion'?; known are {', '.join(SUBJECTS)}",
+            f"unknown rule 'loin' (did you mean 'lion'?); known are {', '.join(SUBJECTS)}",
         ),
         (
             ["memory", "--shapes", "smal"],
-            "unknown shapes 'smal'; did you mean 'small'?; known are gpt2, large, small, thousand, square, hidden",
+            "unknown shapes 'smal' (did you mean 'small'?); known are gpt2, large, small, thousand, square, hidden",
         ),
         (["step", "--repeats", "0"], "--repeats must be at least 1, got 0"),
     ],

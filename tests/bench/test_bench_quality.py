@@ -315,8 +315,8 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--tasks", "vti"], "unknown task 'vti'; did you mean 'vit'?; known are vit, resnet"),
-            (["--rules", "adam"], "unknown rule 'adam'; did you mean 'adamw'?"),
+            (["--tasks", "vti"], "unknown task 'vti' (did you mean 'vit'?); known are vit, resnet"),
+            (["--rules", "adam"], "unknown rule 'adam' (did you mean 'adamw'?)"),
             (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         ],
     )

@@ -217,7 +217,7 @@ class Opaque:
         ),
         (
             {"extra": {"lss": 1.0}, "keep": Keep(best="loss")},
-            "keep.best needs a number called 'loss' in extra, but it has lss; did you mean 'lss'?",
+            "keep.best needs a number called 'loss' in extra, but it has lss (did you mean 'lss'?)",
         ),
         (
             {"extra": {1: 2.0}, "keep": Keep(best="loss")},

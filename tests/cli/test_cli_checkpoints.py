@@ -192,12 +192,12 @@ def test_migrate_to_torch(there, stepwell):
         (("migrate", "a", "b"), "missing option '--to'"),
         (
             ("migrate", "a", "b", "--to", "moun"),
-            "unknown recipe or rule 'moun'; did you mean 'muon'?; `stepwell presets` and "
+            "unknown recipe or rule 'moun' (did you mean 'muon'?); `stepwell presets` and "
             "`stepwell list` have the names",
         ),
         (
             ("migrate", "a", "b", "--to", "Muon-x"),
-            "unknown recipe or rule 'Muon-x'; did you mean 'muon'?; `stepwell presets` and "
+            "unknown recipe or rule 'Muon-x' (did you mean 'muon'?); `stepwell presets` and "
             "`stepwell list` have the names",
         ),
         (("migrate", "a", "b", "--to", "mine.toml"), "mine.toml: cannot be read: No such file or directory"),
@@ -213,7 +213,7 @@ def test_migrate_to_torch(there, stepwell):
         ),
         (
             ("migrate", "theirs", "b", "--to", "adamw", "--model", "model_file:mak"),
-            "model module 'model_file' has no function 'mak'; did you mean 'make'?",
+            "model module 'model_file' has no function 'mak' (did you mean 'make'?)",
         ),
         (
             ("migrate", "theirs", "b", "--to", "adamw", "--model", "model_file:wrong"),
@@ -225,7 +225,7 @@ def test_migrate_to_torch(there, stepwell):
         ),
         (
             ("migrate", "a", "b", "--to", "adamw", "--rule", "adamv"),
-            "unknown rule 'adamv'; did you mean 'Adam'?",
+            "unknown rule 'adamv' (did you mean 'Adam'?)",
         ),
         (("migrate", "a", "theirs/optimizer.pt", "--to", "adamw"), None),
         (

@@ -211,7 +211,7 @@ def test_a_sweep_in_which_all_diverges(here, stepwell):
         (("--tries", "0"), "--tries must be a whole number of at least 1, got '0'"),
         (
             ("--recipes", "adamw,moun"),
-            f"unknown recipe 'moun'; did you mean 'muon'?; recipes are {', '.join(PRESETS)}",
+            f"unknown recipe 'moun' (did you mean 'muon'?); recipes are {', '.join(PRESETS)}",
         ),
         (("--recipes", ","), f"no recipe is named; recipes are {', '.join(PRESETS)}"),
         (("--recipes", "mine.toml"), "mine.toml: cannot be read: No such file or directory"),
@@ -219,14 +219,14 @@ def test_a_sweep_in_which_all_diverges(here, stepwell):
         (("--recipes", "lion,lion"), "recipe 'lion' is named twice; name each recipe once"),
         (
             ("--task", "bytegp"),
-            "unknown task 'bytegp'; allowed are 'bytegpt' and module:function; did you mean 'bytegpt'?",
+            "unknown task 'bytegp'; allowed are 'bytegpt' and module:function (did you mean 'bytegpt'?)",
         ),
         (
             ("--task", "tinny:fit"),
-            "unknown task module 'tinny': no such module in {here} or among the installed packages; "
-            "did you mean 'tiny'?",
+            "unknown task module 'tinny': no such module in {here} or among the installed packages "
+            "(did you mean 'tiny'?)",
         ),
-        (("--task", "tiny:fitt"), "task module 'tiny' has no function 'fitt'; did you mean 'fit'?"),
+        (("--task", "tiny:fitt"), "task module 'tiny' has no function 'fitt' (did you mean 'fit'?)"),
         (("--task", "tiny:mse_loss"), None),
         (
             ("--task", "tiny:failing"),

@@ -205,7 +205,7 @@ class TestMistakes:
                 ("plan", "muon", *MODEL, "--hf-config", "config.json"),
                 "--model and --hf-config name two models: give one of them",
             ),
-            (("plan", "mun", *MODEL), "unknown recipe 'mun'; did you mean 'muon'?; recipes are "),
+            (("plan", "mun", *MODEL), "unknown recipe 'mun' (did you mean 'muon'?); recipes are "),
             (("plan", "mine.toml", *MODEL), "mine.toml: cannot be read: No such file or directory"),
             (("plan", "nets.py", *MODEL), "nets.py: a recipe's file ends in .toml or .json"),
             (("plan", "muon", *MODEL, "--horizon", "0"), "--horizon must be a whole number of at least 1, got '0'"),
@@ -214,7 +214,7 @@ class TestMistakes:
             (("plan", "muon", *MODEL, "--html", "no/plan.html"), "cannot write 'no/plan.html': No such file or "),
             (
                 ("plan", "muon", *MODEL, "--explain", "blocks.0.up.wieght"),
-                "the model has no parameter 'blocks.0.up.wieght'; did you mean 'blocks.0.up.weight'?",
+                "the model has no parameter 'blocks.0.up.wieght' (did you mean 'blocks.0.up.weight'?)",
             ),
             (
                 ("plan", "muon", *MODEL, "--explain", "head.weight", "--json"),
@@ -222,7 +222,7 @@ class TestMistakes:
             ),
             (("plan", "muon", "--model", "nets"), "unknown model 'nets'; allowed is module:function"),
             (("plan", "muon", "--model", "netz:Net"), "unknown model module 'netz': no such module in "),
-            (("plan", "muon", "--model", "nets:Nett"), "model module 'nets' has no function 'Nett'; did you mean "),
+            (("plan", "muon", "--model", "nets:Nett"), "model module 'nets' has no function 'Nett' (did you mean "),
             (
                 ("plan", "muon", "--model", "nets:five"),
                 "model 'nets:five' must be a function that returns a torch.nn.Module, got int",
@@ -243,9 +243,9 @@ class TestMistakes:
                 ("memory", "muon", *MODEL, "--world-size", "-1"),
                 "--world-size must be a whole number of at least 1, got '-1'",
             ),
-            (("memory", "muon", *MODEL, "--beside", "lion,sopa"), "unknown recipe 'sopa'; did you mean 'soap'?"),
+            (("memory", "muon", *MODEL, "--beside", "lion,sopa"), "unknown recipe 'sopa' (did you mean 'soap'?)"),
             (("memory", "muon", *MODEL, "--shraded"), "no such option: --shraded"),
-            (("presets", "lama"), "unknown recipe 'lama'; did you mean 'llama'?"),
+            (("presets", "lama"), "unknown recipe 'lama' (did you mean 'llama'?)"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )  # fmt: skip
@@ -279,7 +279,7 @@ class TestMistakes:
                 "[[routes]]\nrule = 'Lion'\nselect = \"name('bloks')\"\n[[routes]]\nrule = 'AdamW'\n",
                 [
                     "this recipe on Net has 2 mistakes:",
-                    "- route 'lion': name('bloks') matches no parameter; did you mean 'blocks'?",
+                    "- route 'lion': name('bloks') matches no parameter (did you mean 'blocks'?)",
                     "- undecayed: name('*.bais') matches no parameter",
                 ],
             ),
@@ -334,7 +334,7 @@ class TestConfigurations:
         [
             (
                 {"architectures": ["LlamaForCausalML"]},
-                " has no model 'LlamaForCausalML'; did you mean 'LlamaForCausalLM'?",
+                " has no model 'LlamaForCausalML' (did you mean 'LlamaForCausalLM'?)",
             ),
             ({"architectures": None}, "'config.json' must name the model's class, such as \"architectures\": "),
             ({"hidden_size": "wide"}, "LlamaForCausalLM of 'config.json' failed: "),

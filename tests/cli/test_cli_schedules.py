@@ -149,7 +149,7 @@ def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("plot", "cosin"), "unknown schedule 'cosin'; did you mean 'Cosine'?"),
+        (("plot", "cosin"), "unknown schedule 'cosin' (did you mean 'Cosine'?)"),
         (
             ("plot", "Cosine(warmup=2000)"),
             "warmup must be at most the horizon of 1000 steps, got 2000; give --horizon\n",
@@ -168,7 +168,7 @@ def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, mess
         (("plot", f"Cosine(end=1{'0' * 400})"), "end must be a finite number of at least 0, got 1000"),
         (("plot", f"Cosine(warmup=1{'0' * 400})"), "warmup must be at most 1.798e+308, got 1000"),
         (("find-lr", "--task", "tiny:fit", "--steps", "9" * 400), "--steps must be below 2^63, got '999"),
-        (("plot", "recipe:adamm"), "unknown recipe 'adamm'; did you mean 'adam'?"),
+        (("plot", "recipe:adamm"), "unknown recipe 'adamm' (did you mean 'adam'?)"),
         (("plot", "recipe:mine.toml"), "mine.toml: cannot be read: No such file or directory"),
         (("plot",), "missing argument 'SCHEDULE"),
         (("advise", "--optimizer", "adan"), "optimizer must be one of 'sgd'"),

@@ -171,11 +171,11 @@ def test_rules_without_state_for_each_element_say_what_they_take(rule: Rule) -> 
     [
         (
             {"state_dtype": "8bits"},
-            "state_dtype must be one of 'float32', 'bfloat16', '8bit', '4bit', got '8bits'; did you mean '8bit'?",
+            "state_dtype must be one of 'float32', 'bfloat16', '8bit', '4bit', got '8bits' (did you mean '8bit'?)",
         ),
         (
             {"master": "khan"},
-            "master must be one of 'stochastic', 'kahan', 'compensated', 'float32', got 'khan'; did you mean 'kahan'?",
+            "master must be one of 'stochastic', 'kahan', 'compensated', 'float32', got 'khan' (did you mean 'kahan'?)",
         ),
         ({"rounding_seed": -1}, "rounding_seed must be a whole number at least 0, got -1"),
     ],

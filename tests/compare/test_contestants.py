@@ -23,7 +23,7 @@ def test_the_baseline_comes_first():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["mun"], f"unknown recipe 'mun'; did you mean 'muon'?; recipes are {', '.join(PRESETS)}"),
+        (["mun"], f"unknown recipe 'mun' (did you mean 'muon'?); recipes are {', '.join(PRESETS)}"),
         (["zzz"], f"unknown recipe 'zzz'; recipes are {', '.join(PRESETS)}"),
         (["lion", "Lion"], "recipe 'lion' is named twice; name each recipe once"),
         (["llama", "LLaMA"], "recipe 'llama' is named twice; name each recipe once"),

@@ -15,7 +15,9 @@ def test_rules_of_the_evidence_have_its_ranges() -> None:
 
 
 def test_a_typing_mistake_names_rules_of_the_evidence_too() -> None:
-    with pytest.raises(ValueError, match=r"^unknown recipe 'prodgy'; did you mean 'prodigy'\?; .* adamw, .*, prodigy$"):
+    with pytest.raises(
+        ValueError, match=r"^unknown recipe 'prodgy' \(did you mean 'prodigy'\?\); .* adamw, .*, prodigy$"
+    ):
         choose_fairly(["prodgy"])
 
 

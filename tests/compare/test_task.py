@@ -72,7 +72,7 @@ def test_a_module_in_a_package_and_a_name_of_its_own(here):
 @pytest.mark.parametrize(
     ("spec", "source", "message"),
     [
-        ("bytegtp", "", "unknown task 'bytegtp'; allowed are 'bytegpt' and module:function; did you mean 'bytegpt'?"),
+        ("bytegtp", "", "unknown task 'bytegtp'; allowed are 'bytegpt' and module:function (did you mean 'bytegpt'?)"),
         ("lines:", "", "unknown task 'lines:'; allowed are 'bytegpt' and module:function"),
         ("./lines.py:fit", "", "unknown task './lines.py:fit'; allowed are 'bytegpt' and module:function"),
         (":fit", "", "unknown task ':fit'; allowed are 'bytegpt' and module:function"),
@@ -80,8 +80,8 @@ def test_a_module_in_a_package_and_a_name_of_its_own(here):
         (
             "line:fit",
             "",
-            "unknown task module 'line': no such module in {here} or among the installed packages; "
-            "did you mean 'lines'?",
+            "unknown task module 'line': no such module in {here} or among the installed packages "
+            "(did you mean 'lines'?)",
         ),
         ("lines:fit", "import nowhere", "cannot import task module 'lines': No module named 'nowhere'"),
         (
@@ -97,7 +97,7 @@ def test_a_module_in_a_package_and_a_name_of_its_own(here):
         (
             "lines:fti",
             "def fit(seed): ...",
-            "task module 'lines' has no function 'fti'; did you mean 'fit'?",
+            "task module 'lines' has no function 'fti' (did you mean 'fit'?)",
         ),
         ("lines:fit", "fit = 3", "task 'lines:fit' must be a function of the seed, got int"),
         (

@@ -209,7 +209,7 @@ def test_values_of_the_wrong_type(rule: Any, name: str, annotation: Any) -> None
 def test_unknown_names(rule: Any, name: str, annotation: Any) -> None:
     kind = type(rule)
     misspelled = f"{name}_"
-    message = f"unknown hyper-parameter '{misspelled}' for {kind.__name__}; did you mean '{name}'?"
+    message = f"unknown hyper-parameter '{misspelled}' for {kind.__name__} (did you mean '{name}'?)"
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         kind(**{misspelled: 1})
     if name.startswith("initial_"):  # torch's schedulers keep `initial_lr` in a group, and ours more of the kind

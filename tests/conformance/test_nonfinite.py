@@ -122,7 +122,7 @@ def test_ignore_goes_on(case: Case, engine: str, bad: float) -> None:
     ("options", "error", "message"),
     [
         ({"on_nonfinite": "skp"}, ValueError,
-         r"^on_nonfinite must be one of 'ignore', 'raise', 'skip', got 'skp'; did you mean 'skip'\?$"),
+         r"^on_nonfinite must be one of 'ignore', 'raise', 'skip', got 'skp' \(did you mean 'skip'\?\)$"),
         ({"on_nonfinite": None}, ValueError, r"^on_nonfinite must be one of 'ignore', 'raise', 'skip', got None$"),
         ({"clip_norm": 0.0}, ValueError, r"^clip_norm must be above 0, got 0.0$"),
         ({"clip_norm": -1}, ValueError, r"^clip_norm must be above 0, got -1$"),

@@ -235,7 +235,7 @@ def test_adafactors_schedule_tells_its_rates() -> None:
         (
             lambda: get_scheduler("cosine", sgd(), 1, 8, {"num_cycle": 3}),
             TypeError,
-            "unknown argument 'num_cycle' for the schedule 'cosine'; it takes num_cycles, last_epoch; did you",
+            "unknown argument 'num_cycle' for the schedule 'cosine'; it takes num_cycles, last_epoch (did you",
         ),
         (
             lambda: get_scheduler("reduce_lr_on_plateau", sgd(), 1, 8, {"patiense": 3}),

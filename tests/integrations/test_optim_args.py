@@ -68,7 +68,9 @@ def test_they_go_into_a_recipe() -> None:
 
 
 def test_an_unknown_name_and_a_value_out_of_range_tell_the_place() -> None:
-    message = r"^unknown hyper-parameter 'bets' for Lion; did you mean 'betas'\? \(optim_args, position 10\); try it$"
+    message = (
+        r"^unknown hyper-parameter 'bets' for Lion \(did you mean 'betas'\?\) \(optim_args, position 10\); try it$"
+    )
     with pytest.raises(TypeError, match=message):
         applied(Recipe.preset("lion"), parse("lr=1e-4, bets=(0.9, 0.99)"), "; try it")
     with pytest.raises(ValueError, match=r"betas\[1\] must be in \[0, 1\), got 1.5 \(optim_args, position 1\)$"):

@@ -27,7 +27,7 @@ def test_what_is_refused_at_once() -> None:
         r"^optimizer must be a stepwell.Optimizer, got a AdamW$",
         torch.optim.AdamW(model.parameters()),
     )
-    refused(ValueError, r"^norm must be one of 'running', 'measured', got 'runing'; did you mean", norm="runing")
+    refused(ValueError, r"^norm must be one of 'running', 'measured', got 'runing' \(did you mean", norm="runing")
     refused(ValueError, r"^chunk_bytes must be a whole number at least 0, got -1$", chunk_bytes=-1)
     refused(ValueError, r"^the optimizer has none of the model's parameters; give the", model=network())
     for optimizer in (stepwell.Prodigy(model.parameters()), stepwell.DAdaptAdam(model.parameters())):

@@ -73,7 +73,7 @@ def test_a_rule_of_ones_own_with_a_reduction_a_flag_and_decay(engine: Any) -> No
 def test_a_rule_of_ones_own_goes_by_its_name() -> None:
     (group,) = Optimizer([{"params": [weight()], "rule": "signed-average", "beta": 0.25}], AdamW()).param_groups
     assert (group["rule"], group["beta"], group["lr"]) == ("SignedAverage", 0.25, 1e-3)
-    with pytest.raises(TypeError, match=r"^unknown hyper-parameter 'bta' for SignedAverage; did you mean 'beta'\?"):
+    with pytest.raises(TypeError, match=r"^unknown hyper-parameter 'bta' for SignedAverage \(did you mean 'beta'\?\)"):
         SignedAverage(bta=0.25)  # type: ignore[call-arg]
 
 

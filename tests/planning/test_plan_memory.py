@@ -136,7 +136,7 @@ class TestNumbers:
         plan = stepwell.plan(Language(), "muon", horizon=10)
         others = ("soap", Recipe(routes=Route(rule="SGD"), name="plain"))
         assert [row.title for row in plan.memory(beside=others).rows] == ["muon", "soap", "plain"]
-        with pytest.raises(ValueError, match=r"^unknown recipe 'sopa'; did you mean 'soap'\?"):
+        with pytest.raises(ValueError, match=r"^unknown recipe 'sopa' \(did you mean 'soap'\?\)"):
             plan.memory(beside=("sopa",))
 
     def test_a_recipe_that_needs_the_same_is_not_shown_again(self):

@@ -91,8 +91,8 @@ class TestPlot:
         ("recipe", "name", "message"),
         [
             ("adamw", "lr", "the schedule of lr needs a horizon: give plan(…, horizon=…)"),
-            ("adamw", "lrr", f"no group of the plan has a number 'lrr'; {THERE}; did you mean 'lr'?"),
-            ("adamw", "betas", f"no group of the plan has a number 'betas'; {THERE}; did you mean 'betas[1]'?"),
+            ("adamw", "lrr", f"no group of the plan has a number 'lrr'; {THERE} (did you mean 'lr'?)"),
+            ("adamw", "betas", f"no group of the plan has a number 'betas'; {THERE} (did you mean 'betas[1]'?)"),
         ],
     )
     def test_what_cannot_be_drawn(self, recipe, name, message):

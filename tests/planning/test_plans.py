@@ -196,16 +196,16 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("name", "hint"),
         [
-            ("blocks.0.up.wieght", "did you mean 'blocks.0.up.weight'?"),
-            ("embed.wieght", "did you mean 'embed.weight'?"),
-            ("blocks.0", "in that module there are blocks.0.up.weight, blocks.0.down.weight and 4 more"),
+            ("blocks.0.up.wieght", " (did you mean 'blocks.0.up.weight'?)"),
+            ("embed.wieght", " (did you mean 'embed.weight'?)"),
+            ("blocks.0", "; in that module there are blocks.0.up.weight, blocks.0.down.weight and 4 more"),
         ],
     )
     def test_a_name_that_is_not_there(self, name, hint):
         plan = stepwell.plan(language(frozen=True), RECIPE, horizon=100)
         with pytest.raises(ValueError) as error:
             plan.explain(name)
-        assert str(error.value) == f"the model has no parameter {name!r}; {hint}"
+        assert str(error.value) == f"the model has no parameter {name!r}{hint}"
 
 
 class TestBuild:
@@ -333,7 +333,7 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("arguments", "kind", "message"),
         [
-            ({"recipe": "mun"}, ValueError, "unknown recipe 'mun'; did you mean 'muon'?; recipes are "),
+            ({"recipe": "mun"}, ValueError, "unknown recipe 'mun' (did you mean 'muon'?); recipes are "),
             ({"recipe": 5}, TypeError, "recipe must be a stepwell.Recipe, or the name of a preset, a rule or "),
             ({"horizon": 0}, ValueError, "horizon must be at least 1 step, got 0"),
             ({"horizon": -3}, ValueError, "horizon must be at least 1 step, got -3"),

@@ -131,4 +131,4 @@ def test_case_and_underscores_do_not_matter(name):
 def test_a_name_that_is_not_there():
     with pytest.raises(ValueError) as error:
         Recipe.preset("lama")
-    assert str(error.value) == f"unknown recipe 'lama'; did you mean 'llama'?; recipes are {', '.join(PRESETS)}"
+    assert str(error.value) == f"unknown recipe 'lama' (did you mean 'llama'?); recipes are {', '.join(PRESETS)}"

@@ -216,14 +216,14 @@ class TestOverrides:
         [
             (
                 {"lm_head.weight": "haed"},
-                "unknown role 'haed' for 'lm_head.weight'; did you mean 'head'?; roles are hidden matrix, convolution, "
-                "embedding, head, norm, bias, scalar, custom matrix, other",
+                "unknown role 'haed' for 'lm_head.weight' (did you mean 'head'?); roles are hidden matrix, "
+                "convolution, embedding, head, norm, bias, scalar, custom matrix, other",
             ),
             (
                 {"lm_haed.weight": "head"},
-                "roles['lm_haed.weight'] matches no parameter; did you mean 'lm_head.weight'?",
+                "roles['lm_haed.weight'] matches no parameter (did you mean 'lm_head.weight'?)",
             ),
-            ({"ln_g": "norm"}, "roles['ln_g'] matches no parameter; did you mean 'ln_f'?"),
+            ({"ln_g": "norm"}, "roles['ln_g'] matches no parameter (did you mean 'ln_f'?)"),
             (
                 {"*": "other", "wte": "head"},
                 "roles['wte'] gives no parameter its role: all it matches are vectors or have an earlier key",

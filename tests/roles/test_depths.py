@@ -365,7 +365,7 @@ class TestOverrides:
     @pytest.mark.parametrize(
         ("depths", "message"),
         [
-            ({"haed": 3}, "depths['haed'] matches no parameter; did you mean 'head'?"),
+            ({"haed": 3}, "depths['haed'] matches no parameter (did you mean 'head'?)"),
             ({"head": -1}, "depths['head'] must be a whole number of at least 0, got -1"),
             ({"head": 1.5}, "depths['head'] must be a whole number of at least 0, got 1.5"),
             ({"head": True}, "depths['head'] must be a whole number of at least 0, got True"),

@@ -209,8 +209,8 @@ def test_around_schedule_free_where_it_fits(wrap: Wrap, inner: Rule) -> None:
         # A weight decay of 0 is live, and would do nothing where it grows.
         (lambda: schedule_free(SGD(decay="independent")), ValueError, r"decay must be 'coupled' or 'decoupled'"),
         (lambda: schedule_free(AdamW(decay="proximal")), ValueError, r"decay must be 'coupled' or 'decoupled'"),
-        (lambda: rule_class("cautios(AdamW)"), ValueError, r"^unknown wrapper 'cautios'; did you mean 'cautious'\?"),
-        (lambda: rule_class("cautious(Lionn)"), ValueError, r"^unknown rule 'Lionn'; did you mean 'Lion'\?"),
+        (lambda: rule_class("cautios(AdamW)"), ValueError, r"^unknown wrapper 'cautios' \(did you mean 'cautious'\?\)"),
+        (lambda: rule_class("cautious(Lionn)"), ValueError, r"^unknown rule 'Lionn' \(did you mean 'Lion'\?\)"),
     ],
 )
 def test_values_that_are_refused(call: Any, error: type[Exception], message: str) -> None:

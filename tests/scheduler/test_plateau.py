@@ -165,7 +165,7 @@ def test_what_is_no_metric_changes_nothing(kind: Any, metric: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "mim"}, "mode must be one of 'min', 'max', got 'mim'; did you mean 'min'?"),
+        ({"mode": "mim"}, "mode must be one of 'min', 'max', got 'mim' (did you mean 'min'?)"),
         ({"threshold_mode": "relative"}, "threshold_mode must be one of 'rel', 'abs', got 'relative'"),
         ({"factor": 1.0}, "factor must be below 1, got 1.0"),
         ({"factor": 0}, "factor must be a finite number above 0 and at most 1, got 0"),

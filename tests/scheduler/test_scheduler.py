@@ -243,8 +243,8 @@ def test_it_can_be_copied_with_its_optimizer() -> None:
         (
             lambda: Scheduler(sgd(), weight_decy=Constant()),
             TypeError,
-            "no group of the optimizer has a number 'weight_decy'; there are lr, momentum, dampening, weight_decay; "
-            "did you mean 'weight_decay'?",
+            "no group of the optimizer has a number 'weight_decy'; there are lr, momentum, dampening, weight_decay "
+            "(did you mean 'weight_decay'?)",
         ),
         (
             lambda: Scheduler(sgd(), nesterov=Constant()),
@@ -254,8 +254,8 @@ def test_it_can_be_copied_with_its_optimizer() -> None:
         (
             lambda: Scheduler(sgd(), lr=Linear(), horizn=10),
             TypeError,
-            "no group of the optimizer has a number 'horizn'; there are lr, momentum, dampening, weight_decay; "
-            "did you mean 'horizon'?",
+            "no group of the optimizer has a number 'horizn'; there are lr, momentum, dampening, weight_decay "
+            "(did you mean 'horizon'?)",
         ),
         (
             lambda: Scheduler(torch.optim.AdamW([weight()]), betas=Constant()),
@@ -265,8 +265,8 @@ def test_it_can_be_copied_with_its_optimizer() -> None:
         (
             lambda: Scheduler(torch.optim.AdamW([weight()]), **{"betas[2]": Constant()}),
             TypeError,
-            "no group of the optimizer has a number 'betas[2]'; there are lr, betas[0], betas[1], eps, weight_decay; "
-            "did you mean 'betas[1]'?",
+            "no group of the optimizer has a number 'betas[2]'; there are lr, betas[0], betas[1], eps, weight_decay "
+            "(did you mean 'betas[1]'?)",
         ),
         (
             lambda: Scheduler(sgd(), lr=Linear()),

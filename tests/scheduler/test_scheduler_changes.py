@@ -96,7 +96,7 @@ def test_a_state_keeps_the_schedules_by_selector() -> None:
         (
             {"norm": Constant(), "*": Linear()},
             ValueError,
-            "the selector 'norm' of lr matches no group; there are 2, called norms, rest; did you mean 'norms'?",
+            "the selector 'norm' of lr matches no group; there are 2, called norms, rest (did you mean 'norms'?)",
         ),
         ({5: Constant()}, ValueError, "the selector 'group 5' of lr matches no group; there are 2"),
         ({}, ValueError, "lr has no schedule: give one for each selector"),
@@ -182,7 +182,7 @@ def test_override_of_an_element_and_of_groups_at_zero() -> None:
         (
             {"weight_decy": 0.1},
             TypeError,
-            "'weight_decy' is not scheduled here; there are lr, weight_decay; did you mean",
+            "'weight_decy' is not scheduled here; there are lr, weight_decay (did you mean",
         ),
         ({"lr": "0.1"}, TypeError, "lr must be a number, got '0.1'"),
         ({"lr": float("nan")}, ValueError, "lr must be a finite number, got nan"),

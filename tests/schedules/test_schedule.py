@@ -209,7 +209,7 @@ def test_a_step_before_the_first_gives_the_first() -> None:
         (lambda: Cosine(floor=0.1), "unknown argument 'floor' for Cosine; it takes horizon, warmup, end, waves"),
         (
             lambda: Linear(warmpu=10),
-            "unknown argument 'warmpu' for Linear; it takes horizon, warmup, end; did you mean 'warmup'?",
+            "unknown argument 'warmpu' for Linear; it takes horizon, warmup, end (did you mean 'warmup'?)",
         ),
         (lambda: Constant(end=0.1), "unknown argument 'end' for Constant; it takes warmup"),
     ],

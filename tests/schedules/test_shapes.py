@@ -204,7 +204,7 @@ def test_growth_that_is_no_whole_number_fills_the_horizon() -> None:
         (lambda: Polynomial(power=0), "power must be a finite number above 0, got 0"),
         (
             lambda: WSD(shape="cosin"),
-            "shape must be one of 'linear', 'cosine', '1-sqrt', got 'cosin'; did you mean 'cosine'?",
+            "shape must be one of 'linear', 'cosine', '1-sqrt', got 'cosin' (did you mean 'cosine'?)",
         ),
         (
             lambda: WSD(warmup=60, decay=50).resolve(100),

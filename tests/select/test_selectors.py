@@ -120,7 +120,7 @@ def test_what_a_selector_speaks_of():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: select.role("nrom"), "unknown role 'nrom'; did you mean 'norm'?; roles are hidden matrix, "),
+        (lambda: select.role("nrom"), "unknown role 'nrom' (did you mean 'norm'?); roles are hidden matrix, "),
         (lambda: select.role(), "role() needs at least one text"),
         (lambda: select.name(), "name() needs at least one text"),
         (lambda: select.name(3), "name() takes texts, got 3"),

@@ -16,7 +16,7 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     none is close. Closest is one that has the same two halves the other way round.
 
     >>> nearest("bets", ["betas", "lr"])
-    "; did you mean 'betas'?"
+    " (did you mean 'betas'?)"
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     folded = str(name).casefold()
@@ -24,7 +24,7 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     close = difflib.get_close_matches(folded, by_folded, n=most, cutoff=0.6)
     matches = list(dict.fromkeys(turned + close))[:most]
     *others, last = [repr(by_folded[match]) for match in matches] or [""]
-    return f"; did you mean {' or '.join(filter(None, (', '.join(others), last)))}?" if last else ""
+    return f" (did you mean {' or '.join(filter(None, (', '.join(others), last)))}?)" if last else ""
 
 
 def _turned(one: str, other: str) -> bool:

@@ -142,5 +142,5 @@ def test_bitsandbytes_of_a_rule_that_only_the_user_knows() -> None:
     report = checkpoint.migrate(state, model=model, optimizer=optimizer, rule="rmsprop")
     assert [(one.how, one.what) for one in report.moved] == [("kept", "square_avg")]
     assert torch.equal(optimizer.state[model.weight]["square_avg"], torch.ones(2, 3))
-    with pytest.raises(CheckpointError, match=r"^unknown rule 'rmspro'; did you mean 'RMSprop'\?$"):
+    with pytest.raises(CheckpointError, match=r"^unknown rule 'rmspro' \(did you mean 'RMSprop'\?\)$"):
         checkpoint.migrate(state, model=model, optimizer=optimizer, rule="rmspro")
