@@ -35,7 +35,7 @@ def keys(seeds: Sequence[int], places: Sequence[int]) -> NDArray[np.uint64]:
         seeds: the seed of each parameter's group.
         places: which of the optimizer's parameters each is.
     """
-    return _mixed(_mixed(np.zeros(len(seeds), np.uint64), seeds), places)
+    return _mixed(_mixed(np.zeros(len(seeds), np.uint64), [seed % 2**64 for seed in seeds]), places)
 
 
 def keys_at(keys: NDArray[np.uint64], steps: Sequence[int]) -> NDArray[np.uint64]:
@@ -50,7 +50,7 @@ def keys_at(keys: NDArray[np.uint64], steps: Sequence[int]) -> NDArray[np.uint64
 
 def _mixed(mixed: NDArray[np.uint64], words: Sequence[int]) -> NDArray[np.uint64]:
     """One round of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) on what was mixed before and a word."""
-    mixed = mixed + np.array(words, dtype=np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = mixed + np.array(words, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))

@@ -33,6 +33,7 @@ from stepwell.layout import (
 )
 from stepwell.optimizer.bucket import Bucket, check_dense, real
 from stepwell.optimizer.entries import Entry, looks_of, reshaped, rule_of, where
+from stepwell.optimizer.groups import STORAGE, check_stored_as
 from stepwell.optimizer.preparing import prepare, prepare_part
 from stepwell.optimizer.turns import turns_of
 from stepwell.rules.registry import rule_class
@@ -248,10 +249,14 @@ class Buckets:
         position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
         found: defaultdict[Any, list[Entry]] = defaultdict(list)
         if (now := _kinds(groups)) != self._entries_of:
-            self._entries, self._entries_of = {}, now
+            self._entries, self._entries_of = {}, []
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
         rules = [rule_of(kind, group, index) for index, (kind, group) in enumerate(zip(kinds, groups, strict=True))]
+        if self._entries_of != now:
+            for index, group in enumerate(groups):
+                check_stored_as(group, where(group, index))
+            self._entries_of = now
         turns = turns_of(_taking_turns(groups, rules))
         for index, (kind, group, parameters) in enumerate(zip(kinds, groups, members, strict=True)):
             whole = rules[index]
@@ -265,8 +270,8 @@ class Buckets:
                         entry = self._entry(parameter, slots, group, whole, known[kind])
                     except ValueError as error:
                         changed = reshaped(self._rules.get(id(group)), whole, tuple(parameter.shape))
-                        way = f"{changed}{where(group, index)}, which takes a new optimizer: " if changed else ""
-                        raise ValueError(f"{way}{error}") from None
+                        way = f"{changed}{where(group, index)}, which takes a new optimizer: {error}"
+                        raise ValueError(way if changed else f"{error}{where(group, index)}") from None
                     self._entries[id(parameter)] = entry
                 arrives = parameter.dtype if parameter.grad is None else parameter.grad.dtype
                 found[entry.kind, arrives].append(entry)
@@ -317,7 +322,10 @@ def _gradients_of(groups: list[dict[str, Any]], among: AbstractSet[int] | None =
 
 def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """What decides the arithmetic of each group."""
-    return [(id(group), group["rule"], flags(rule_class(group["rule"]), group), Storage.of(group)) for group in groups]
+    return [
+        (id(group), group["rule"], flags(rule_class(group["rule"]), group), *map(group.get, STORAGE))
+        for group in groups
+    ]
 
 
 def _bucket(entries: list[Entry], position: Mapping[int, int]) -> Bucket:

@@ -62,13 +62,22 @@ def new_group(given: Any, default: Rule, stored: Mapping[str, Any], number: int)
             raise TypeError(f"unknown hyper-parameter {key!r} for {kind.__name__}{way}{where}")
     for name, value in base.values().items():
         group[name] = validated(name, group.get(name, value), known[name], where)
-    for name, allowed in STORAGE.items():
-        group[name] = validated(name, group.get(name, stored[name]), allowed, where)
+    group |= {name: validated(name, group.get(name, stored[name]), STORAGE[name], where) for name in STORAGE}
     try:
         made = kind(**{name: group[name] for name in known})
     except ValueError as error:  # what must hold between hyper-parameters
         raise ValueError(f"{error}{where}") from None
     return group, made, where
+
+
+def check_stored_as(group: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError or TypeError where a group, which is live, is to be stored as nothing can be.
+
+    A storage for which its rule has no state is none: a momentum may be switched off, and on again.
+    """
+    for name, allowed in STORAGE.items():
+        if name in group:
+            validated(name, group[name], allowed, where)
 
 
 def named_tensors(params: Any, where: str) -> tuple[list[str], list[Tensor]]:

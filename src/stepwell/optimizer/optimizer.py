@@ -31,7 +31,7 @@ from stepwell.optimizer.sources import kernels_of
 from stepwell.optimizer.telemetry import By, Units, readings, units_of
 from stepwell.optimizer.uncompiled import uncompiled
 from stepwell.optimizer.verdicts import Verdicts
-from stepwell.rules.hyper import Positive, validated
+from stepwell.rules.hyper import Checked, Positive
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule
 
@@ -90,6 +90,12 @@ class Optimizer(torch.optim.Optimizer):
     # What has stepped in the backward pass already, where something has.
     _in_backward: StepInBackward | None = None
     recipe: dict[str, Any] | None = None
+    # What may be set later too.
+    clip_norm = Checked[float | None](Positive | None)
+    on_nonfinite = Checked[OnNonfinite](OnNonfinite)
+    state_dtype = Checked[StateDtype | None](STORAGE["state_dtype"])
+    master = Checked[MasterKind | None](STORAGE["master"])
+    rounding_seed = Checked[int](STORAGE["rounding_seed"])
 
     def __init__(
         self,
@@ -114,11 +120,8 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(
                 f"params must be tensors in an order, or groups of them, got a {type(params).__name__}; {hint}"
             )
-        self.clip_norm = validated("clip_norm", clip_norm, Positive | None)
-        self.on_nonfinite: OnNonfinite = validated("on_nonfinite", on_nonfinite, OnNonfinite)
-        self.state_dtype: StateDtype | None = validated("state_dtype", state_dtype, STORAGE["state_dtype"])
-        self.master: MasterKind | None = validated("master", master, STORAGE["master"])
-        self.rounding_seed: int = validated("rounding_seed", rounding_seed, STORAGE["rounding_seed"])
+        self.clip_norm, self.on_nonfinite = clip_norm, on_nonfinite
+        self.state_dtype, self.master, self.rounding_seed = state_dtype, master, rounding_seed
         self.engine = engine
         self.rule = rule
         self._skipped = 0
@@ -186,19 +189,17 @@ class Optimizer(torch.optim.Optimizer):
         if buckets is not None:
             self._gradient_norm = self._gradient_norm if self._verdicts.norm is None else self._verdicts.norm
         else:
-            if found is not None and float(found):
-                self.skipped += 1
-                return
+            left_out = found is not None and float(found) != 0.0
             judged = judged_by_host(
                 [p for group in self.param_groups for p in group["params"]],
                 scale=scale,
                 limit=self.clip_norm,
-                on_nonfinite=self.on_nonfinite,
+                on_nonfinite="skip" if left_out and self.on_nonfinite == "raise" else self.on_nonfinite,
                 name_of=self._name_of,
                 with_kernel=self.engine in ("auto", "fused"),
             )
             self._gradient_norm = self._gradient_norm if judged.norm is None else judged.norm
-            if judged.factor is None:
+            if left_out or judged.factor is None:
                 self.skipped += 1
                 return
             factor = judged.factor

@@ -15,13 +15,15 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import repeat
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
 
 from stepwell.text.naming import nearest
 from stepwell.text.numbers import as_float
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,25 @@ def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
             return None
         return _one_of(name, value, [option for option in options if option is not type(None)], where)
     return value
+
+
+class Checked(Generic[T]):
+    """An attribute that takes what `validated` lets through, also later than at construction."""
+
+    def __init__(self, annotation: Any) -> None:
+        self._annotation = annotation
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        if instance is None:
+            raise AttributeError(self._name)
+        value: T = instance.__dict__[self._name]
+        return value
+
+    def __set__(self, instance: object, value: T) -> None:
+        instance.__dict__[self._name] = validated(self._name, value, self._annotation)
 
 
 def _one_of(name: str, value: Any, options: list[Any], where: str) -> Any:
