@@ -20,13 +20,15 @@ from stepwell.rules.hyper import (
     OpenFraction,
     Positive,
     Range,
+    Rounds,
     Switch,
     Whole,
     is_flag,
     may_be_flag,
     validated,
 )
-from stepwell.rules.rule import flags
+from stepwell.rules.registry import rule_classes
+from stepwell.rules.rule import flags, hyper_parameters
 
 approx = pytest.approx
 
@@ -105,6 +107,7 @@ def test_a_tensor_of_one_number_stays_a_tensor() -> None:
         (Annotated[float, Range(low=-1, high=1)], 2, "x must be in [-1, 1], got 2"),
         (Whole, 0.1, "x must be a whole number at least 0, got 0.1"),
         (Count, 0, "x must be a whole number at least 1, got 0"),
+        (Rounds, 10**9, "x must be a whole number in [1, 100], got 1000000000"),
         (float, float("inf"), "x must be a finite number, got inf"),
         (float | None, float("nan"), "x must be a finite number, got nan"),
         (NonNegative, torch.tensor(-1.0), "x must be at least 0, got tensor(-1.)"),
@@ -155,6 +158,14 @@ def test_values_of_the_wrong_type(annotation: Any, value: Any, message: str) -> 
     with pytest.raises(TypeError) as raised:
         validated("x", value, annotation, " (group 'norms')")
     assert str(raised.value) == f"{message} (group 'norms')"
+
+
+def test_iterations_that_would_hang_are_refused() -> None:
+    iterated = [rule for rule in rule_classes() if "ns_steps" in hyper_parameters(rule)]
+    assert Muon in iterated
+    for rule in iterated:
+        with pytest.raises(ValueError, match=r"^ns_steps must be a whole number in \[1, 100\], got 1000000000$"):
+            rule(ns_steps=10**9)
 
 
 # Flags: what decides a rule's arithmetic.

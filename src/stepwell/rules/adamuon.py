@@ -9,7 +9,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, maximum, sign, sqrt, square
 from stepwell.algebra.matrices import frobenius
-from stepwell.rules.hyper import Count, Fraction, NonNegative
+from stepwell.rules.hyper import Fraction, NonNegative, Rounds
 from stepwell.rules.matrix_rule import by_blocks
 from stepwell.rules.muon import OrthogonalizedMomentum
 from stepwell.rules.rule import Slot
@@ -34,7 +34,7 @@ class AdaMuon(OrthogonalizedMomentum):
         nesterov: mix the gradient into the momentum once more, as in the authors' code, not in the paper.
         ns_coefficients: (a, b, c) of the Newton–Schulz iteration.
         eps: ε, and the least norm that a matrix is divided by.
-        ns_steps: iterations, at least 1.
+        ns_steps: iterations, from 1 to 100.
         sign_stabilized: take the signs of the momentum; without them, as in the paper's first version, the momentum.
         polar_express, split, split_dim, conv1d: as for `Muon`.
     """
@@ -46,7 +46,7 @@ class AdaMuon(OrthogonalizedMomentum):
     nesterov: bool = False
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
     eps: NonNegative = 1e-8
-    ns_steps: Count = 5
+    ns_steps: Rounds = 5
     sign_stabilized: bool = True
 
     moves_by_rate = True

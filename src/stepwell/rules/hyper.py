@@ -65,6 +65,8 @@ OpenFraction = Annotated[float, Range(low=0, high=1, open_low=True, open_high=Tr
 Whole = Annotated[float, Range(low=0, whole=True)]
 Count = Annotated[int, Range(low=1, whole=True)]
 Seed = Annotated[int, Range(low=0, whole=True)]
+Rounds = Annotated[int, Range(low=1, high=100, whole=True)]
+"""How often an iteration within one step goes round: more than a hundred take time and memory for nothing."""
 
 
 def is_switch(annotation: Any) -> bool:

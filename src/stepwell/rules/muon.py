@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from stepwell.algebra import lerp
 from stepwell.algebra.matrices import as_dtype_of, orthogonalized, polar_express
-from stepwell.rules.hyper import Count, Fraction, NonNegative
+from stepwell.rules.hyper import Count, Fraction, NonNegative, Rounds
 from stepwell.rules.matrix_rule import MatrixRule, OneMatrixRule, SplitDim, by_blocks, check_split
 from stepwell.rules.rule import Rule, Shape, Slot
 
@@ -24,7 +24,7 @@ class OrthogonalizedMomentum(MatrixRule, abstract=True):
     nesterov: bool = True
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
     eps: NonNegative = 1e-7
-    ns_steps: Count = 5
+    ns_steps: Rounds = 5
     polar_express: bool = False
     split: Count | tuple[Count, ...] = 1
     split_dim: SplitDim = -2
@@ -66,7 +66,7 @@ class Muon(OrthogonalizedMomentum, OneMatrixRule):
         nesterov: mix the gradient into the momentum once more, as in the formula.
         ns_coefficients: (a, b, c) of the iteration.
         eps: the least norm that a matrix is divided by.
-        ns_steps: iterations, at least 1.
+        ns_steps: iterations, from 1 to 100.
         adjust_lr_fn: the factor s. "original" (also None) is √max(1, rows/cols), Jordan's; "match_rms_adamw" is
             0.2·√max(rows, cols), so that rate and decay tuned for AdamW serve (Liu et al. 2025, arXiv:2502.16982).
         polar_express: take the coefficients of the Polar Express (Amsel et al. 2025, arXiv:2505.16932), which differ
@@ -83,7 +83,7 @@ class Muon(OrthogonalizedMomentum, OneMatrixRule):
     nesterov: bool = True
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
     eps: NonNegative = 1e-7
-    ns_steps: Count = 5
+    ns_steps: Rounds = 5
     adjust_lr_fn: Adjustment | None = None
 
     moves_by_rate = True

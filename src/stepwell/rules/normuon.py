@@ -10,7 +10,7 @@ from typing import Any
 
 from stepwell.algebra import lerp, maximum, row_mean, sqrt, square
 from stepwell.algebra.matrices import frobenius
-from stepwell.rules.hyper import Count, Fraction, NonNegative
+from stepwell.rules.hyper import Fraction, NonNegative, Rounds
 from stepwell.rules.matrix_rule import by_blocks
 from stepwell.rules.muon import Adjustment, OrthogonalizedMomentum, rate_adjustment
 from stepwell.rules.rule import Shape, Slot, row_wise
@@ -34,7 +34,7 @@ class NorMuon(OrthogonalizedMomentum):
         nesterov: mix the gradient into the momentum once more, as Muon and the authors' code do.
         ns_coefficients: (a, b, c) of the Newton–Schulz iteration.
         eps: ε, and the least norm that a matrix is divided by.
-        ns_steps: iterations, at least 1.
+        ns_steps: iterations, from 1 to 100.
         adjust_lr_fn: "match_rms_adamw" (also None) gives the update the RMS 0.2, as the paper does; "original" keeps
             the norm of Oₜ and multiplies it by √max(1, rows/cols), as the authors' code does.
         polar_express, split, split_dim, conv1d: as for `Muon`; a row has a second moment in each block of columns.
@@ -47,7 +47,7 @@ class NorMuon(OrthogonalizedMomentum):
     nesterov: bool = True
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
     eps: NonNegative = 1e-10
-    ns_steps: Count = 5
+    ns_steps: Rounds = 5
     adjust_lr_fn: Adjustment | None = None
 
     moves_by_rate = True

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from stepwell.algebra import lerp, mean, sign, sqrt, square
 from stepwell.algebra.matrices import as_dtype_of, orthogonalized
-from stepwell.rules.hyper import Count, NonNegative, Positive, Range
+from stepwell.rules.hyper import Count, NonNegative, Positive, Range, Rounds
 from stepwell.rules.matrix_rule import OneMatrixRule
 from stepwell.rules.rule import Decay, Rule, Shape
 
@@ -36,7 +36,7 @@ class Scion(OneMatrixRule):
         scale: ρ, the radius. The authors take 50 for hidden layers and 3000 for the head of a GPT.
         norm: "auto" is "spectral" for matrices; "sign" is for heads and embeddings.
         unconstrained: step, and do not pull the weights into the ball.
-        ns_steps: iterations of Newton–Schulz, at least 1.
+        ns_steps: iterations of Newton–Schulz, from 1 to 100.
         positions: k, which is read from the shape of a kernel.
         conv1d: take a 3-D parameter as the kernel (out, in, width) of a 1-d convolution, not as a stack.
     """
@@ -47,7 +47,7 @@ class Scion(OneMatrixRule):
     scale: Positive = 1.0
     norm: Literal["auto", "spectral", "sign"] = "auto"
     unconstrained: bool = False
-    ns_steps: Count = 5
+    ns_steps: Rounds = 5
     positions: Count = 1
 
     slots = ("momentum_buffer",)
