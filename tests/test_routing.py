@@ -247,6 +247,13 @@ class TestOptions:
             for group in optimizer.param_groups
         )
 
+    def test_fields_of_the_recipe(self, model):
+        groups = groups_of(create_optimizer(model, "adamw", lr=0.1, undecayed="role('norm')", layer_decay=0.5))
+        assert [groups[f"adamw depth {depth}"]["lr"] for depth in range(4)] == [0.0125, 0.025, 0.05, 0.1]
+        decayed = [name for group in groups.values() if group["weight_decay"] for name in group["param_names"]]
+        assert {"scale", "mix.bias"} <= set(decayed)
+        assert not any("norm" in name for name in decayed)
+
 
 class TestNames:
     def test_a_rule_stands_alone(self, model):
@@ -291,10 +298,34 @@ class TestMistakes:
                 "unknown hyper-parameter 'adamw_beta' for Muon and AdamW (did you mean 'adamw_betas'?)",
             ),
             ("adamw", {"lr": -1.0}, ValueError, "recipe 'adamw': defaults, for AdamW: lr must be at least 0, got -1.0"),
+            (
+                "adamw",
+                {"depths": {"head": 3}},
+                TypeError,
+                "unknown hyper-parameter 'depths' for AdamW; recipe.replace(depths=…) sets it, of a recipe such as "
+                "stepwell.Recipe.preset('adamw')",
+            ),
+            (
+                "adamw",
+                {"schedules": {"lr": "Cosine()"}},
+                TypeError,
+                "create_optimizer takes no schedules; stepwell.create_scheduler makes one for its optimizer",
+            ),
             ("adamw", {"roles": {"embed": "emedding"}}, ValueError, None),
             ("adamw", {"engine": "turbo"}, ValueError, None),
         ],
-        ids=["recipe", "no recipe", "one rule", "two rules", "prefixed", "range", "role", "engine"],
+        ids=[
+            "recipe",
+            "no recipe",
+            "one rule",
+            "two rules",
+            "prefixed",
+            "range",
+            "field",
+            "schedules",
+            "role",
+            "engine",
+        ],
     )
     def test_mistakes_are_named(self, recipe, settings, kind, message, model):
         with pytest.raises(kind) as error:

@@ -18,6 +18,7 @@ from stepwell.roles import Role
 from stepwell.scheduler import Scheduler
 from stepwell.schedules import Schedule
 from stepwell.schedules.schedule import made, schedule_class
+from stepwell.select import Selector
 
 
 def create_optimizer(
@@ -34,6 +35,8 @@ def create_optimizer(
     rounding_seed: int = 0,
     shard_state: bool | DeviceMesh = False,
     roles: Mapping[str, Role] | None = None,
+    undecayed: Selector | str | None = None,
+    layer_decay: float | None = None,
     **hyper_parameters: Any,
 ) -> Optimizer:
     """One optimizer for a whole model: each parameter gets the rule and the decay that its role asks for.
@@ -56,11 +59,15 @@ def create_optimizer(
         rounding_seed, shard_state: as `stepwell.Optimizer` takes them.
         roles: role by parameter name, module name or pattern, where the graph misleads:
             `{"lm_head": "head", "*.experts.*": "hidden matrix"}`. The first that matches a parameter wins.
+        undecayed: what has a weight decay of 0, as a selector (`stepwell.select`) or its text; by default the recipe's:
+            norms, biases, single numbers and what has no role.
+        layer_decay: multiplies the rate once for each block between a parameter and the head (layer-wise rate decay);
+            by default the recipe's.
         hyper_parameters: go to every rule of the recipe that has them (`betas=(0.9, 0.95)`), or, with a rule's name
             before them, to that rule alone (`adamw_lr=3e-4`, `muon_eps=1e-8`).
 
     Raises:
-        TypeError: for a model that is no module, what is no recipe, or an unknown hyper-parameter.
+        TypeError: for a model that is no module, what is no recipe, schedules, or an unknown hyper-parameter.
         ValueError: for an unknown recipe, a model with nothing to train, a role or value out of range.
     """
     if not isinstance(model, nn.Module):
@@ -68,6 +75,8 @@ def create_optimizer(
             f"create_optimizer takes a torch.nn.Module, got {type(model).__name__}; "
             "stepwell.Optimizer and its siblings take parameters"
         )
+    if "schedules" in hyper_parameters:
+        raise TypeError("create_optimizer takes no schedules; stepwell.create_scheduler makes one for its optimizer")
     chosen = named(recipe)
     values = {"lr": lr, "weight_decay": weight_decay}
     chosen = chosen.set(**{name: value for name, value in values.items() if value is not None}, **hyper_parameters)
@@ -78,6 +87,8 @@ def create_optimizer(
         "state_dtype": state_dtype,
         "master": master,
         "roles": roles,
+        "undecayed": undecayed,
+        "layer_decay": layer_decay,
     }
     chosen = chosen.replace(**{name: value for name, value in changes.items() if value is not None})
     return plan(model, chosen).build_optimizer(rounding_seed=rounding_seed, shard_state=shard_state)

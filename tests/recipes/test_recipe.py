@@ -155,6 +155,15 @@ class TestChanges:
                 "no rule of the recipe has a number 'maximize'; there are lr, weight_decay",
             ),
             (
+                lambda: PRESETS["lion"].set(clip_norm=1.0),
+                "unknown hyper-parameter 'clip_norm' for Lion; recipe.replace(clip_norm=…) sets it, of a recipe such "
+                "as stepwell.Recipe.preset('adamw')",
+            ),
+            (
+                lambda: PRESETS["lion"].set(layer_dcay=0.5),
+                "unknown hyper-parameter 'layer_dcay' for Lion (did you mean 'layer_decay'?)",
+            ),
+            (
                 lambda: PRESETS["lion"].set(lion_lrr=0.5),
                 "unknown hyper-parameter 'lion_lrr' for Lion",
             ),

@@ -25,6 +25,7 @@ from stepwell.select import Predicates, Selector, role
 from stepwell.text.naming import meant, nearest
 
 NOT_KNOWN = "has no hyper-parameter"
+_OF_THE_RECIPE = "; recipe.replace({0}=…) sets it, of a recipe such as stepwell.Recipe.preset('adamw')"
 UNDECAYED: tuple[Role, ...] = ("norm", "bias", "scalar", "other")
 """Gains, offsets and numbers: zero is no neutral value for them, and decay would only pull them there."""
 
@@ -235,8 +236,10 @@ class Recipe(Frozen):
                     to_one.setdefault(route_name, {})[hyper_parameter] = value
             else:
                 rules = " and ".join(dict.fromkeys(route.rule for route in self.routes))
-                known = [*names, *addresses] if len(self.routes) > 1 else names
-                raise TypeError(f"unknown hyper-parameter {name!r} for {rules}{meant(name, known)}")
+                own_fields = [each.name for each in dataclasses.fields(self)]
+                known = [*names, *(addresses if len(self.routes) > 1 else ()), *own_fields]
+                hint = _OF_THE_RECIPE.format(name) if name in own_fields else meant(name, known)
+                raise TypeError(f"unknown hyper-parameter {name!r} for {rules}{hint}")
         found = Mistakes()
         routes = []
         for route in self.routes:
