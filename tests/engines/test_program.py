@@ -90,6 +90,19 @@ class NormOfANorm(stepwell.Rule):
         return unit / (1 + sqrt(total(square(unit + p)))), {}
 
 
+def test_a_norm_is_refused_where_the_rule_says_that_it_acts_on_elements() -> None:
+    class Elementwise(NormOfANorm):
+        acts_on = "elements"
+
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    with pytest.raises(
+        TypeError, match=r"^Elementwise\.update takes a norm, .*: say acts_on = 'tensors' in the class$"
+    ):
+        stepwell.Optimizer([p], Elementwise()).step()
+    assert trace(AdamW(), observed="units").reductions  # what is observed on the way is not the rule's
+
+
 def test_a_reduction_inside_a_reduction_makes_three_phases() -> None:
     program = trace(NormOfANorm())
     assert [len(phase.reductions) for phase in program.phases] == [1, 1, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from torch.distributed.tensor import Partial, Shard, distribute_tensor
 
 import stepwell
 from stepwell import rules
+from stepwell.algebra import norm
 from stepwell.layout.slots import state_mesh
+from stepwell.rules import registry
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +26,11 @@ def _one_rank(tmp_path: Any) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture
+def own_rules_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepwell.rules.registry._RULES", dict(registry._RULES))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -48,6 +56,42 @@ def test_rows_joined_across_a_cut() -> None:
         "as 'AdamW'"
     )
     stepwell.Optimizer([("qk", weight)], rules.AdamMini())
+
+
+@pytest.mark.usefixtures("own_rules_are_forgotten")
+@pytest.mark.parametrize("engine", ["auto", "foreach", "reference"])
+@pytest.mark.parametrize("reduces", ["update", "measure", "averaged"])
+def test_a_norm_under_a_rule_that_says_it_acts_on_elements(engine: Any, reduces: str) -> None:
+    """Each rank would take the norm of its part."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Normalised(stepwell.Rule):
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return g / norm(g) if reduces == "update" else g, {}
+
+        def measure(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return {"share": g / norm(g)} if reduces == "measure" else {}
+
+        def averaged(self, p: Any, s: Any, h: Any) -> Any:
+            return p / norm(p) if reduces == "averaged" else p
+
+    weight = nn.Parameter(distribute_tensor(torch.ones(4, 3), init_device_mesh("cpu", (1,)), [Shard(0)]))
+    with pytest.raises(TypeError) as caught:
+        stepwell.Optimizer([weight], Normalised(), engine=engine)
+    assert str(caught.value) == (
+        f"Normalised.{reduces} takes a norm, mean or total of a tensor, and not each element by itself: say "
+        "acts_on = 'tensors' in the class"
+    )
+
+
+@pytest.mark.usefixtures("own_rules_are_forgotten")
+def test_a_rule_that_no_trace_can_follow_is_believed() -> None:
+    class Patient(stepwell.Rule):
+        def direction(self, p: Any, g: Any, s: Any, h: Any) -> Any:
+            return g.nan_to_num(), {}
+
+    weight = nn.Parameter(distribute_tensor(torch.ones(4, 3), init_device_mesh("cpu", (1,)), [Shard(0)]))
+    stepwell.Optimizer([weight], Patient(), engine="foreach")
 
 
 def test_sums_that_are_not_added_up() -> None:

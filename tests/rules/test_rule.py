@@ -358,6 +358,14 @@ def test_a_later_rule_of_the_same_name_replaces_the_earlier() -> None:
     assert rule_class("OwnDescent") is second
 
 
+def test_what_a_rule_acts_on_is_one_of_three() -> None:
+    with pytest.raises(ValueError) as raised:
+        type("OwnNorm", (Rule,), {"acts_on": "tensor"})
+    assert str(raised.value) == (
+        "acts_on of OwnNorm must be one of 'elements', 'tensors', 'matrices', got 'tensor' (did you mean 'tensors'?)"
+    )
+
+
 def test_a_misspelt_name_in_a_rule_is_told_the_nearest() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Misspelling(Rule):

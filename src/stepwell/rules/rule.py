@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 from stepwell.algebra.matrices import normal_like
 from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, settings, validated
@@ -125,6 +125,10 @@ class Rule:
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.acts_on not in (known := get_args(ActsOn)):
+            one_of = ", ".join(map(repr, known))
+            hint = nearest(str(cls.acts_on), known)
+            raise ValueError(f"acts_on of {cls.__name__} must be one of {one_of}, got {cls.acts_on!r}{hint}")
         if not abstract:
             enter(cls)
 

@@ -21,6 +21,14 @@ SLOT_LEVELS: dict[Callable[[Shape], Shape] | None, Level] = {
     tensor_wise: Level.TENSOR,
 }
 
+_REDUCTIONS = {"total", "row_total", "column_total"}
+_HELD: set[tuple[Any, ...]] = set()
+
+
+class ClaimError(TypeError):
+    """A rule says that it acts on elements, and reduces over tensors."""
+
+
 # What an update adds up on its way: nothing, sums over each tensor, or those of the gradient over each row.
 Observed = Literal["", "totals", "units"]
 
@@ -52,9 +60,12 @@ def trace(
     s = namespace({**slots, "step": graph.symbol("s.step")})
     values = symbols(graph, rule)
     h, rule = namespace(values), _with(rule, values)
+    name = f"{type(rule).__name__}.{function}"
     if function == "measure":
-        totals = {name: graph.reduce("total", value) for name, value in rule.measure(p, g, s, h).items()}
-        return cut(f"{type(rule).__name__}.measure", graph, levels, totals=totals)
+        measured = rule.measure(p, g, s, h)
+        _hold_to_claim(rule, name, graph)
+        totals = {what: graph.reduce("total", value) for what, value in measured.items()}
+        return cut(name, graph, levels, totals=totals)
     new_slots: Mapping[str, Any] = {}
     if function == "update":
         weights, new_slots = rule.update(p, g, s, h)
@@ -64,7 +75,6 @@ def trace(
         weights, new_slots = rule.mix(p, g, s, h)
     else:
         weights, new_slots = rule.exchange(function, p, s, h)
-    name = f"{type(rule).__name__}.{function}"
     rule.check_slots(new_slots)
     stores = {slot: value for slot, value in new_slots.items() if slot in levels}
     stores[WEIGHTS] = weights
@@ -72,11 +82,38 @@ def trace(
     for slot, value in scalar_slots.items():
         if isinstance(value, Expression) and value.level > Level.SCALAR:
             raise TypeError(f"{name}: the scalar slot {slot!r} is made of tensors; it can only be made of numbers")
+    _hold_to_claim(rule, name, graph)  # before anything else is added up on the way
     seen = dict(zip(OBSERVED, (weights - p, p, g), strict=True)) if observed else {}
     rows = {UNITS: seen.pop("gradient")} if observed == "units" else {}
     totals = {what: graph.reduce("total", square(value)) for what, value in seen.items()}
     totals |= {what: graph.reduce("row_total", square(value)) for what, value in rows.items()}
     return cut(name, graph, levels, stores=stores, scalar_slots=scalar_slots, totals=totals, stores_round=stores_round)
+
+
+def _hold_to_claim(rule: Rule, name: str, graph: Graph) -> None:
+    if rule.acts_on == "elements" and any(node.operation in _REDUCTIONS for node in graph.nodes):
+        raise ClaimError(
+            f"{name} takes a norm, mean or total of a tensor, and not each element by itself: say acts_on = 'tensors' "
+            "in the class"
+        )
+
+
+def hold_to_claim(rule: Rule) -> None:
+    """Raise ClaimError where a rule that says it acts on elements reduces over tensors: on parts of a tensor it would
+    be wrong, and nobody would see it. A rule that no trace can follow is believed."""
+    key = (type(rule), flags(type(rule), rule.values()))
+    if rule.acts_on != "elements" or key in _HELD:
+        return
+    exchanges = [function for function in ("averaged", "training") if hasattr(rule, function)]
+    measures = [] if type(rule).measure is Rule.measure else ["measure"]
+    for function in ("update", *exchanges, *measures):
+        try:
+            trace(rule, function)
+        except ClaimError:
+            raise
+        except Exception:  # a rule may ask its numbers for anything, also for what a trace cannot tell
+            continue
+    _HELD.add(key)
 
 
 def _with(rule: Rule, values: Mapping[str, Any]) -> Rule:
