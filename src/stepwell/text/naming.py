@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable
 
 # How torch's optimizers run, not what they work out: that is chosen where the training runs, never by a file.
 ENGINE_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 # torch's names for hyper-parameters that have others here: those of its Adafactor.
 TORCHS_NAMES = {"beta2_decay": "decay_rate", "d": "clip_threshold"}
+
+
+_CLOSE = 0.61  # at 0.6 "none" is close to "Cosine"
+# Where one half of a name ends and another begins: at a dash, and before a capital.
+SEAM = re.compile(r"[_-]|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
@@ -19,18 +25,18 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     " (did you mean 'betas'?)"
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    folded = str(name).casefold()
-    turned = [candidate for candidate in by_folded if _turned(folded, candidate)]
-    close = difflib.get_close_matches(folded, by_folded, n=most, cutoff=0.6)
+    name = str(name)
+    turned = [folded for folded, candidate in by_folded.items() if _turns(name) & _turns(candidate)]
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=most, cutoff=_CLOSE)
     matches = list(dict.fromkeys(turned + close))[:most]
     *others, last = [repr(by_folded[match]) for match in matches] or [""]
     return f" (did you mean {' or '.join(filter(None, (', '.join(others), last)))}?)" if last else ""
 
 
-def _turned(one: str, other: str) -> bool:
-    """Whether two names are the same but for dashes and for which half comes first: "adamw_schedule_free"."""
-    one, other = (name.replace("-", "").replace("_", "") for name in (one, other))
-    return len(one) == len(other) and one in other + other
+def _turns(name: str) -> set[str]:
+    """The name without case and dashes, and with its halves the other way round: "adamw_schedule_free"."""
+    turns = [name, *(name[seam.end() :] + name[: seam.start()] for seam in SEAM.finditer(name))]
+    return {turn.casefold().replace("-", "").replace("_", "") for turn in turns}
 
 
 def meant(name: str, known: Collection[str]) -> str:
