@@ -25,6 +25,7 @@ def sgd(*rates: float, **options: Any) -> torch.optim.SGD:
         ({"schedule": "one-cycle", "horizon": 50, "rise": 9}, OneCycle(horizon=50, rise=9)),
         ({"schedule": "cosine", "horizon": 50, "end": 0.1}, Cosine(horizon=50, end=0.1)),
         ({"schedule": Cosine(warmup=0.1), "horizon": 50}, Cosine(horizon=50, warmup=5)),
+        ({"schedule": "Cosine(warmup=0.1)", "horizon": 50}, Cosine(horizon=50, warmup=5)),
         ({"schedule": Cosine(horizon=20), "horizon": 50}, Cosine(horizon=20)),
     ],
 )
@@ -70,6 +71,23 @@ def test_create_scheduler(arguments: dict[str, Any], schedule: Schedule) -> None
             "scheduler, or call resolve(horizon)",
         ),
         (
+            lambda: create_scheduler(sgd(), "cosine", num_warmup_steps=3),
+            TypeError,
+            "unknown argument 'num_warmup_steps' for Cosine; it takes horizon, warmup, end, waves; write 'warmup', as "
+            "it is called here",
+        ),
+        (
+            lambda: create_scheduler(sgd(), "cosine", min_lr=1e-5),
+            TypeError,
+            "unknown argument 'min_lr' for Cosine; it takes horizon, warmup, end, waves; write 'end', as it is called "
+            "here; it is a share of the optimizer's rate",
+        ),
+        (
+            lambda: create_scheduler(sgd(), "Cosine()", warmup=3),
+            TypeError,
+            "Cosine() carries its own arguments: give warmup to it, not beside it",
+        ),
+        (
             lambda: create_scheduler(sgd(), Cosine(), horizon=10, warmup=3, end=0.1),
             TypeError,
             "Cosine() carries its own arguments: give warmup, end to it, not beside it",
@@ -96,8 +114,21 @@ def test_create_scheduler_errors(make: Any, error: type[Exception], message: str
         make()
 
 
-def test_a_name_that_is_close_to_one() -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("cosin", " (did you mean 'Cosine'?)"),
+        ("cosine_annealing", " (did you mean 'Cosine'?)"),
+        ("CosineAnnealingLR", " (did you mean 'Cosine'?)"),
+        ("step_decay", " (did you mean 'Step'?)"),
+        ("constant_with_warmup", " (did you mean 'Constant'?)"),
+        ("warmup_stable_decay", " (did you mean 'WSD'?)"),
+        ("reduce_lr_on_plateau", "; stepwell.ReduceOnPlateau, which listens to a metric, is no schedule"),
+        ("none", ""),
+    ],
+)
+def test_a_name_that_is_close_to_one_or_is_anothers(name: str, hint: str) -> None:
     with pytest.raises(
-        ValueError, match=r"^unknown schedule 'cosin' \(did you mean 'Cosine'\?\); known are .*Constant, Cosine, "
+        ValueError, match=rf"^unknown schedule '{name}'{re.escape(hint)}; known are .*Constant, Cosine, "
     ):
-        create_scheduler(sgd(), "cosin", horizon=10)
+        create_scheduler(sgd(), name, horizon=10)

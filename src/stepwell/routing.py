@@ -16,7 +16,7 @@ from stepwell.planning import plan
 from stepwell.recipes import Recipe, named
 from stepwell.roles import Role
 from stepwell.scheduler import Scheduler
-from stepwell.schedules import Schedule
+from stepwell.schedules import Schedule, parse
 from stepwell.schedules.schedule import made, schedule_class
 from stepwell.select import Selector
 
@@ -106,17 +106,19 @@ def create_scheduler(
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
-        schedule: the name of a schedule, such as "cosine" or "wsd" (case, dashes and underscores do not matter), or a
-            schedule.
+        schedule: the name of a schedule, such as "cosine" or "wsd" (case, dashes and underscores do not matter), a
+            schedule, or the text that one prints as: "Cosine(warmup=0.1)".
         horizon: total optimizer steps, at least 1; only schedules without an end can do without.
         warmup: steps (int), or a share of the horizon (float strictly between 0 and 1).
         options: what else the named schedule takes, such as `end=0.1`.
 
     Raises:
-        ValueError: an unknown name, or a value out of range.
+        ValueError: an unknown name, a text that is no schedule, or a value out of range.
         TypeError: an option that the named schedule does not take, or one missing that it needs; options beside a
             schedule that carries its own.
     """
+    if isinstance(schedule, str) and "(" in schedule:
+        schedule = parse(schedule)
     beside = options if type(warmup) is int and warmup == 0 else {"warmup": warmup, **options}
     if isinstance(schedule, Schedule):
         if beside:

@@ -165,7 +165,11 @@ class TestChanges:
             ),
             (
                 lambda: PRESETS["lion"].set(lion_lrr=0.5),
-                "unknown hyper-parameter 'lion_lrr' for Lion",
+                "unknown hyper-parameter 'lion_lrr' for Lion; it takes lr, betas, weight_decay, decay, maximize",
+            ),
+            (
+                lambda: PRESETS["lion"].set(no_decay="role('norm')"),
+                "unknown hyper-parameter 'no_decay' for Lion; write 'undecayed', as it is called here",
             ),
         ],
     )

@@ -247,7 +247,11 @@ def test_hyper_parameters_go_by_name() -> None:
     [
         ("gian", "unknown hyper-parameter 'gian' for OwnDescent (did you mean 'gain'?)"),
         ("weight_deacy", "unknown hyper-parameter 'weight_deacy' for OwnDescent (did you mean 'weight_decay'?)"),
-        ("momentum", "unknown hyper-parameter 'momentum' for OwnDescent"),
+        ("learning_rate", "unknown hyper-parameter 'learning_rate' for OwnDescent; write 'lr', as it is called here"),
+        (
+            "momentum",
+            "unknown hyper-parameter 'momentum' for OwnDescent; it takes lr, gain, weight_decay, decay, maximize",
+        ),
     ],
 )
 def test_unknown_names(wrong: str, message: str) -> None:

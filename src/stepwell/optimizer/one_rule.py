@@ -9,7 +9,7 @@ from stepwell.engines.choice import ENGINES
 from stepwell.optimizer import Optimizer
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
-from stepwell.text.naming import meant
+from stepwell.text.naming import meant_or_known
 
 _OPTIONS = ("engine", "clip_norm", "on_nonfinite", "state_dtype", "master", "rounding_seed", "shard_state")
 # Come last and by name only: fields of every rule, as torch has `maximize`, and what torch's rule of the name has not.
@@ -40,7 +40,7 @@ class Named(Optimizer):
             if name not in hyper_parameters(self.rule_type) and name not in _OPTIONS:
                 known = [*hyper_parameters(self.rule_type), *_OPTIONS]
                 asked = name in ENGINES and kwargs[name] is True
-                hint = f"; write engine={name!r}" if asked else meant(name, known)
+                hint = f"; write engine={name!r}" if asked else meant_or_known(name, known)
                 raise TypeError(f"unknown hyper-parameter {name!r} for {self.rule_type.__name__}{hint}")
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         super().__init__(params, self.rule_type(**given, **kwargs), **options)

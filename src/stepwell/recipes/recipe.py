@@ -220,7 +220,7 @@ class Recipe(Frozen):
             RecipeError: for a value out of range.
         """
         own = {route.name: hyper_parameters(rule_class(route.rule)) for route in self.routes}
-        names = {name for values in own.values() for name in values}
+        names = {name: None for values in own.values() for name in values}
         addresses: dict[str, list[tuple[str, str]]] = {}
         for route in self.routes:
             for word in dict.fromkeys((route.rule.casefold(), route.name.casefold())):
@@ -239,6 +239,7 @@ class Recipe(Frozen):
                 own_fields = [each.name for each in dataclasses.fields(self)]
                 known = [*names, *(addresses if len(self.routes) > 1 else ()), *own_fields]
                 hint = _OF_THE_RECIPE.format(name) if name in own_fields else meant(name, known)
+                hint = hint or f"; it takes {', '.join(names)}"
                 raise TypeError(f"unknown hyper-parameter {name!r} for {rules}{hint}")
         found = Mistakes()
         routes = []

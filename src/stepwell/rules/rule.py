@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 from stepwell.algebra.matrices import normal_like
 from stepwell.rules.hyper import NonNegative, is_flag, may_be_flag, settings, validated
 from stepwell.rules.registry import enter
-from stepwell.text.naming import meant, nearest
+from stepwell.text.naming import meant_or_known, nearest
 
 Decay = Literal["coupled", "decoupled", "independent", "proximal"]
 AnyDecay = Literal["coupled", "decoupled", "independent", "proximal", "inside"]
@@ -252,7 +252,9 @@ class Rule:
         known = hyper_parameters(cls)
         for name in names:
             if name not in known:
-                raise TypeError(f"unknown hyper-parameter {name!r} for {cls.__name__}{meant(name, known)}{where}")
+                raise TypeError(
+                    f"unknown hyper-parameter {name!r} for {cls.__name__}{meant_or_known(name, known)}{where}"
+                )
 
     def check_slots(self, returned: Mapping[str, Any]) -> None:
         """Raise TypeError for a returned slot that is not declared."""

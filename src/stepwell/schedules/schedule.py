@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from stepwell.algebra import maximum
 from stepwell.schedules.fields import Length, check_horizon
 from stepwell.schedules.written import as_python
-from stepwell.text.naming import nearest
+from stepwell.text.naming import SEAM, meant, nearest
 
 _KINDS: dict[str, type[Schedule]] = {}
 
@@ -45,7 +45,7 @@ class Schedule:
         for name in given:
             if name not in known:
                 takes = f"it takes {', '.join(known)}" if known else "it takes none"
-                raise TypeError(f"unknown argument {name!r} for {cls.__name__}; {takes}{nearest(name, known)}")
+                raise TypeError(f"unknown argument {name!r} for {cls.__name__}; {takes}{meant(name, known)}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -152,8 +152,18 @@ def schedule_class(name: str) -> type[Schedule]:
     """The schedule of that name; case, dashes and underscores do not matter. Raises ValueError with the nearest."""
     folded = {_folded(known): kind for known, kind in _KINDS.items()}
     if _folded(name) not in folded:
-        raise ValueError(f"unknown schedule {name!r}{nearest(name, _KINDS)}; known are {', '.join(sorted(_KINDS))}")
+        raise ValueError(f"unknown schedule {name!r}{_meant(name, folded)}; known are {', '.join(sorted(_KINDS))}")
     return folded[_folded(name)]
+
+
+def _meant(name: str, folded: Mapping[str, type[Schedule]]) -> str:
+    """A clause on the schedule that was probably meant, also by the name that another package gives it."""
+    if "plateau" in _folded(name):
+        return "; stepwell.ReduceOnPlateau, which listens to a metric, is no schedule"
+    if _folded(name) == "warmupstabledecay":
+        return nearest("WSD", _KINDS)
+    first = _folded(SEAM.split(name)[0])  # of "cosine_annealing", of "CosineAnnealingLR"
+    return nearest(name, _KINDS) or (nearest(folded[first].__name__, _KINDS) if first in folded else "")
 
 
 def made(kind: type[Schedule], arguments: Mapping[str, Any], where: str = "") -> Schedule:
