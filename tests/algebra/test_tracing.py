@@ -1,6 +1,12 @@
 """The tracer records arithmetic, and says what a number that is not there yet cannot do."""
 
+import copy
+import re
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from stepwell.algebra import lerp, mean, norm, sqrt, where
 from stepwell.algebra.tracing import Expression, Graph, Level
@@ -69,3 +75,48 @@ def test_the_graph_reads_as_it_was_written() -> None:
     result = where(x > 0, sqrt(x), 0.0)
     assert isinstance(result, Expression)
     assert repr(result) == "where(gt(x, 0.0), sqrt(x), 0.0)"
+
+
+FUNCTIONS = "use the functions of stepwell.algebra"
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (abs, TypeError, "a rule may not call abs() on g; use stepwell.algebra.absolute"),
+        (lambda g: g[0], TypeError, f"a rule may not take a part of g; {FUNCTIONS}"),
+        (
+            lambda g: g @ g,
+            TypeError,
+            "a rule may not take g for a matrix; say acts_on = 'matrices' in the class",
+        ),
+        (torch.sqrt, TypeError, f"a rule may not give its numbers to torch's sqrt(); {FUNCTIONS}"),
+        (
+            lambda g: g.clone(),
+            AttributeError,
+            f"a rule may not ask g for .clone, which is a tensor's; {FUNCTIONS}",
+        ),
+        (
+            lambda g: g.mul_(2),
+            AttributeError,
+            "a rule may not ask g for .mul_, which is a tensor's; a number is not changed in place: return the new one",
+        ),
+    ],
+)
+def test_what_a_tensor_can_and_a_rules_number_cannot(use: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        use(Graph().load("g"))
+
+
+def test_what_is_no_mistake_stays_as_it_was() -> None:
+    g = Graph().load("g")
+    assert not hasattr(g, "dtype")
+    assert copy.copy(g).index == g.index
+    assert isinstance(np.float64(2.0) * g, Expression)
+
+
+def test_a_large_number_is_shown_shortly() -> None:
+    x = Graph().load("x")
+    for _ in range(60):
+        x = x * x
+    assert len(repr(x)) < 1000

@@ -31,6 +31,10 @@ def joined(levels: Iterable[Level]) -> Level:
     return Level.ELEMENT if {Level.ROW, Level.COLUMN} <= found else max(found)
 
 
+_FUNCTIONS = "use the functions of stepwell.algebra"
+_DEEPEST = 6  # so far an error shows what a number is made of
+
+
 class Expression:
     """A node of the graph: an operation, its arguments, and the level at which it has to be worked out."""
 
@@ -48,9 +52,14 @@ class Expression:
         self.index = len(graph.nodes)  # arguments are made before what is made of them: a topological order
 
     def __repr__(self) -> str:
+        return self._shown(_DEEPEST)
+
+    def _shown(self, depth: int) -> str:
         if self.operation in ("constant", "symbol", "load"):
             return str(self.value)
-        return f"{self.operation}({', '.join(map(repr, self.arguments))})"
+        # As text a graph is a tree, which may be larger than any memory.
+        arguments = ", ".join(argument._shown(depth - 1) for argument in self.arguments) if depth else "…"
+        return f"{self.operation}({arguments})"
 
     # The operators of the algebra.
     def __add__(self, other: Any) -> Any:
@@ -116,23 +125,42 @@ class Expression:
             "use where(condition, x, y), or make it a flag (bool) of the rule"
         )
 
-    def _refuse(self, what: str) -> Never:
-        raise TypeError(f"a rule may not turn {self!r} into {what}; use the functions of stepwell.algebra")
+    def _refuse(self, what: str, way: str = _FUNCTIONS) -> Never:
+        raise TypeError(f"a rule may not {what}; {way}")
 
     def __float__(self) -> float:
-        self._refuse("a Python float")
+        self._refuse(f"turn {self!r} into a Python float")
 
     def __int__(self) -> int:
-        self._refuse("a Python int")
+        self._refuse(f"turn {self!r} into a Python int")
 
     def __index__(self) -> int:
-        self._refuse("an index")
+        self._refuse(f"turn {self!r} into an index")
 
     def __iter__(self) -> Iterator[Any]:
-        self._refuse("a sequence")
+        self._refuse(f"turn {self!r} into a sequence")
 
     def __len__(self) -> int:
-        self._refuse("a sequence")
+        self._refuse(f"turn {self!r} into a sequence")
+
+    def __getitem__(self, _: Any) -> Never:
+        self._refuse(f"take a part of {self!r}")
+
+    def __abs__(self) -> Never:
+        self._refuse(f"call abs() on {self!r}", "use stepwell.algebra.absolute")
+
+    def __matmul__(self, _: Any) -> Never:
+        self._refuse(f"take {self!r} for a matrix", "say acts_on = 'matrices' in the class")
+
+    def __getattr__(self, name: str) -> Never:
+        if name.startswith("__") or name in Expression.__slots__:  # Python's own questions, as those of copy and pickle
+            raise AttributeError(name)
+        way = "a number is not changed in place: return the new one" if name.endswith("_") else _FUNCTIONS
+        raise AttributeError(f"a rule may not ask {self!r} for .{name}, which is a tensor's; {way}")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Never:
+        raise TypeError(f"a rule may not give its numbers to torch's {function.__name__}(); {_FUNCTIONS}")
 
 
 _FOLDED: dict[str, Callable[..., Any]] = {
