@@ -211,7 +211,8 @@ class TestMistakes:
             ("schedules = 1\nroutes = [{rule = 'AdamW'}]", "schedules must map names to values, got 1"),
             (
                 "routes = [{rule = 'AdamW', set = {clip_exp = 'none'}}]",
-                "routes[0]: unknown hyper-parameter 'clip_exp' for AdamW",
+                "routes[0]: unknown hyper-parameter 'clip_exp' for AdamW; it takes lr, betas, eps, weight_decay, "
+                "amsgrad, decay, correct_bias, maximize",
             ),
             ("routes = [{rule = 'AdamW', set = {lr = 'none'}}]", None),
         ],

@@ -138,7 +138,7 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
         elif name == "decoupled_weight_decay":
             new["decay"] = validated("decay", "decoupled" if value else "coupled", known["decay"], where)
         elif "rule" not in saved and name not in ENGINE_FLAGS and not _is_note(name):
-            kind.check_names([name], where)
+            raise TypeError(f"unknown hyper-parameter {name!r} for {kind.__name__}{where}")
         elif name not in ENGINE_FLAGS and name not in _STAYS:
             new[name] = value
     try:
