@@ -19,6 +19,7 @@ from stepwell.scheduler import Scheduler
 from stepwell.schedules import Schedule, parse
 from stepwell.schedules.schedule import made, schedule_class
 from stepwell.select import Selector
+from stepwell.text.values import shown
 
 
 def create_optimizer(
@@ -70,6 +71,10 @@ def create_optimizer(
         TypeError: for a model that is no module, what is no recipe, schedules, or an unknown hyper-parameter.
         ValueError: for an unknown recipe, a model with nothing to train, a role or value out of range.
     """
+    if isinstance(recipe, nn.Module):
+        raise TypeError(
+            f"create_optimizer takes the model first, then the recipe, got {shown(model)} and {shown(recipe)}"
+        )
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"create_optimizer takes a torch.nn.Module, got {type(model).__name__}; "
@@ -119,11 +124,16 @@ def create_scheduler(
     """
     if isinstance(schedule, str) and "(" in schedule:
         schedule = parse(schedule)
+    if isinstance(schedule, TorchOptimizer):
+        raise TypeError(
+            "create_scheduler takes the optimizer first, then the schedule, "
+            f"got {shown(optimizer)} and {shown(schedule)}"
+        )
     beside = options if type(warmup) is int and warmup == 0 else {"warmup": warmup, **options}
     if isinstance(schedule, Schedule):
         if beside:
             raise TypeError(f"{schedule!r} carries its own arguments: give {', '.join(beside)} to it, not beside it")
         return Scheduler(optimizer, horizon=horizon, lr=schedule)
     if not isinstance(schedule, str):
-        raise TypeError(f"schedule must be a name, such as 'cosine', or a Schedule, got {schedule!r}")
+        raise TypeError(f"schedule must be a name, such as 'cosine', or a Schedule, got {shown(schedule)}")
     return Scheduler(optimizer, horizon=horizon, lr=made(schedule_class(schedule), beside))

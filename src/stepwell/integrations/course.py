@@ -9,6 +9,7 @@ from stepwell.rules.rule import Rule
 from stepwell.scheduler.tracks import Entry, as_schedule, find_entry
 from stepwell.schedules import Schedule
 from stepwell.schedules.fields import check_horizon
+from stepwell.text.values import shown
 
 
 class Course:
@@ -34,9 +35,9 @@ class Course:
         live: Iterable[str] = (),
     ) -> None:
         if not isinstance(rule, Rule):
-            raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
+            raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {shown(rule)}")
         if isinstance(live, str):
-            raise TypeError(f"live must be names of hyper-parameters, got {live!r}; write ({live!r},)")
+            raise TypeError(f"live must be names of hyper-parameters, got {shown(live)}; write ({live!r},)")
         self._values = rule.values()
         self._live = {name: self._entry(rule, name) for name in live}
         horizon = check_horizon("horizon", horizon)

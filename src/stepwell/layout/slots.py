@@ -11,6 +11,7 @@ from torch import Tensor
 from stepwell.codecs import AS_IT_IS, Codec, Storage
 from stepwell.layout.parts import Layout
 from stepwell.rules.rule import Rule, Slot
+from stepwell.text.values import shown
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -36,7 +37,7 @@ def state_mesh(asked: bool | DeviceMesh) -> DeviceMesh | None:
             )
         return asked
     if asked is not True:
-        raise TypeError(f"shard_state must be True, False or a DeviceMesh, got {asked!r}")
+        raise TypeError(f"shard_state must be True, False or a DeviceMesh, got {shown(asked)}")
     kind = "cuda" if "nccl" in torch.distributed.get_backend_config() else "cpu"
     return init_device_mesh(kind, (torch.distributed.get_world_size(),))
 

@@ -15,6 +15,7 @@ from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule, hyper_parameters
 from stepwell.text.naming import meant
+from stepwell.text.values import shown
 
 # How a group is stored: what its values may be.
 STORAGE = {**CHOICES, "rounding_seed": Seed}
@@ -50,7 +51,9 @@ def new_group(given: Any, default: Rule, stored: Mapping[str, Any], number: int)
         group["param_names"] = names or list(group["param_names"])
     rule = group.get("rule", default)
     if not isinstance(rule, (Rule, str)):
-        raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), or a name, got {rule!r}{where}")
+        raise TypeError(
+            f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), or a name, got {shown(rule)}{where}"
+        )
     kind = type(rule) if isinstance(rule, Rule) else rule_class(rule)
     base = rule if isinstance(rule, Rule) else default if type(default) is kind else kind()
     group["rule"] = kind.__name__

@@ -34,6 +34,7 @@ from stepwell.optimizer.verdicts import Verdicts
 from stepwell.rules.hyper import Checked, Positive
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule
+from stepwell.text.values import shown
 
 if TYPE_CHECKING:
     from stepwell.optimizer.in_backward import StepInBackward
@@ -111,7 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         shard_state: bool | DeviceMesh = False,
     ) -> None:
         if not isinstance(rule, Rule):
-            raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
+            raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {shown(rule)}")
         check_engine(engine)
         if isinstance(params, (torch.nn.Module, set)) or not isinstance(params, Iterable):
             hint = (
@@ -343,7 +344,7 @@ class Optimizer(torch.optim.Optimizer):
         Empty where the last step was taken before `observe`. Raises RuntimeError where steps are not observed.
         """
         if by not in (choices := get_args(By)):
-            raise ValueError(f"by must be one of {', '.join(map(repr, choices))}, got {by!r}")
+            raise ValueError(f"by must be one of {', '.join(map(repr, choices))}, got {shown(by)}")
         return readings(self.param_groups, self._seen("telemetry"), by)
 
     def units(self) -> dict[str, Units]:

@@ -21,6 +21,7 @@ from stepwell.scheduler.tracks import entry_called
 from stepwell.schedules import Constant, Schedule
 from stepwell.schedules.fields import check_horizon
 from stepwell.text.tabular import WIDTH, room_beside, some, text_table, wrapped
+from stepwell.text.values import shown
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -357,6 +358,8 @@ def plan(
         ValueError: for an unknown recipe, a horizon below 1, or a model with nothing to train.
         RecipeError: where recipe and model do not fit, naming every mistake.
     """
+    if isinstance(recipe, nn.Module):
+        raise TypeError(f"plan takes the model first, then the recipe, got {shown(model)} and {shown(recipe)}")
     chosen = named(recipe)
     counted = None
     if loader is not None:

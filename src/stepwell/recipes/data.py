@@ -20,6 +20,7 @@ from stepwell.select import Predicates, Selector
 from stepwell.select import parse as parse_selector
 from stepwell.text import toml
 from stepwell.text.naming import nearest
+from stepwell.text.values import shown
 
 VERSION = 1
 NONE = "none"
@@ -81,7 +82,7 @@ def _plain(value: Any) -> Any:
 def from_dict(data: Mapping[str, Any], *, functions: Predicates | None = None, subject: str = "") -> Recipe:
     """The recipe that a dict describes, which errors call `subject`. Raises RecipeError naming every mistake."""
     if not isinstance(data, Mapping):
-        raise RecipeError([f"a recipe must be a table with routes, got {data!r}"], subject or "this recipe")
+        raise RecipeError([f"a recipe must be a table with routes, got {shown(data)}"], subject or "this recipe")
     found = Mistakes()
     subject = subject or (f"recipe {data['name']!r}" if data.get("name") else "this recipe")
     _check_version(data.get("version", VERSION), found, subject)
@@ -95,7 +96,7 @@ def from_dict(data: Mapping[str, Any], *, functions: Predicates | None = None, s
             arguments["undecayed"] = _selector(data["undecayed"], functions)
     routes = data.get("routes", [])
     if not isinstance(routes, (list, tuple)):
-        found.found.append(f"routes must be a list of tables, got {routes!r}")
+        found.found.append(f"routes must be a list of tables, got {shown(routes)}")
         routes = []
     found_routes = [_tried(route, functions, found, f"routes[{index}]") for index, route in enumerate(routes)]
     made = [route for route in found_routes if route is not None]
@@ -125,7 +126,7 @@ def _tried(data: Any, functions: Predicates | None, found: Mistakes, place: str)
 
 def _check_version(version: Any, found: Mistakes, subject: str) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        found.found.append(f"version must be a whole number from 1 to {VERSION}, got {version!r}")
+        found.found.append(f"version must be a whole number from 1 to {VERSION}, got {shown(version)}")
     elif version > VERSION:  # nothing else in it can be judged
         mistake = f"it is written in format {version}, this stepwell reads up to {VERSION}; a newer stepwell reads it"
         raise RecipeError([mistake], subject)
@@ -133,7 +134,7 @@ def _check_version(version: Any, found: Mistakes, subject: str) -> None:
 
 def _stages(stages: Any, found: Mistakes) -> dict[str, Any]:
     if not isinstance(stages, Mapping):
-        found.found.append(f"stages must be a table of {', '.join(STAGES)}, got {stages!r}")
+        found.found.append(f"stages must be a table of {', '.join(STAGES)}, got {shown(stages)}")
         return {}
     _check_keys(stages, STAGES, found, "stages")
     return {name: stages[name] for name in STAGES if name in stages}
@@ -141,7 +142,7 @@ def _stages(stages: Any, found: Mistakes) -> dict[str, Any]:
 
 def _route_from_dict(data: Any, functions: Predicates | None) -> Route:
     if not isinstance(data, Mapping):
-        raise TypeError(f"a route must be a table with a rule, got {data!r}")
+        raise TypeError(f"a route must be a table with a rule, got {shown(data)}")
     found = Mistakes()
     _check_keys(data, ROUTE_KEYS, found)
     arguments = {argument: data[key] for key, argument in ROUTE_KEYS.items() if key in data and key != "select"}
@@ -270,7 +271,9 @@ def named(given: str | Recipe, *, beside: Iterable[str] = (), rules: bool = True
     if isinstance(given, Recipe):
         return given
     if not isinstance(given, str):
-        raise TypeError(f"recipe must be a stepwell.Recipe, or the name of a preset, a rule or a file, got {given!r}")
+        raise TypeError(
+            f"recipe must be a stepwell.Recipe, or the name of a preset, a rule or a file, got {shown(given)}"
+        )
     path = Path(given)
     if path.suffix in (".toml", ".json") or (path.suffix != "" and path.is_file()):
         return load(path)

@@ -15,12 +15,13 @@ from stepwell.schedules import Schedule
 from stepwell.schedules import parse as parse_schedule
 from stepwell.select import Selector
 from stepwell.select import parse as parse_selector
+from stepwell.text.values import shown
 
 
 def as_text(name: str, given: Any, found: Mistakes) -> str:
     """A text as it is."""
     if not isinstance(given, str):
-        found.found.append(f"{name} must be a text, got {given!r}")
+        found.found.append(f"{name} must be a text, got {shown(given)}")
     return str(given)
 
 
@@ -28,7 +29,7 @@ def as_table(name: str, given: Any, found: Mistakes) -> dict[str, Any]:
     """A mapping with texts for keys, whose values are plain."""
     if isinstance(given, Mapping) and all(isinstance(key, str) for key in given):
         return {key: plain(value) for key, value in given.items()}
-    found.found.append(f"{name} must map names to values, got {given!r}")
+    found.found.append(f"{name} must map names to values, got {shown(given)}")
     return {}
 
 
@@ -37,7 +38,7 @@ def as_selector(given: Any) -> Selector:
     if isinstance(given, str):
         return parse_selector(given)
     if not isinstance(given, Selector):
-        raise TypeError(f"must be a selector such as stepwell.select.role('norm'), or its text, got {given!r}")
+        raise TypeError(f"must be a selector such as stepwell.select.role('norm'), or its text, got {shown(given)}")
     return given
 
 
@@ -49,7 +50,7 @@ def as_schedules(given: Any, found: Mistakes) -> dict[str, Schedule]:
             if isinstance(one, str):
                 one = parse_schedule(one)
             if not isinstance(one, Schedule):
-                raise TypeError(f"must be a schedule such as Cosine(warmup=0.1), or its text, got {one!r}")
+                raise TypeError(f"must be a schedule such as Cosine(warmup=0.1), or its text, got {shown(one)}")
             schedules[name] = one
     return schedules
 

@@ -22,6 +22,7 @@ import torch
 
 from stepwell.text.naming import nearest
 from stepwell.text.numbers import as_float
+from stepwell.text.values import shown
 
 T = TypeVar("T")
 
@@ -150,7 +151,7 @@ def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
         return _number(name, value, limits, base is int, where)
     if annotation is bool:
         if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}{where}")
+            raise TypeError(f"{name} must be True or False, got {shown(value)}{where}")
         return value
     if annotation in (int, float):
         return _number(name, value, Range(), annotation is int, where)
@@ -162,7 +163,7 @@ def validated(name: str, value: Any, annotation: Any, where: str = "") -> Any:
             known = ", ".join(map(repr, choices))
             hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
             one_of = "one of " if len(choices) > 1 else ""
-            raise ValueError(f"{name} must be {one_of}{known}, got {value!r}{hint}{where}")
+            raise ValueError(f"{name} must be {one_of}{known}, got {shown(value)}{hint}{where}")
         return value
     if origin in (Union, types.UnionType):
         options = get_args(annotation)
@@ -223,13 +224,13 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
         number = float(value)
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         words = str(limits) if str(limits).startswith("a ") else f"a number {limits}"
-        raise TypeError(f"{name} must be {words}, got {value!r} of type {type(value).__name__}{where}")
+        raise TypeError(f"{name} must be {words}, got {shown(value, typed=True)}{where}")
     else:
         number = as_float(value)
     if whole and not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}{where}")
+        raise TypeError(f"{name} must be a whole number, got {shown(value, typed=True)}{where}")
     if not math.isfinite(number) or number not in limits:
-        raise ValueError(f"{name} must be {limits}, got {value!r}{where}")
+        raise ValueError(f"{name} must be {limits}, got {shown(value)}{where}")
     if isinstance(value, (torch.Tensor, float, int)) and type(value).__module__ != "numpy":
         return value
     # NumPy's numbers and fractions as Python's: a state dict holds plain values.
@@ -242,7 +243,7 @@ def _tuple(name: str, value: Any, annotations: tuple[Any, ...], where: str) -> t
     if annotations[-1] is Ellipsis and isinstance(value, (tuple, list)) and value:
         annotations = annotations[:1] * len(value)
     if isinstance(value, str) or not isinstance(value, (tuple, list)) or len(value) != len(annotations):
-        raise ValueError(f"{name} must be {len(annotations)} numbers, got {value!r}{where}")
+        raise ValueError(f"{name} must be {len(annotations)} numbers, got {shown(value)}{where}")
     return tuple(
         validated(f"{name}[{index}]", element, annotation, where)
         for index, (element, annotation) in enumerate(zip(value, annotations, strict=True))

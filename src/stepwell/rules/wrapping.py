@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stepwell.rules.registry import enter_wrapper, rule_class
 from stepwell.rules.rule import Rule, Shape, hyper_parameters
+from stepwell.text.values import shown
 
 if TYPE_CHECKING:
     _Mixin = Rule
@@ -64,7 +65,7 @@ def wrapped(wrapper: type[Wrapper], rule: Rule, **values: Any) -> Rule:
     Raises TypeError where the wrapper does not fit the rule, and says why.
     """
     if not isinstance(rule, Rule):
-        raise TypeError(f"{wrapper.word} takes a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
+        raise TypeError(f"{wrapper.word} takes a stepwell.Rule such as stepwell.rules.AdamW(), got {shown(rule)}")
     return wrapped_class(wrapper, type(rule))(**rule.values(), **values)
 
 

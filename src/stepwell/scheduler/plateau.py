@@ -15,6 +15,7 @@ from stepwell.optimizer.uncompiled import uncompiled
 from stepwell.schedules.fields import check_choice, check_count, check_number
 from stepwell.text.naming import nearest
 from stepwell.text.numbers import counted
+from stepwell.text.values import shown
 
 _STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
@@ -242,7 +243,7 @@ class Greedy(_Listening):
         self.max_lrs = _each(_bounds("max_lr", max_lr, optimizer), len(optimizer.param_groups))
         for least, most in zip(self.min_lrs, self.max_lrs, strict=True):
             if most < least:
-                raise ValueError(f"max_lr must be at least min_lr, which is {least!r}, got {most!r}")
+                raise ValueError(f"max_lr must be at least min_lr, which is {least!r}, got {shown(most)}")
         self.window: deque[float] = deque(maxlen=check_count("window", window))
         self.reset_after = check_count("reset_after", reset_after)
         self.base_lrs = [float(rate) for rate in self._rates()]
@@ -319,7 +320,7 @@ def _number(metric: Any) -> float:
             return float(metric)
         except (TypeError, ValueError, RuntimeError):
             pass
-    raise TypeError(f"the metric must be one number, got {metric!r}")
+    raise TypeError(f"the metric must be one number, got {shown(metric)}")
 
 
 def _each(value: float | list[float], groups: int) -> list[float]:

@@ -33,6 +33,7 @@ from stepwell.schedules import Length, Schedule
 from stepwell.schedules.extending import extended
 from stepwell.schedules.fields import check_horizon
 from stepwell.text.naming import nearest
+from stepwell.text.values import shown
 
 _LOG = logging.getLogger("stepwell")
 
@@ -106,7 +107,7 @@ class Scheduler(LRScheduler):
         if not schedules:
             raise ValueError("a Scheduler needs at least one schedule, such as lr=Cosine(warmup=0.1)")
         if counts not in ("calls", "steps"):
-            raise ValueError(f"counts must be 'calls' or 'steps', got {counts!r}")
+            raise ValueError(f"counts must be 'calls' or 'steps', got {shown(counts)}")
         _check_step("last_epoch", last_epoch, least=-1)
         self.optimizer = optimizer
         self.horizon = check_horizon("horizon", horizon)
@@ -232,14 +233,14 @@ class Scheduler(LRScheduler):
                 there = ", ".join(self._entries)
                 raise TypeError(f"{name!r} is not scheduled here; there are {there}{nearest(name, self._entries)}")
             if not is_number(value):
-                raise TypeError(f"{name} must be a number, got {value!r}")
+                raise TypeError(f"{name} must be a number, got {shown(value)}")
             if not value - value == 0:
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
+                raise ValueError(f"{name} must be a finite number, got {shown(value)}")
             entry = self._entries[name]
             groups = list(self._scheduled(entry).values())
             old = next((base for group in groups if (base := entry.base(group))), 0.0)
             if value < 0 < old:
-                raise ValueError(f"{name} must be at least 0, got {value!r}")
+                raise ValueError(f"{name} must be at least 0, got {shown(value)}")
             if not old:
                 raise ValueError(
                     f"every group's base of {name} is 0, and keeps no ratio to {value!r}: set the groups' own"
@@ -281,7 +282,7 @@ class Scheduler(LRScheduler):
         """
         schedule = self.resumes_under if schedule is None else schedule
         if schedule not in ("same", "this", "saved"):
-            raise ValueError(f"schedule must be 'same', 'this' or 'saved', got {schedule!r}")
+            raise ValueError(f"schedule must be 'same', 'this' or 'saved', got {shown(schedule)}")
         if not isinstance(state_dict, Mapping) or "step" not in state_dict:
             found = f"it has no 'step', but {list(state_dict)}" if isinstance(state_dict, Mapping) else repr(state_dict)
             raise ValueError(f"not the state of a stepwell Scheduler: {found}")
@@ -426,6 +427,6 @@ class Scheduler(LRScheduler):
 
 def _check_step(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number of steps (int), got {value!r}")
+        raise TypeError(f"{name} must be a whole number of steps (int), got {shown(value)}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be at least {least}, got {shown(value)}")

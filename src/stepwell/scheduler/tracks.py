@@ -12,11 +12,12 @@ from itertools import chain, count
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stepwell.schedules.function import Function, function_name
 from stepwell.schedules.schedule import Schedule
 from stepwell.text.naming import nearest
+from stepwell.text.values import shown
 
 Group = dict[str, Any]
 Selector = str | int | Callable[[Group], bool]
@@ -137,10 +138,10 @@ def as_schedule(name: str, given: Any) -> Schedule:
     """The schedule of `name`, also of a Python function of the step. Raises TypeError for anything else."""
     if isinstance(given, Schedule):
         return given
-    if callable(given) and not isinstance(given, type):
+    if callable(given) and not isinstance(given, (type, nn.Module)):
         return Function(function=given)
     raise TypeError(
-        f"{name} must be a schedule, such as Cosine(warmup=0.1), got {given!r}; its base stands in the optimizer"
+        f"{name} must be a schedule, such as Cosine(warmup=0.1), got {shown(given)}; its base stands in the optimizer"
     )
 
 
@@ -150,7 +151,8 @@ def check_selectors(name: str, selectors: Sequence[Any], groups: Sequence[Group]
     for selector in selectors:
         if isinstance(selector, bool) or not (isinstance(selector, (str, int)) or callable(selector)):
             raise TypeError(
-                f"a selector of {name} must be a group's name, its index, or a function of the group, got {selector!r}"
+                f"a selector of {name} must be a group's name, its index, or a function of the group, "
+                f"got {shown(selector)}"
             )
         if not any(selects(selector, group, index) for index, group in enumerate(groups)):
             hint = nearest(selector, names) if isinstance(selector, str) else ""

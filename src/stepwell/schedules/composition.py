@@ -12,6 +12,7 @@ from stepwell.schedules import fields
 from stepwell.schedules.fields import Length, check_horizon
 from stepwell.schedules.schedule import Schedule, given, in_steps, outlasting
 from stepwell.schedules.ways import between, rise
+from stepwell.text.values import shown
 
 _RISES = ("linear", "cosine", "1-sqrt", "polynomial", "exponential")
 
@@ -24,7 +25,7 @@ class _Around(Schedule):
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
-            raise TypeError(f"{type(self).__name__.lower()} takes a Schedule first, got {self.schedule!r}")
+            raise TypeError(f"{type(self).__name__.lower()} takes a Schedule first, got {shown(self.schedule)}")
         super().__post_init__()
 
     def _inner(self, horizon: int | None) -> Schedule:
@@ -186,7 +187,7 @@ class Product(Schedule):
             raise ValueError(f"a product needs at least 2 schedules, got {len(self.schedules)}")
         for index, schedule in enumerate(self.schedules):
             if not isinstance(schedule, Schedule):
-                raise TypeError(f"schedule {index} of a product must be a Schedule, got {schedule!r}")
+                raise TypeError(f"schedule {index} of a product must be a Schedule, got {shown(schedule)}")
         super().__post_init__()
 
     def resolve(self, horizon: int | None = None) -> Self:

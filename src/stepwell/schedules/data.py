@@ -12,6 +12,7 @@ from stepwell.schedules.schedule import Schedule, given, made, schedule_class
 from stepwell.schedules.sequence import sequence
 from stepwell.text import toml
 from stepwell.text.naming import nearest
+from stepwell.text.values import shown
 
 Functions = Mapping[str, Callable[[Any], Any]]
 
@@ -39,7 +40,7 @@ def from_dict(data: Mapping[str, Any], *, functions: Functions | None = None) ->
         ValueError: an unknown kind, or a value out of range.
     """
     if not isinstance(data, Mapping):
-        raise TypeError(f"a schedule must be a dict with a 'kind', got {data!r}")
+        raise TypeError(f"a schedule must be a dict with a 'kind', got {shown(data)}")
     if "kind" not in data:
         raise ValueError(f"a schedule needs a 'kind', such as 'Cosine', got {', '.join(data) or 'nothing'}")
     kind = schedule_class(str(data["kind"]))

@@ -18,6 +18,7 @@ from typing import Any
 
 from stepwell.text.naming import nearest
 from stepwell.text.numbers import as_float
+from stepwell.text.values import shown
 
 Length = int | float
 """Steps (an int), or a share of the horizon (a float strictly between 0 and 1)."""
@@ -87,9 +88,9 @@ def check_horizon(name: str, value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a whole number of steps (int), got {value!r}")
+        raise TypeError(f"{name} must be a whole number of steps (int), got {shown(value)}")
     if value < 1:
-        raise ValueError(f"{name} must be at least 1 step, got {value!r}")
+        raise ValueError(f"{name} must be at least 1 step, got {shown(value)}")
     return _countable(name, int(value))
 
 
@@ -103,16 +104,16 @@ def check_length(name: str, value: Any, least: int = 0) -> Length:
             )
         return float(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be steps (int) or a share of the horizon (float), got {value!r}")
+        raise TypeError(f"{name} must be steps (int) or a share of the horizon (float), got {shown(value)}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
     return _countable(name, int(value))
 
 
 def check_lengths(name: str, value: Any, least: int = 0) -> tuple[Length, ...]:
     """The lengths as a tuple, checked one by one."""
     if isinstance(value, (int, float, str)) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a list of steps or shares, got {value!r}")
+        raise TypeError(f"{name} must be a list of steps or shares, got {shown(value)}")
     return tuple(check_length(f"{name}[{index}]", one, least) for index, one in enumerate(value))
 
 
@@ -126,7 +127,7 @@ def check_number(
 ) -> float:
     """The number as a float. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
     found = as_float(value)
     low = (above is None or found > above) and (least is None or found >= least)
     if not (math.isfinite(found) and low and found <= most):
@@ -139,28 +140,30 @@ def check_number(
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """The whole number. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a whole number (int), got {value!r}")
+        raise TypeError(f"{name} must be a whole number (int), got {shown(value)}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
     return _countable(name, int(value))
 
 
 def _countable(name: str, value: int) -> int:
     """A number of steps that a float can hold. Raises ValueError."""
     if math.isinf(as_float(value)):
-        raise ValueError(f"{name} must be at most {sys.float_info.max:.4g}, got {value!r}")
+        raise ValueError(f"{name} must be at most {sys.float_info.max:.4g}, got {shown(value)}")
     return value
 
 
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     """The name as it is. Raises ValueError with the nearest known one."""
     if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{nearest(value, known)}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, known))}, got {shown(value)}{nearest(value, known)}"
+        )
     return str(value)
 
 
 def check_flag(name: str, value: Any) -> bool:
     """The flag as it is. Raises TypeError."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return value

@@ -11,6 +11,7 @@ from stepwell.algebra import minimum
 from stepwell.algebra.tracing import Expression
 from stepwell.schedules import fields
 from stepwell.schedules.schedule import Schedule
+from stepwell.text.values import shown
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -31,7 +32,7 @@ class Function(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.function):
-            raise TypeError(f"function must be a function of the step, got {self.function!r}")
+            raise TypeError(f"function must be a function of the step, got {shown(self.function)}")
 
     def factor(self, step: Any) -> Any:
         if isinstance(step, Expression):

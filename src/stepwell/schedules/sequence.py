@@ -12,6 +12,7 @@ from stepwell.algebra import where
 from stepwell.schedules import fields
 from stepwell.schedules.fields import Length, check_horizon, check_length
 from stepwell.schedules.schedule import Schedule, in_steps, outlasting
+from stepwell.text.values import shown
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -32,7 +33,7 @@ class Sequence(Schedule):
             raise ValueError(f"a sequence needs at least 2 schedules, got {len(self.pieces)}")
         for index, piece in enumerate(self.pieces):
             if not isinstance(piece, Schedule):
-                raise TypeError(f"schedule {index} of a sequence must be a Schedule, got {piece!r}")
+                raise TypeError(f"schedule {index} of a sequence must be a Schedule, got {shown(piece)}")
         if len(self.at) != len(self.pieces) - 1:
             raise ValueError(
                 f"at says where each schedule after the first starts: {len(self.pieces)} schedules need "
@@ -107,5 +108,5 @@ def sequence(*schedules: Schedule, at: Iterable[Length], horizon: int | None = N
         cut: each schedule but the last has a length of its own, and is cut off where the next one starts.
     """
     if isinstance(at, (int, float, str)):
-        raise TypeError(f"at must be a list of steps or shares, one for each schedule after the first, got {at!r}")
+        raise TypeError(f"at must be a list of steps or shares, one for each schedule after the first, got {shown(at)}")
     return Sequence(pieces=schedules, at=tuple(at), horizon=horizon, cut=cut)

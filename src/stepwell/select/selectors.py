@@ -11,6 +11,7 @@ from typing import Any
 from stepwell.roles import ROLES, ParameterRole, Role
 from stepwell.schedules.function import function_name
 from stepwell.text.naming import nearest
+from stepwell.text.values import shown
 
 Predicate = Callable[[ParameterRole], bool]
 Predicates = Mapping[str, Predicate]
@@ -295,7 +296,7 @@ def where(predicate: Predicate) -> Selector:
     """Parameters for which a Python function of the `ParameterRole` returns True. A text speaks of it by module and
     name, and is read with `functions={"module.name": function}`; one without a name cannot be read back."""
     if not callable(predicate):
-        raise TypeError(f"where takes a function of a ParameterRole, got {predicate!r}")
+        raise TypeError(f"where takes a function of a ParameterRole, got {shown(predicate)}")
     return Where(predicate)
 
 
@@ -305,7 +306,7 @@ def _between(quantity: str, exactly: int | None, at_least: int | None, at_most: 
         raise ValueError(f"{quantity} takes one number, or at_least=, at_most= or both")
     for number in given:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ValueError(f"{quantity} takes whole numbers at least 0, got {number!r}")
+            raise ValueError(f"{quantity} takes whole numbers at least 0, got {shown(number)}")
     if exactly is not None:
         return Between(quantity, exactly, exactly)
     if at_least is not None and at_most is not None and at_least > at_most:
@@ -318,12 +319,12 @@ def _check_texts(maker: str, words: tuple[Any, ...]) -> None:
         raise ValueError(f"{maker}() needs at least one text")
     for word in words:
         if not isinstance(word, str):
-            raise TypeError(f"{maker}() takes texts, got {word!r}")
+            raise TypeError(f"{maker}() takes texts, got {shown(word)}")
 
 
 def _selector(other: Any) -> Selector:
     if not isinstance(other, Selector):
-        raise TypeError(f"a selector combines with selectors only, got {other!r}")
+        raise TypeError(f"a selector combines with selectors only, got {shown(other)}")
     return other
 
 

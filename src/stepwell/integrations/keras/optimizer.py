@@ -22,6 +22,7 @@ from stepwell.rules.rule import Names, Rule, Slot, hyper_parameters, namespace
 from stepwell.rules.wrappers import SAM
 from stepwell.scheduler.tracks import as_schedule
 from stepwell.schedules import Schedule, from_dict, to_dict
+from stepwell.text.values import shown
 
 Function = Callable[..., Any]
 
@@ -328,7 +329,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 def check_expressible(rule: Rule) -> None:
     """Raise TypeError for what is no rule, ValueError for one that Keras cannot run."""
     if not isinstance(rule, Rule):
-        raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {rule!r}")
+        raise TypeError(f"rule must be a stepwell.Rule such as stepwell.rules.AdamW(), got {shown(rule)}")
     if isinstance(rule, SAM):
         raise ValueError(f"{type(rule).__name__} needs the gradients at a second point, which Keras does not work out")
     if rule.acts_on == "matrices":

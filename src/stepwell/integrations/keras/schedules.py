@@ -12,6 +12,7 @@ from stepwell.integrations.keras.numbers import KerasNumber
 from stepwell.rules.hyper import NonNegative, Positive, Whole, validated
 from stepwell.schedules import Schedule, from_dict, to_dict
 from stepwell.schedules.fields import check_horizon
+from stepwell.text.values import shown
 
 
 def number_dtype() -> str:
@@ -41,7 +42,7 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):  # type: ig
     def __init__(self, schedule: Schedule, learning_rate: float = 1e-3, horizon: int | None = None) -> None:
         super().__init__()
         if not isinstance(schedule, Schedule):
-            raise TypeError(f"schedule must be a stepwell schedule, such as Cosine(warmup=0.1), got {schedule!r}")
+            raise TypeError(f"schedule must be a stepwell schedule, such as Cosine(warmup=0.1), got {shown(schedule)}")
         self.schedule = schedule
         self.learning_rate = validated("learning_rate", learning_rate, NonNegative)
         self.horizon = check_horizon("horizon", horizon)
@@ -98,7 +99,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[m
             decay_schedule_fn = LearningRate(decay_schedule_fn, self.initial_learning_rate)
         if not callable(decay_schedule_fn):
             raise TypeError(
-                f"decay_schedule_fn must be a schedule or a function of the step, got {decay_schedule_fn!r}"
+                f"decay_schedule_fn must be a schedule or a function of the step, got {shown(decay_schedule_fn)}"
             )
         self.decay_schedule_fn = decay_schedule_fn
 

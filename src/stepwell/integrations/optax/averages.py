@@ -14,6 +14,7 @@ from stepwell.integrations.optax.pytrees import name_of
 from stepwell.integrations.optax.transformation import RuleState
 from stepwell.recipes import Recipe, named
 from stepwell.rules.rule import Rule, namespace
+from stepwell.text.values import shown
 
 
 def averaged(of: Rule | Recipe | str, state: Any, params: Any) -> Any:
@@ -37,7 +38,7 @@ def averaged(of: Rule | Recipe | str, state: Any, params: Any) -> Any:
     elif isinstance(of, Rule):
         rules, names = {"": of}, {}
     else:
-        raise TypeError(f"averaged takes a rule or a recipe, the state, and the parameters, got {of!r}")
+        raise TypeError(f"averaged takes a rule or a recipe, the state, and the parameters, got {shown(of)}")
     if not any(hasattr(rule, "averaged") for rule in rules.values()):
         kinds = dict.fromkeys(type(rule).__name__ for rule in rules.values())
         raise ValueError(f"{' and '.join(kinds)} keep{'s' * (len(kinds) == 1)} no average")
