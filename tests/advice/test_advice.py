@@ -176,3 +176,8 @@ def test_arguments_out_of_range(given: dict[str, Any], message: str) -> None:
 def test_what_there_is_no_advice_on() -> None:
     with pytest.raises(KeyError, match="there is no advice on 'momentum'; there is on lr, weight_decay"):
         advise("adamw")["momentum"]
+
+
+@pytest.mark.parametrize(("written", "name"), [("AdamW", "adamw"), ("SGD", "sgd"), ("SGD_Momentum", "sgd-momentum")])
+def test_an_optimizers_name_is_taken_in_any_case(written: str, name: str) -> None:
+    assert str(advise(written)) == str(advise(name))

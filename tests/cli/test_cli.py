@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,39 @@ def test_a_wrong_use_is_one_line(stepwell, arguments, message):
     assert (code, out) == (2, "")
     assert err.lower().startswith(f"stepwell: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("advise --reference-batch-size 64", "--reference-batch-size says what .*; give --batch-size to scale it to"),
+        ("advise --architecture x", "--architecture must be one of 'cnn', .*, got 'x'"),
+        ("advise --optimizer x", "--optimizer must be one of 'sgd', .*, got 'x'"),
+        ("advise --data x", "--data must be one of 'simple', 'complex', got 'x'"),
+        ("advise adamw", ".*argument.*adamw.*; give it to one of --optimizer, --architecture, .*, --adamw-decay"),
+        ("list --acts-on matrix", "--acts-on must be one of .*"),
+        ("find-lr --low 1 --high 0.1 --task tiny:fit", "--high must be a finite number above 1, got 0.1"),
+        ("find-lr --sweep linaer --task tiny:fit", "--sweep must be one of .*"),
+        ("inspect recipe.toml", "recipe.toml is a file, .*; `stepwell migrate` reads files of other packages"),
+        ("plan mun --model tiny:fit", "unknown recipe 'mun' .*, every rule of `stepwell list`, and files .*"),
+        (
+            "find-lr --optimizer Dion --task tiny:fit",
+            r""".* as a recipe does with routes = \[{rule = "Dion", select = "role\('hidden matrix'\)"}, """
+            r"""{rule = "AdamW"}\] .*""",
+        ),
+        ("plot recipe.toml", "recipe.toml holds a recipe and no schedule: write recipe:recipe.toml"),
+        ("plot Function(function=f)", ".* needs a Python function, which no command line can give"),
+        ("plot linear noam", "noam: warmup must be at most the horizon of 1000 steps, got 4000; give --horizon"),
+        ("plot sequence(cosine,linear)", "sequence needs at: give at=…"),
+        ("plot repeat(cosine)", "repeat needs every: give every=…"),
+        ("migrate", "missing argument .?SOURCE.?"),
+    ],
+)
+def test_an_error_speaks_as_the_command_line_does(stepwell, here, command, message):
+    package.Recipe.preset("adamw").save(here / "recipe.toml")
+    code, out, err = stepwell(*command.split())
+    assert (code, out) == (2, "")
+    assert re.fullmatch(f"stepwell: {message}\n", err), err
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("plot", "Cosine(warmup=0.1)", "--horizon", "100"), ("advise",)])

@@ -183,8 +183,7 @@ def test_migrate_to_torch(there, stepwell):
         (("inspect", "theirs"), "there is no checkpoint in theirs"),
         (
             ("inspect", "model_file.py"),
-            "model_file.py is a file, and a checkpoint is a folder; stepwell.checkpoint.migrate reads files of other "
-            "packages",
+            "model_file.py is a file, and a checkpoint is a folder; `stepwell migrate` reads files of other packages",
         ),
         (("inspect",), "missing argument 'CHECKPOINT'"),
         (("diff", "a", "nowhere"), "there is no folder nowhere"),
@@ -201,7 +200,7 @@ def test_migrate_to_torch(there, stepwell):
             "`stepwell list` have the names",
         ),
         (("migrate", "a", "b", "--to", "mine.toml"), "mine.toml: cannot be read: No such file or directory"),
-        (("migrate", "a", "model_file.py", "--to", "torch"), "B must be a new file, and 'model_file.py' is there"),
+        (("migrate", "a", "model_file.py", "--to", "torch"), "TARGET must be a new file, and 'model_file.py' is there"),
         (("migrate", "model_file.py", "b", "--to", "adamw"), None),
         (
             ("migrate", "theirs", "b", "--to", "adamw"),
@@ -232,8 +231,8 @@ def test_migrate_to_torch(there, stepwell):
             ("migrate", "a", "b", "--to", "dion"),
             "a/000001 cannot be migrated to 'dion': Dion acts on real matrices (…, rows, cols), but parameter '1.bias' "
             "has shape (4,) and dtype torch.float32 (group 'adamw undecayed'); put it into a group with a rule such as "
-            "'AdamW', as a recipe does whose routes are (Route(rule='Dion', select=\"role('hidden matrix')\"), "
-            "Route(rule='AdamW'))",
+            "'AdamW', as a recipe does with routes = [{rule = \"Dion\", select = \"role('hidden matrix')\"}, "
+            '{rule = "AdamW"}]',
         ),
     ],
 )

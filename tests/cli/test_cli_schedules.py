@@ -171,7 +171,7 @@ def test_a_file_that_is_no_schedule_is_named(stepwell, here, name, content, mess
         (("plot", "recipe:adamm"), "unknown recipe 'adamm' (did you mean 'adam'?)"),
         (("plot", "recipe:mine.toml"), "mine.toml: cannot be read: No such file or directory"),
         (("plot",), "missing argument 'SCHEDULE"),
-        (("advise", "--optimizer", "adan"), "optimizer must be one of 'sgd'"),
+        (("advise", "--optimizer", "adan"), "--optimizer must be one of 'sgd'"),
         (("advise", "--samples", "many"), "--samples must be a whole number of at least 1, got 'many'"),
         (("advise", "--epochs", "-1"), "--epochs must be a number above 0, got '-1'"),
         (("find-lr", "--low", "0"), "--low must be a number above 0, got '0'"),

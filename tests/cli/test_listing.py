@@ -39,7 +39,7 @@ def test_none_as_asked_for(stepwell):
         (("--memory", "much"), "--memory must be a number of at least 0, got 'much'"),
         (
             ("--acts-on", "matrix"),
-            "acts_on must be one of 'elements', 'tensors', 'matrices', got 'matrix' (did you mean 'matrices'?)",
+            "--acts-on must be one of 'elements', 'tensors', 'matrices', got 'matrix' (did you mean 'matrices'?)",
         ),
     ],
 )

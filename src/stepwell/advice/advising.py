@@ -93,7 +93,8 @@ def advise(
         print(advise("adamw", architecture="transformer", samples=2_000_000, steps=50_000))
 
     Args:
-        optimizer: "sgd", "sgd-momentum", "adam", "adamw", "rmsprop", "adagrad", "lion" or "muon".
+        optimizer: "sgd", "sgd-momentum", "adam", "adamw", "rmsprop", "adagrad", "lion" or "muon"; case and
+            underscores do not matter.
         architecture: "cnn", "resnet" or "transformer".
         samples: training samples, at least 1.
         data: "simple" (linear relations) or "complex".
@@ -113,7 +114,8 @@ def advise(
     Raises:
         TypeError, ValueError: an argument of the wrong type, or out of range.
     """
-    check_choice("optimizer", optimizer, OPTIMIZERS)
+    folded = optimizer.casefold().replace("_", "-") if isinstance(optimizer, str) else optimizer
+    optimizer = folded if folded in OPTIMIZERS else check_choice("optimizer", optimizer, OPTIMIZERS)
     for name, value, known in (
         ("architecture", architecture, tuple(tables.DECAY_BY_ARCHITECTURE)),
         ("data", data, tuple(tables.DECAY_BY_DATA)),

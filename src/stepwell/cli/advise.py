@@ -19,6 +19,7 @@ HELP = "\n\n".join(
         "  stepwell advise --optimizer sgd-momentum --batch-size 1024 --reference-batch-size 256",
     )
 )
+_NAMES = ("optimizer", "architecture", "data")
 
 
 def advise(
@@ -62,7 +63,7 @@ def advise(
         **{name: number(named.get(name, _option(name)), text, above=0) for name, text in real.items() if text},
         **{name: text for name, text in (("architecture", architecture), ("data", data)) if text},
     }
-    with users():
+    with users(**{name: named.get(name, _option(name)) for name in (*whole, *real, *_NAMES)}):
         found = advising.advise(
             optimizer,
             fine_tuning=fine_tuning,

@@ -26,6 +26,7 @@ from stepwell.cli import (
 )
 
 BAD_INPUT = 2
+_KINDS = ("argument", "option")
 
 app = typer.Typer(
     name="stepwell",
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def bad_input(error: Exception) -> str | None:
     """The one line for an error that its user can mend, or None for one that is ours."""
     from stepwell.checkpoint import CheckpointError
-    from stepwell.cli.arguments import InputError
+    from stepwell.cli.arguments import InputError, in_its_words
     from stepwell.compare.contestants import ContestantError
     from stepwell.compare.task import TaskError
     from stepwell.compare.unfinished import ResumeError
@@ -91,13 +92,18 @@ def bad_input(error: Exception) -> str | None:
         return f"the output cannot be written: {error.strerror}"
     known = InputError | ContestantError | RecipeError | TaskError | CheckpointError | ResumeError
     if isinstance(error, known):
-        return str(error)
+        return in_its_words(str(error))
     # typer's usage errors; their class is click's or typer's own, depending on typer's version.
     written = getattr(error, "format_message", None)
     if written is None:
         return None
-    message = " ".join(str(written()).split())
-    return message[:1].lower() + message[1:].rstrip(".")
+    message = " ".join(str(written()).split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    if message.startswith("Got unexpected extra argument") and context is not None:
+        taken = {kind: [one for one in context.command.params if one.param_type_name == kind] for kind in _KINDS}
+        if not taken["argument"]:
+            message += f"; give it to one of {', '.join(one.opts[0] for one in taken['option'] if not one.is_flag)}"
+    return message[:1].lower() + message[1:]
 
 
 def _drop_output() -> None:

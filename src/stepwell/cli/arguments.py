@@ -5,11 +5,19 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 GREATEST = 2**63 - 1  # what arrays of integers can hold
+WORDS = {
+    r"stepwell\.list_optimizers\(\)": "`stepwell list`",
+    r"stepwell\.checkpoint\.migrate\b": "`stepwell migrate`",
+    r"as a recipe does whose routes are \(Route\(rule='(\w+)', select=(\"[^\"]+\")\), Route\(rule='(\w+)'\)\)": (
+        r'as a recipe does with routes = [{rule = "\1", select = \2}, {rule = "\3"}]'
+    ),
+}
 
 
 class InputError(ValueError):
@@ -43,12 +51,21 @@ def number(name: str, text: str, *, above: float | None = None, low: float = -ma
 
 
 @contextmanager
-def users() -> Iterator[None]:
-    """Within this context a TypeError or ValueError is the user's: one line that says what to mend."""
+def users(**options: str) -> Iterator[None]:
+    """Within this context a TypeError or ValueError is the user's: one line that says what to mend. `options` has the
+    option for each argument that Python's message may begin with or ask for: `acts_on="--acts-on"`."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise InputError(str(error)) from error
+        known = "|".join(options) or "(?!)"
+        raise InputError(re.sub(rf"(^|; give )({known})\b", lambda at: at[1] + options[at[2]], str(error))) from error
+
+
+def in_its_words(message: str) -> str:
+    """What Python's user is told, as the command line's: its commands, and TOML for a recipe's routes."""
+    for python, ours in WORDS.items():
+        message = re.sub(python, ours, message)
+    return message
 
 
 def picture(path: Path) -> str:

@@ -62,7 +62,7 @@ def find_lr(
     loaded = load_task(task, drawn)
     model = make_model(loaded, drawn)
     batches = iter(range(count))
-    with users():
+    with users(high="--high", sweep="--sweep"):
         built = create_optimizer(model, optimizer)
 
         def step() -> float:

@@ -35,7 +35,7 @@ def listing(
     from stepwell.cli.arguments import number, users
 
     most = number("--memory", memory, low=0) if memory else None
-    with users():
+    with users(acts_on="--acts-on"):
         found = entries(acts_on=acts_on or None, memory=most)
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in found], indent=1, ensure_ascii=False))

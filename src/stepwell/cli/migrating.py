@@ -30,9 +30,10 @@ HELP = "\n\n".join(
 
 
 def migrate(
-    source: Annotated[Path, typer.Argument(metavar="A", help="What there is.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What there is.")],
     target: Annotated[
-        Path, typer.Argument(metavar="B", help="A folder of checkpoints, to which one is added; a new file for torch.")
+        Path,
+        typer.Argument(metavar="TARGET", help="A folder of checkpoints, to which one is added; a new file for torch."),
     ],
     to: Annotated[
         str,
@@ -75,7 +76,7 @@ def _to_torch(source: Path, target: Path) -> dict[str, Any]:
     from stepwell.cli.arguments import InputError, written_whole
 
     if target.exists():
-        raise InputError(f"B must be a new file, and {str(target)!r} is there")
+        raise InputError(f"TARGET must be a new file, and {str(target)!r} is there")
     state = torch_state(source)
     with written_whole(target) as part:
         torch.save(state, part)

@@ -59,10 +59,7 @@ def plot(
     with users():
         found = {name: schedule for text in schedules for name, schedule in _read(text).items()}
         steps = given or max(STEPS, *map(_own_end, found.values()))
-        try:
-            resolved = {name: schedule.resolve(steps) for name, schedule in found.items()}
-        except ValueError as error:
-            raise InputError(f"{error}; give --horizon" if horizon is None else str(error)) from error
+        resolved = {name: _resolved(name if len(found) > 1 else "", one, steps, given) for name, one in found.items()}
         series = [
             sampled(name, schedule, steps, colour=index, base=base)
             for index, (name, schedule) in enumerate(resolved.items())
@@ -96,6 +93,17 @@ def plot(
     return 0
 
 
+def _resolved(name: str, schedule: Schedule, steps: int, given: int | None) -> Schedule:
+    """The schedule over so many steps. Its error begins with the name, where it has one."""
+    from stepwell.cli.arguments import InputError
+
+    try:
+        return schedule.resolve(steps)
+    except ValueError as error:
+        where = f"{name}: " if name else ""
+        raise InputError(f"{where}{error}; give --horizon" if given is None else f"{where}{error}") from error
+
+
 def _own_end(schedule: Schedule) -> int:
     """Where the horizon that a schedule has of its own ends, or that of one inside it; 0 where there is none."""
     from stepwell.schedules.composition import Clamp, Product, Shift, Warmup
@@ -121,16 +129,27 @@ def _own_end(schedule: Schedule) -> int:
 def _read(text: str) -> dict[str, Schedule]:
     """By what to call it: the schedule that is written or stands in a file, or those of a recipe."""
     from stepwell.cli.arguments import InputError, text_of
-    from stepwell.schedules import from_dict, from_toml, parse
+    from stepwell.schedules import from_dict, parse
+    from stepwell.text import toml
 
     if text.startswith("recipe:"):
         return _of_recipe(text)
     path = Path(text)
     if path.suffix not in (".toml", ".json"):
-        return {text: parse(text)}
+        try:
+            return {text: parse(text)}
+        except ValueError as error:
+            if "functions=" in str(error):
+                raise InputError(f"{text!r} needs a Python function, which no command line can give") from error
+            raise
     content = text_of(path)
     try:
-        return {text: from_toml(content) if path.suffix == ".toml" else from_dict(json.loads(content))}
+        data = toml.read(content) if path.suffix == ".toml" else json.loads(content)
+        if isinstance(data, dict) and "routes" in data:
+            raise InputError(f"{text} holds a recipe and no schedule: write recipe:{text}")
+        return {text: from_dict(data)}
+    except InputError:
+        raise
     except RecursionError as error:
         raise InputError(f"{text}: no schedule is nested that deep") from error
     except (TypeError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from stepwell.schedules.composition import COMPOSITIONS
@@ -92,6 +93,8 @@ def _read(node: ast.expr, text: str, functions: Functions | None) -> Any:
             if isinstance(name := named.get("function"), str):
                 named["function"] = _function(name, functions)
             return made(kind, named)
+        if lacking := _lacking(make, len(positional), named):
+            raise TypeError(f"{node.func.id} needs {' and '.join(lacking)}: give {'=…, '.join(lacking)}=…")
         return make(*positional, **named)
     if isinstance(node, (ast.List, ast.Tuple)):
         return tuple(_read(one, text, functions) for one in node.elts)
@@ -101,6 +104,14 @@ def _read(node: ast.expr, text: str, functions: Functions | None) -> Any:
         return ast.literal_eval(node)
     except ValueError:
         raise ValueError(f"{text!r} holds {ast.unparse(node)!r}, which is neither a schedule nor a number") from None
+
+
+def _lacking(make: Callable[..., Any], positional: int, named: Mapping[str, Any]) -> list[str]:
+    """The arguments that a composition cannot do without, and that are not among so many and these."""
+    taken = signature(make).parameters.values()
+    by_position = [one.name for one in taken if one.kind is one.POSITIONAL_OR_KEYWORD][:positional]
+    needed = [one.name for one in taken if one.default is one.empty and one.kind is not one.VAR_POSITIONAL]
+    return [name for name in needed if name not in (*by_position, *named)]
 
 
 def _called(node: ast.expr) -> ast.expr:
