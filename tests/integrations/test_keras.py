@@ -294,6 +294,15 @@ def test_rate_that_falls_with_time_and_its_old_names() -> None:
         AdamWeightDecay(exclude_from_weight_decay="bias")
     with pytest.raises(ValueError, match=r"'\(', which is no regular expression"):
         AdamWeightDecay(exclude_from_weight_decay=["("])
+    for given, message in (
+        ({"weight_decay_rate": "0.1"}, "weight_decay_rate must be a number"),
+        ({"learning_rate": -0.1}, "learning_rate must be at least 0, got -0.1"),
+        ({"lr": -0.1}, "lr must be at least 0, got -0.1"),
+        ({"beta_2": 1.0}, r"beta_2 must be in \[0, 1\), got 1.0"),
+        ({"epsilon": -1.0}, "epsilon must be at least 0"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+            AdamWeightDecay(**given)
 
 
 def test_create_optimizer() -> None:

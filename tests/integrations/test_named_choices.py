@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,32 @@ def test_an_unknown_schedule_lists_near_ones() -> None:
         named_schedule("Step()", None)
     with pytest.raises(TypeError, match=r"carries its own arguments: write end into it$"):
         named_schedule("Cosine(warmup=0.1)", {"end": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("linear", None, "warmup_steps must be at most the number of training steps, which is 20, got 1000"),
+        ("cosine_with_min_lr", None, "give one of min_lr and min_lr_rate in lr_scheduler_kwargs, got None and None"),
+        (
+            "warmup_stable_decay",
+            None,
+            "the schedule 'warmup_stable_decay' needs num_decay_steps: give num_decay_steps=… in lr_scheduler_kwargs",
+        ),
+        (
+            "linear",
+            {"wramup": 0.1},
+            "unknown argument 'wramup' for the schedule 'linear'; it takes last_epoch, horizon, warmup, end "
+            "(did you mean 'warmup'?)",
+        ),
+        ("cosine", {"end": 0.1, "num_cycles": 1}, "unknown argument 'end' for the schedule 'cosine'; it takes "),
+    ],
+)
+def test_errors_name_what_a_trainer_is_given(name: str, arguments: dict[str, Any] | None, message: str) -> None:
+    optimizer = stepwell.AdamW([torch.nn.Parameter(torch.ones(2))], lr=0.5)
+    warmup_steps = 1000 if name == "linear" else 0
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}"):
+        make_scheduler(optimizer, name, arguments, horizon=20, warmup_steps=warmup_steps)
 
 
 NEEDED: dict[str, dict[str, Any]] = {

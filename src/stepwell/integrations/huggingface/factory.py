@@ -82,7 +82,7 @@ def get_scheduler(
 
     Raises:
         ValueError: an unknown name, a value out of range, or steps that are needed and missing.
-        TypeError: an argument that the schedule does not take.
+        TypeError: an argument that the schedule does not take, or one that it needs and is missing.
     """
     kind = SchedulerType(name.value if isinstance(name, Enum) else name)  # transformers' own members are welcome
     make = _MAKERS[kind]
@@ -96,6 +96,14 @@ def get_scheduler(
     for step, value in steps.items():
         if value is None and step in parameters and parameters[step].default is inspect.Parameter.empty:
             raise ValueError(f"the schedule {kind.value!r} needs {step}, got None")
+    needed = [
+        name for name, one in parameters.items() if one.default is one.empty and name not in ("optimizer", *steps)
+    ]
+    if missing := [name for name in needed if name not in given]:
+        raise TypeError(
+            f"the schedule {kind.value!r} needs {' and '.join(missing)}: give {'=…, '.join(missing)}=… in "
+            "scheduler_specific_kwargs"
+        )
     return make(optimizer, **{step: value for step, value in steps.items() if step in parameters}, **given)
 
 

@@ -21,6 +21,13 @@ OF_RECIPE = "recipe"
 """The name that asks for the recipe's own schedules."""
 
 _WHERE = " in lr_scheduler_kwargs"
+_TRAINERS_WORDS = {
+    "num_warmup_steps": "warmup_steps",
+    "num_training_steps": "the number of training steps",
+    "in scheduler_specific_kwargs": _WHERE.strip(),
+    "one of min_lr and min_lr_rate": f"one of min_lr and min_lr_rate{_WHERE}",
+}
+"""What the makers of schedules call their arguments, and what who writes a Trainer's has to write."""
 
 
 def name_of(given: Any) -> str:
@@ -48,7 +55,8 @@ def named_schedule(name: str, arguments: Mapping[str, Any] | None) -> SchedulerT
         kind = SchedulerType(name)
         takes = arguments_of(kind)
         if all(each in takes for each in options) or not _takes(name, options):
-            check_known(name, options, takes)
+            check_known(name, options, list(dict.fromkeys((*takes, *_arguments(name)))))
+            check_known(name, options, takes)  # of both at once neither takes some
             return kind
         return made(schedule_class(name), options, _WHERE)
     if "(" in name:
@@ -78,7 +86,10 @@ def make_scheduler(
     """
     found = named_schedule(name, arguments)
     if isinstance(found, SchedulerType):
-        return get_scheduler(found, optimizer, warmup_steps, horizon, dict(arguments or {}))
+        try:
+            return get_scheduler(found, optimizer, warmup_steps, horizon, dict(arguments or {}))
+        except (TypeError, ValueError) as error:
+            raise type(error)(_in_trainers_words(str(error))) from error
     if warmup_steps:
         if "warmup" in given(found):
             raise ValueError(f"the warm-up is given twice: {found!r}, and warmup_steps or warmup_ratio; leave one out")
@@ -92,6 +103,12 @@ def warmed_up(recipe: Recipe, steps: int) -> Recipe:
         return recipe
     routes = tuple(replace(route, schedules=_warmed_up(route.schedules, steps)) for route in recipe.routes)
     return recipe.replace(schedules=_warmed_up(recipe.schedules, steps), routes=routes)
+
+
+def _in_trainers_words(message: str) -> str:
+    for words, trainers in _TRAINERS_WORDS.items():
+        message = message.replace(words, trainers)
+    return message
 
 
 def _warmed_up(schedules: Mapping[str, Schedule], steps: int) -> dict[str, Schedule]:
@@ -115,4 +132,9 @@ def _known(name: str) -> bool:
 
 def _takes(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a schedule of ours goes by that name and takes these arguments."""
-    return _known(name) and set(arguments) <= {field.name for field in fields(schedule_class(name))}
+    return _known(name) and set(arguments) <= set(_arguments(name))
+
+
+def _arguments(name: str) -> list[str]:
+    """What our schedule of that name takes; nothing where there is none."""
+    return [field.name for field in fields(schedule_class(name))] if _known(name) else []

@@ -98,7 +98,10 @@ class AdamWeightDecay(Optimizer):
         name: str = "AdamWeightDecay",
         **kwargs: Any,
     ) -> None:
+        named = "lr" if "lr" in kwargs else "learning_rate"
         rate: Any = kwargs.pop("lr", learning_rate)
+        if not callable(rate):
+            rate = validated(named, rate, NonNegative)
         if decay := kwargs.pop("decay", None):
             if callable(rate):
                 raise ValueError(f"decay={decay!r} needs a learning rate that is a number, and this one is scheduled")
@@ -107,10 +110,10 @@ class AdamWeightDecay(Optimizer):
             raise ValueError("weight_decay is called weight_decay_rate here")
         rule = KerasAdam(
             lr=1e-3 if callable(rate) else rate,
-            betas=(beta_1, beta_2),
-            eps=epsilon,
+            betas=(validated("beta_1", beta_1, Fraction), validated("beta_2", beta_2, Fraction)),
+            eps=validated("epsilon", epsilon, NonNegative),
             amsgrad=amsgrad,
-            weight_decay=weight_decay_rate,
+            weight_decay=validated("weight_decay_rate", weight_decay_rate, NonNegative),
         )
         super().__init__(rule, rate, name=name, **kwargs)
         self.include_in_weight_decay = _patterns("include_in_weight_decay", include_in_weight_decay)
