@@ -112,8 +112,9 @@ def test_every_rule_says_what_it_does_and_where_it_is_from(name: str) -> None:
             {"acts_on": "matrix"},
             r"^acts_on must be one of 'elements', 'tensors', 'matrices', got 'matrix' \(did you",
         ),
-        ({"memory": -1}, r"^memory must be at least 0, got -1$"),
-        ({"memory": math.nan}, r"^memory must be at least 0, got nan$"),
+        ({"memory": -1}, r"^memory must be a number of at least 0, got -1$"),
+        ({"memory": math.nan}, r"^memory must be a number of at least 0, got nan$"),
+        ({"memory": "1"}, r"^memory must be a number of at least 0, got '1'$"),
     ],
 )
 def test_filters_that_are_refused(filters: dict[str, Any], message: str) -> None:

@@ -353,6 +353,12 @@ def test_what_is_no_loss_and_a_rate_of_zero() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     with pytest.raises(TypeError, match=r"^step\(\) must return the loss, a number, got NoneType$"):
         find_lr(lambda: None, optimizer)
+    net = nn.Linear(1, 1)
+    for step in (net, None):
+        with pytest.raises(TypeError, match=r"^step must be a function without arguments that trains one step and ret"):
+            find_lr(step, optimizer)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^optimizer must be a torch.optim.Optimizer, got None$"):
+        find_lr(lambda: 1.0, None)  # type: ignore[arg-type]
     optimizer.param_groups[0]["lr"] = 0.0
     with pytest.raises(ValueError, match=r"^the first group's learning rate is 0"):
         find_lr(lambda: 1.0, optimizer)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 from dataclasses import MISSING, dataclass, fields
 from typing import get_args
 
 from stepwell.rules.registry import rule_classes
 from stepwell.rules.rule import ActsOn, Rule, Shape
 from stepwell.text.naming import nearest
+from stepwell.text.numbers import as_float
+from stepwell.text.values import shown
 
 # A feed-forward matrix of GPT-2 small: what state a parameter costs is said of it.
 TYPICAL: Shape = (768, 3072)
@@ -63,12 +66,13 @@ def entries(*, acts_on: str | None = None, memory: float | None = None) -> list[
         raise ValueError(
             f"acts_on must be one of {', '.join(map(repr, known))}, got {acts_on!r}{nearest(acts_on, known)}"
         )
-    if memory is not None and not memory >= 0:
-        raise ValueError(f"memory must be at least 0, got {memory!r}")
+    most = as_float(memory) if isinstance(memory, numbers.Real) else math.nan
+    if memory is not None and not most >= 0:
+        raise ValueError(f"memory must be a number of at least 0, got {shown(memory)}")
     return [
         entry
         for entry in map(_entry, filter(_has_defaults, rule_classes()))
-        if acts_on in (None, entry.acts_on) and (memory is None or entry.memory <= memory)
+        if acts_on in (None, entry.acts_on) and (memory is None or entry.memory <= most)
     ]
 
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from stepwell.optimizer.snapshot import Snapshot
 from stepwell.schedules.fields import check_choice, check_count, check_number
 from stepwell.text import numbers
+from stepwell.text.values import shown
 
 if TYPE_CHECKING:
     from stepwell.pictures.markup import Markup
@@ -152,9 +153,16 @@ def find_lr(
             Where the loss has fallen by more than the best, or is below 0, that distance is the measure.
 
     Raises:
-        TypeError: a loss that is not a number.
+        TypeError: a step that is no function, an optimizer that is none, or a loss that is not a number.
         ValueError: an argument out of range, or a first group whose rate is 0.
     """
+    if isinstance(step, nn.Module) or not callable(step):
+        raise TypeError(
+            "step must be a function without arguments that trains one step and returns the loss, "
+            f"got {shown(step)}; find_lr(step, optimizer, model)"
+        )
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {shown(optimizer)}")
     low = check_number("low", low, above=0)
     high = check_number("high", high, above=low)
     steps = check_count("steps", steps, least=2)

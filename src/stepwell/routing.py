@@ -55,7 +55,9 @@ def create_optimizer(
         lr: learning rate per step of every rule in the recipe; by default the recipe's. "muon" scales Muon's updates to
             the size of AdamW's (arXiv:2502.16982), so that both take an AdamW rate; "muon-original" does not.
         weight_decay: λ of the decayed groups of every rule in the recipe; by default the recipe's.
-        engine, clip_norm, on_nonfinite, master: as `stepwell.Optimizer` takes them; by default the recipe's.
+        engine, clip_norm, on_nonfinite, master: as `stepwell.Optimizer` takes them; by default, and where it is None,
+            the recipe's. Gradients that a recipe clips are not clipped with
+            `Recipe.preset("llama").replace(clip_norm=None)`.
         state_dtype: the same, where the rule has such state; embeddings keep float32 in place of 8 and 4 bits.
         rounding_seed, shard_state: as `stepwell.Optimizer` takes them.
         roles: role by parameter name, module name or pattern, where the graph misleads:

@@ -46,7 +46,8 @@ def test_the_lectures_rates(optimizer: str, low: float, high: float) -> None:
     [
         ({"samples": 9_999}, 1e-3),
         ({"samples": 10_000}, 1e-4),
-        ({"samples": 1_000_000}, 1e-5),
+        ({"samples": 1_000_000}, 1e-4),
+        ({"samples": 1_000_001}, 1e-5),
         ({"samples": 9_999, "architecture": "transformer"}, 1e-4),
         ({"samples": 9_999, "architecture": "resnet"}, 5e-4),
         ({"samples": 9_999, "architecture": "cnn", "data": "simple"}, 2e-3),

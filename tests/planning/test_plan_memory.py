@@ -13,6 +13,7 @@ import stepwell
 from bench.memory import allocated_peak
 from small_models import Language
 from stepwell import Recipe, Route, rules
+from stepwell.codecs import Storage
 from stepwell.planning.memory import state_of
 from stepwell.planning.rehearsal import rehearse
 from stepwell.recipes import RecipeError
@@ -138,6 +139,9 @@ class TestNumbers:
         assert [row.title for row in plan.memory(beside=others).rows] == ["muon", "soap", "plain"]
         with pytest.raises(ValueError, match=r"^unknown recipe 'sopa' \(did you mean 'soap'\?\)"):
             plan.memory(beside=("sopa",))
+        for one in ("soap", Recipe.preset("soap")):
+            assert [row.title for row in plan.memory(beside=one).rows] == ["muon", "soap"]
+        assert [row.title for row in plan.memory(beside=Storage("bfloat16")).rows] == ["muon", "muon bf16"]
 
     def test_a_recipe_that_needs_the_same_is_not_shown_again(self):
         titles = [row.title for row in stepwell.plan(Language(), "gpt", horizon=10_000).memory().rows]

@@ -80,6 +80,11 @@ warning: embed.weight (88 numbers) will not be trained: requires_grad=False"""
         assert "no horizon" in text
         assert "warning: Cosine(warmup=0.1) of lr needs a horizon" in text
 
+    def test_without_a_horizon_there_is_no_scheduler_of_what_needs_one(self):
+        message = r"^Cosine\(warmup=0.1\) of lr needs a horizon, .*: give horizon=…, as in plan\("
+        with pytest.raises(ValueError, match=message):
+            stepwell.plan(language(), "adamw").build()
+
     def test_as_data(self, plan):
         data = json.loads(json.dumps(plan.to_dict()))
         assert Recipe.from_dict(data["recipe"]) == RECIPE

@@ -210,7 +210,7 @@ def _decays(
 ) -> list[Suggestion]:
     found = []
     if samples is not None:
-        what, base = next((what, base) for most, what, base in tables.DECAY_BY_SAMPLES if samples < most)
+        what, base = next((what, base) for most, what, base in tables.DECAY_BY_SAMPLES if samples <= most)
         decay = Suggestion("weight_decay", base.low, base.high, (f"{base.low:g}: {what} ({base.source})",))
         if architecture is not None:
             factor = tables.DECAY_BY_ARCHITECTURE[architecture]
@@ -265,7 +265,7 @@ def _warmups(
         ranges.append(tables.WARMUP_FINE_TUNING)
     if transfer_learning:
         ranges.append(tables.WARMUP_TRANSFER)
-    if samples is not None and samples < tables.DECAY_BY_SAMPLES[0][0]:
+    if samples is not None and samples <= tables.DECAY_BY_SAMPLES[0][0]:
         ranges.append(tables.WARMUP_SMALL_DATA)
     if batch_size is not None and batch_size > tables.WARMUP_LARGE_BATCH[0]:
         ranges.append(tables.WARMUP_LARGE_BATCH[1])

@@ -43,9 +43,9 @@ FROM_ADAMW: dict[str, tuple[Range, Range]] = {
 }
 MUON_ORIGINAL = Range(0.02, 0.02, "Jordan et al. 2024, Muon: 0.02 with adjust_lr_fn='original'")
 
-# Decay by the number of training samples: below the first number, below the second, above.
+# Decay by the number of training samples: up to the first number, up to the second, above.
 DECAY_BY_SAMPLES: tuple[tuple[float, str, Range], ...] = (
-    (10_000, "small data set (< 10k samples)", Range(1e-3, 1e-3, f"{LECTURE}, λ by data set size")),
+    (9_999, "small data set (< 10k samples)", Range(1e-3, 1e-3, f"{LECTURE}, λ by data set size")),
     (1_000_000, "medium data set (10k - 1M samples)", Range(1e-4, 1e-4, f"{LECTURE}, λ by data set size")),
     (float("inf"), "large data set (> 1M samples)", Range(1e-5, 1e-5, f"{LECTURE}, λ by data set size")),
 )

@@ -109,8 +109,10 @@ class Memory:
         }
 
 
-def memory(plan: Plan, spread: Spread, beside: Sequence[str | Recipe | Storage]) -> Memory:
+def memory(plan: Plan, spread: Spread, beside: str | Recipe | Storage | Sequence[str | Recipe | Storage]) -> Memory:
     """See `Plan.memory`."""
+    if isinstance(beside, str | Recipe | Storage):
+        beside = (beside,)
     own = plan.recipe
     title = own.name or "this recipe"
     rows = [_bytes(title, plan, own, plan.groups, spread)]

@@ -170,7 +170,7 @@ class Plan:
         world_size: int = 1,
         sharded: Sharded = False,
         replicas: int = 1,
-        beside: Sequence[str | Recipe | Storage] = BESIDE,
+        beside: str | Recipe | Storage | Sequence[str | Recipe | Storage] = BESIDE,
     ) -> Memory:
         """Bytes of weights, gradients and state, and the peak of a step, for this recipe and others beside it.
 
@@ -181,8 +181,8 @@ class Plan:
                 the first rank, which holds the most.
             replicas: into how many groups the ranks are divided, each of which shares everything among its own (HSDP).
             beside: recipes, or their names as `stepwell.plan` takes them, that could be taken in its place, or a
-                `stepwell.codecs.Storage` for the same recipe stored so. One that does not fit the model, or needs the
-                same as another, is left out.
+                `stepwell.codecs.Storage` for the same recipe stored so; one, or several. What does not fit the model,
+                or needs the same as another, is left out.
 
         Raises:
             TypeError, ValueError: a number of ranks that is none, an unknown recipe.
@@ -304,6 +304,10 @@ class Plan:
         `counts` is as `stepwell.Scheduler` takes it. Raises ValueError where a schedule needs a horizon and the plan
         has none.
         """
+        if self.horizon is None:
+            for doubt in self.warnings:
+                if doubt.kind == "horizon":
+                    raise ValueError(f"{doubt.text}: give horizon=…, as in plan(model, recipe, horizon=10_000)")
         return Scheduler(optimizer, horizon=self.horizon, counts=counts, **self._schedules())
 
     def _schedules(self) -> dict[str, Any]:
