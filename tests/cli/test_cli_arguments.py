@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from stepwell.cli.arguments import InputError, listed, output_directory, whole_number, write_whole
+from stepwell.cli.arguments import InputError, listed, number, output_directory, whole_number, write_whole
 
 
 def test_whole_numbers():
     assert whole_number("--steps", "12", low=1) == 12
     with pytest.raises(InputError, match=r"^--seed must be a whole number from 0 to 9, got '10'$"):
         whole_number("--seed", "10", low=0, high=9)
+
+
+def test_a_number_is_finite():
+    assert number("--lr", "0.1", above=0) == 0.1
+    with pytest.raises(InputError, match=r"^--lr must be a finite number above 0, got 'inf'$"):
+        number("--lr", "inf", above=0)
+    with pytest.raises(InputError, match=r"^--lr must be a number above 0, got '-1'$"):
+        number("--lr", "-1", above=0)
 
 
 def test_lists_with_commas():

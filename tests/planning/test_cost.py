@@ -126,7 +126,7 @@ class TestTime:
             ({"bandwidth": 0.0}, "bandwidth must be above 0, got 0.0"),
             ({"bandwidth": float("nan")}, "bandwidth must be above 0, got nan"),
             ({"rate": -1.0}, "rate must be above 0, got -1.0"),
-            ({"rate": float("inf")}, "rate must be above 0, got inf"),
+            ({"rate": float("inf")}, "rate must be a finite number above 0, got inf"),
         ],
     )
     def test_what_no_machine_has(self, arguments, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -101,6 +102,8 @@ def test_a_tensor_of_one_number_stays_a_tensor() -> None:
     [
         (NonNegative, -0.1, "x must be at least 0, got -0.1"),
         (NonNegative, float("nan"), "x must be at least 0, got nan"),
+        (NonNegative, math.inf, "x must be a finite number of at least 0, got inf"),
+        (Positive, math.inf, "x must be a finite number above 0, got inf"),
         (Positive, 0.0, "x must be above 0, got 0.0"),
         (Fraction, 1.0, "x must be in [0, 1), got 1.0"),
         (OpenFraction, 0.0, "x must be in (0, 1), got 0.0"),

@@ -46,7 +46,8 @@ def number(name: str, text: str, *, above: float | None = None, low: float = -ma
         found = math.nan
     if not (math.isfinite(found) and (found >= low if above is None else found > above)):
         allowed = f"of at least {low:g}" if above is None else f"above {above:g}"
-        raise InputError(f"{name} must be a number {allowed}, got {text!r}")
+        finite = "finite " if math.isinf(found) else ""
+        raise InputError(f"{name} must be a {finite}number {allowed}, got {text!r}")
     return found
 
 

@@ -229,6 +229,9 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
         number = as_float(value)
     if whole and not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be a whole number, got {shown(value, typed=True)}{where}")
+    if number in limits and not math.isfinite(number) and limits.low > -math.inf:  # the range alone would not say why
+        allowed = f"a finite number {'above' if limits.open_low else 'of at least'} {limits.low:g}"
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}{where}")
     if not math.isfinite(number) or number not in limits:
         raise ValueError(f"{name} must be {limits}, got {shown(value)}{where}")
     if isinstance(value, (torch.Tensor, float, int)) and type(value).__module__ != "numpy":
