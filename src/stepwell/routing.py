@@ -73,7 +73,7 @@ def create_optimizer(
         TypeError: for a model that is no module, what is no recipe, schedules, or an unknown hyper-parameter.
         ValueError: for an unknown recipe, a model with nothing to train, a role or value out of range.
     """
-    if isinstance(recipe, nn.Module):
+    if isinstance(recipe, nn.Module) and not isinstance(model, nn.Module):
         raise TypeError(
             f"create_optimizer takes the model first, then the recipe, got {shown(model)} and {shown(recipe)}"
         )
@@ -126,7 +126,7 @@ def create_scheduler(
     """
     if isinstance(schedule, str) and "(" in schedule:
         schedule = parse(schedule)
-    if isinstance(schedule, TorchOptimizer):
+    if isinstance(schedule, TorchOptimizer) and not isinstance(optimizer, TorchOptimizer):
         raise TypeError(
             "create_scheduler takes the optimizer first, then the schedule, "
             f"got {shown(optimizer)} and {shown(schedule)}"

@@ -362,7 +362,7 @@ def plan(
         ValueError: for an unknown recipe, a horizon below 1, or a model with nothing to train.
         RecipeError: where recipe and model do not fit, naming every mistake.
     """
-    if isinstance(recipe, nn.Module):
+    if isinstance(recipe, nn.Module) and not isinstance(model, nn.Module):
         raise TypeError(f"plan takes the model first, then the recipe, got {shown(model)} and {shown(recipe)}")
     chosen = named(recipe)
     counted = None
