@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tracemalloc
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from conformance.cases import CASES, Case, acting_on, rows, such_as
-from conformance.training import parameter
+import stepwell
+from conformance.cases import CASES, PLAIN_CASES, Case, acting_on, rows, rows_and_engines, such_as
+from conformance.training import give_gradients, parameter, weights
 from stepwell import Optimizer, Rule, rules
 from stepwell.catalogue import state_numbers
 
@@ -55,6 +58,48 @@ def test_the_measure_sees_temporaries_where_there_are_some() -> None:
     optimizer = _optimizer(case, "foreach", torch.float32)
     assert _largest_allocation(optimizer.step) >= 4 * LIMIT
     assert _largest_allocation(lambda: torch.zeros(LIMIT // 4).numpy().copy()) >= LIMIT
+
+
+def _alive_after(optimizer: Optimizer, parameters: list[Tensor], step: int) -> int:
+    """How many gradients are alive after a step and `zero_grad`."""
+    give_gradients(parameters, step)
+    gradients = [weakref.ref(p.grad) for p in parameters]
+    optimizer.step()
+    optimizer.zero_grad()
+    return sum(gradient() is not None for gradient in gradients)
+
+
+@rows_and_engines(PLAIN_CASES)
+def test_a_step_holds_on_to_no_gradient(case: Case, engine: str) -> None:
+    parameters = weights(case)
+    optimizer = Optimizer(parameters, case.rule, engine=engine, clip_norm=1.0, on_nonfinite="skip")
+    for step in range(1, 5):
+        optimizer.observe(step % 2 == 0)
+        assert _alive_after(optimizer, parameters, step) == 0
+    assert _alive_after(stepwell.offload(optimizer), parameters, 5) == 0
+
+
+def test_a_step_that_fails_or_is_taken_in_the_backward_pass_holds_on_to_no_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = nn.ParameterList([parameter((3, 4)), parameter((5,))])
+    optimizer = Optimizer(model.parameters(), rules.AdamW(), engine="foreach")
+    assert _alive_after(optimizer, list(model), 1) == 0
+    with monkeypatch.context() as broken:
+        broken.setattr(rules.AdamW, "update", None)
+        give_gradients(list(model), 2)
+        gradients = [weakref.ref(p.grad) for p in model]
+        with pytest.raises(TypeError):
+            optimizer.step()
+        optimizer.zero_grad()
+        assert [gradient() for gradient in gradients] == [None, None]
+    seen: list[weakref.ref[Tensor]] = []
+    for p in model:
+        p.register_post_accumulate_grad_hook(lambda p: seen.append(weakref.ref(p.grad)))
+    with stepwell.step_in_backward(model, optimizer, chunk_bytes=0):
+        sum(p.square().sum() for p in model).backward()
+        optimizer.step()
+    assert [gradient() for gradient in seen] == [None, None]
 
 
 def _state_numbers(rule: Rule, shape: tuple[int, ...]) -> int:

@@ -101,9 +101,12 @@ class Buckets:
             self._resting[self.observed, tuple(self._made_for[2])] = self._made_for, self.latest
             for oldest in list(self._resting)[:-_RESTING]:
                 del self._resting[oldest]
-        for bucket in self.latest:
-            bucket.batch.gradients = bucket.batch.weights  # it holds on to none
         self._made_for = None
+
+    def let_go(self) -> None:
+        """Hold on to no gradients: kept until the next step, they would lie beside those of its backward pass."""
+        for bucket in self.latest:
+            bucket.let_go()
 
     def _turn_to(self, present: list[bool]) -> None:
         """Take up the buckets that have rested since the last step like this one."""

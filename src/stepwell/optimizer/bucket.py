@@ -149,6 +149,10 @@ class Bucket:
             gradients = [g if is_dense(g) else g.contiguous() for g in gradients]  # a verdict reads them as they lie
         self.batch.gradients = list(gradients)
 
+    def let_go(self) -> None:
+        """Hold on to no gradient."""
+        self.batch.gradients = self.batch.weights
+
 
 def check_dense(parameters: Iterable[Tensor], gradients: Sequence[Tensor], name_of: Callable[[Tensor], str]) -> None:
     """Raise ValueError for the first parameter whose gradient is sparse."""

@@ -172,7 +172,10 @@ class Optimizer(torch.optim.Optimizer):
             self._buckets.agree(self.param_groups, self._name_of, None)  # before ranks add up their norms
             sharp_gradients(sharp, closure, self._name_of, with_kernel=self.engine in ("auto", "fused"))
         self._check_ready()
-        self._take_step()
+        try:
+            self._take_step()
+        finally:
+            self._buckets.let_go()  # also where it is left out, or fails
         return loss
 
     def _take_step(self) -> None:
@@ -213,6 +216,7 @@ class Optimizer(torch.optim.Optimizer):
         settle(buckets, self.param_groups, self.state)
         for bucket in buckets:
             bucket.run()
+            bucket.let_go()  # also of the copies that it was given
 
     def _check_ready(self) -> None:
         """Raise RuntimeError where the parameters do not hold the weights to train on."""
@@ -230,7 +234,7 @@ class Optimizer(torch.optim.Optimizer):
             bucket.advance()
             bucket.batch.gradient_factor = -factor if bucket.batch.rule.maximize else factor
             bucket.run()
-            bucket.batch.gradients = bucket.batch.weights  # it holds on to none
+            bucket.let_go()
 
     def _finish_steps(self, all_of_them: Iterable[Buckets]) -> None:
         """Come to the end of what `_step_only` has done, one after another, with these."""
