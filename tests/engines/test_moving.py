@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,24 @@ def test_who_looks_changes_nothing(name: str) -> None:
     assert seen.keys() == expected.keys()
     for group, row in seen.items():
         assert row == pytest.approx(expected[group], rel=2e-2)
+
+
+@pytest.mark.parametrize("name", ["Muon", "SOAP"])
+def test_no_matrix_is_kept_for_the_next_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+    apply = Fused.apply
+
+    def noting(self: Fused, batch: Any, function: str = "update") -> None:
+        seen.extend(map(weakref.ref, (*batch.weights, *batch.gradients)))
+        apply(self, batch, function)
+
+    monkeypatch.setattr(Fused, "apply", noting)
+    optimizer, _ = train(RULES[name], "auto")
+    optimizer.zero_grad()
+    weights = optimizer.param_groups[0]["params"]
+    alive = [tensor for ref in seen if (tensor := ref()) is not None]
+    assert alive
+    assert {id(tensor) for tensor in alive} <= set(map(id, weights))
 
 
 def test_what_is_stored_otherwise_is_moved_by_the_rule(moved: list[str]) -> None:

@@ -86,6 +86,8 @@ class LargeMatrices(Matrices):
         mixing.column_addresses = {name: addresses_of(column) for name, column in columns.items()}
         mixing.gradient_factor = batch.gradient_factor
         engine.apply(mixing, "mix")
+        # What is kept for the next step holds on to no matrix: each kind of step keeps its own.
+        mixing.weights = mixing.gradients = [batch.weights[index]]
         return matrix
 
     def _move(self, engine: Fused, part: list[int], batch: Batch, direction: Any) -> None:
@@ -97,6 +99,7 @@ class LargeMatrices(Matrices):
         moving: Batch = batch.prepared[name]
         moving.weights, moving.gradients, moving.addresses = [weight], [direction], addresses_of([weight])
         engine.apply(moving, "moved")
+        moving.gradients = [weight]  # it holds on to no direction
         # A kernel writes behind torch's back: a graph that still wants the old weights is to get its error.
         torch.autograd.graph.increment_version(weight)
 
