@@ -113,6 +113,14 @@ def test_the_same_bits_whatever_the_threads(taken: torch.dtype, given: torch.dty
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
+def test_memory_for_threads_lies_on_the_cpu_whatever_the_default_device() -> None:
+    left = whole(LEAST, 5, dtype=torch.float32)
+    out = torch.empty(LEAST, LEAST)
+    with torch.device("meta"):
+        write_symmetric(out, left, left.mT)
+    assert torch.equal(out, left @ left.mT)
+
+
 @pytest.mark.parametrize(("taken", "given"), DTYPES)
 def test_what_is_not_finite_stays_so(taken: torch.dtype, given: torch.dtype) -> None:
     left = whole(500, 40, dtype=taken)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from conformance.cases import CASES, Case, assert_same_bits, rows, rows_and_engines, such_as
+from conformance.cases import CASES, PLAIN_CASES, Case, assert_same_bits, rows, rows_and_engines, such_as
 from conformance.training import parameter, parameters_of, slots_of, train, trained
 from stepwell import Optimizer
 
@@ -17,6 +17,18 @@ def test_twice_the_same_bits(case: Case, engine: str) -> None:
     first, second = (trained(case, engine, clip_norm=1.0) for _ in range(2))
     assert_same_bits(parameters_of(first), parameters_of(second))
     assert_same_bits(slots_of(first), slots_of(second))
+
+
+@rows_and_engines(PLAIN_CASES)
+def test_the_default_device_changes_nothing(case: Case, engine: str) -> None:
+    plain, other = (trained(case, engine, clip_norm=1.0) for _ in range(2))
+    for optimizer in (plain, other):
+        with torch.device("cpu" if optimizer is plain else "meta"):
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+            optimizer.eval()
+    assert_same_bits(parameters_of(other), parameters_of(plain))
+    assert_same_bits(slots_of(other), slots_of(plain))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -74,7 +74,7 @@ def write_symmetric(
     edge, blocks = _edge(len(left), VECTORS * _lanes(), threads)
     threads = min(threads, blocks)
     # A seat has the sums of a block, and the panels of what is multiplied.
-    seats = torch.empty(threads, edge * (edge + 2 * WORDS), dtype=torch.int32)
+    seats = torch.empty(threads, edge * (edge + 2 * WORDS), dtype=torch.int32, device=left.device)
     factors = np.array([x_factor, factor], dtype=np.float32)
     counters = np.zeros(2, dtype=np.int64)
     numbers = (

@@ -132,4 +132,4 @@ def _sample(tensor: Tensor) -> list[float]:
 
 
 def _joined(samples: list[list[float]]) -> Tensor:
-    return torch.tensor([value for sample in samples for value in sample], dtype=torch.float64)
+    return torch.tensor([value for sample in samples for value in sample], dtype=torch.float64, device="cpu")

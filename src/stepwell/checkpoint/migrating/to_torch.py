@@ -81,5 +81,5 @@ def _state(groups: list[SavedGroup]) -> dict[str, Any]:
 
 def _slots(slots: dict[str, Any]) -> dict[str, Any]:
     """Slots as torch has them: the step is a tensor."""
-    step = {"step": torch.tensor(float(slots["step"]), dtype=torch.float32)} if "step" in slots else {}
+    step = {"step": torch.tensor(float(slots["step"]), dtype=torch.float32, device="cpu")} if "step" in slots else {}
     return {**slots, **step}

@@ -114,7 +114,7 @@ class Sharing:
             for place, (index, owner) in enumerate(owner_of.items()):
                 if owner == group.rank():
                     row = [float(batch.states[index][slot]) for slot in batch.scalar_slots]
-                    numbers[place] = torch.tensor(row, dtype=torch.float64)
+                    numbers[place] = numbers.new_tensor(row)
             torch.distributed.all_reduce(numbers, group=group)
             for index, row in zip(owner_of, numbers.tolist(), strict=True):
                 batch.keep([index], dict(zip(batch.scalar_slots, row, strict=True)))
