@@ -128,6 +128,22 @@ def test_what_is_stored_otherwise_is_moved_by_the_rule(moved: list[str]) -> None
     assert moved == ["NorMuon.moved"] * 12
 
 
+@pytest.mark.usefixtures("float32_products")
+def test_a_slot_that_is_given_another_dtype_in_place_is_left_to_the_rule(moved: list[str]) -> None:
+    weights = []
+    for engine in ("auto", "foreach"):
+        optimizer, _ = train(RULES["Muon"], engine)
+        moved.clear()
+        ps = optimizer.param_groups[0]["params"]
+        for p in ps:
+            slot = optimizer.state[p]["momentum_buffer"]
+            slot.data = slot.data.bfloat16()
+        optimizer.step()
+        assert moved == (["Muon.moved"] * 3 if engine == "auto" else [])
+        weights.append([p.detach() for p in ps])
+    near(weights[0], weights[1], 1e-5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Anchored(MatrixRule, abstract=True):
     """A rule whose own `moved` looks at a slot."""

@@ -60,11 +60,15 @@ class LargeMatrices(Matrices):
         return rule.aimed(p, rule.turned(matrix.reshape(p.shape), h), h), {}, move
 
     def _can_mix(self, engine: Fused, rule: OneMatrixRule, part: list[int], batch: Batch) -> bool:
-        columns = [batch.plain(name) for name in batch.codecs]
+        columns = [(batch.plain(name), codec) for name, codec in batch.codecs.items()]
         return (
             steps_in_three(type(rule))
             and rule.decay != "coupled"  # of which the matrix depends on the weights
-            and all(column is not None and _is_plain(column[part[0]]) for column in columns)
+            # A slot may have been given another dtype in place, and a kernel is told of its address alone.
+            and all(
+                column is not None and _is_plain(column[part[0]]) and codec == Plain(column[part[0]].dtype)
+                for column, codec in columns
+            )
             and not batch.scalar_slots
             and batch.gradients[part[0]].dtype in _DTYPES
             and engine.can_trace(rule, "mix")
