@@ -142,9 +142,7 @@ def test_a_numba_that_cannot_be_imported(tmp_path: Path) -> None:
     )
 
 
-def test_a_numba_that_is_told_to_compile_nothing_after_its_import(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_numba_that_is_told_to_compile_nothing_after_its_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
     with pytest.raises(RuntimeError, match="Numba's DISABLE_JIT is set; leave it unset, or take engine='foreach'"):
-        code._compile(tmp_path / "kernel.py")
+        code._compile("kernel.py", "")

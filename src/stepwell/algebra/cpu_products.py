@@ -139,5 +139,6 @@ def _kernel(taken: torch.dtype, given: torch.dtype) -> Code | None:
     try:
         return Code("symmetric_product", source, _IMPORTED)
     except RuntimeError as error:
-        _LOG.warning("torch works symmetric products of matrices out, not a kernel of stepwell's: %s", error)
+        problem = str(error).partition(";")[0]  # what follows is for those who need the kernel
+        _LOG.warning("torch works symmetric products of matrices out, not a kernel of stepwell's: %s", problem)
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import linecache
 import logging
 import os
 import sys
@@ -19,7 +19,7 @@ def cache_folder() -> Path | None:
     is in the home folder of a user without one, as in a container under a bare number."""
     try:
         if chosen := os.environ.get("STEPWELL_CACHE_DIR"):
-            return Path(chosen).expanduser()
+            return _absolute(chosen)
         if sys.platform == "darwin":
             base = Path.home() / "Library" / "Caches"
         elif sys.platform == "win32":
@@ -32,36 +32,54 @@ def cache_folder() -> Path | None:
 
 
 @functools.cache
-def kernel_folder(cache: Path | None) -> Path:
-    """A folder that can be written to; a temporary one, said once, where the cache folder cannot or there is none."""
-    if cache is None:
-        problem = "there is no home folder to keep them in"
-    else:
-        folder = cache / "kernels"
+def _absolute(folder: str) -> Path:
+    """As it was when it was first asked for: a process may go to another folder."""
+    return Path(folder).expanduser().absolute()
+
+
+def _path(name: str) -> Path | None:
+    folder = cache_folder()
+    return None if folder is None else folder / "kernels" / name
+
+
+def kept(name: str) -> bytes | None:
+    """The content of the file of that name, or None where there is none."""
+    try:
+        return path.read_bytes() if (path := _path(name)) is not None else None
+    except OSError:
+        return None
+
+
+def keep(name: str, content: bytes) -> None:
+    """Keep a file for later processes, which see it whole or not at all. Where that cannot be, it is said once."""
+    if (path := _path(name)) is None:
+        _say_not_kept("there is no home folder to keep them in")
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError as error:
-            problem = f"{folder} cannot be written ({error})"
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        _say_not_kept(f"{path.parent} cannot be written ({error.strerror})")
+
+
+@functools.cache
+def _say_not_kept(problem: str) -> None:
     _LOG.warning("kernels are compiled anew in each process, for %s; set STEPWELL_CACHE_DIR", problem)
-    return Path(tempfile.mkdtemp(prefix="stepwell-kernels-"))
 
 
-def module_in(path: Path) -> ModuleType:
-    """The module in this file, under a name of its own."""
-    specification = importlib.util.spec_from_file_location(f"stepwell_kernel_{path.stem}", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
+def module_of(name: str, source: str) -> ModuleType:
+    """The module of a source whose file has that name, whether or not it could be kept."""
+    place = str(_path(name) or name)
+    module = ModuleType(f"stepwell_kernel_{Path(name).stem}")
+    module.__file__ = place
+    sys.modules[module.__name__] = module
+    # Where tracebacks, and Triton, look for the source.
+    linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)
+    exec(compile(source, place, "exec"), module.__dict__)
     return module
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write the file so that another process sees it whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    Path(temporary).replace(path)

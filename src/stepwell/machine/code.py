@@ -16,7 +16,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-from stepwell.machine.cache import cache_folder, kernel_folder, module_in, write_whole
+from stepwell.machine.cache import keep, kept, module_of
 
 # What makes machine code of any source.
 _HERE = Path(__file__).parent
@@ -63,13 +63,12 @@ def _machine_code(name: str, source: str, imported: Sequence[Path]) -> tuple[Any
     making = "".join(path.read_text(encoding="utf-8") for path in (*_MAKING, *imported))
     machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
     digest = hashlib.sha256("\0".join((source, making, machine, llvmlite.__version__)).encode()).hexdigest()[:16]
-    path = kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}.py"
-    kept = path.with_suffix(".bin")
-    code = _read(kept)
+    place = f"{name.replace('.', '_')}_{digest}"
+    code = _undamaged(kept(f"{place}.bin"))
     if code is None or _lacking(code):
-        write_whole(path, source.encode())
-        code = _compile(path)
-        write_whole(kept, hashlib.sha256(code).digest() + code)
+        keep(f"{place}.py", source.encode())
+        code = _compile(f"{place}.py", source)
+        keep(f"{place}.bin", hashlib.sha256(code).digest() + code)
     if lacking := _lacking(code):
         raise RuntimeError(
             f"the kernel of {name} calls {', '.join(lacking)}, which this process does not have; take engine='foreach'"
@@ -93,7 +92,7 @@ def _lacking(code: bytes) -> list[str]:
     return [name for name in called if llvm.address_of_symbol(name) is None]
 
 
-def _compile(path: Path) -> bytes:
+def _compile(name: str, source: str) -> bytes:
     """The name of the kernel's symbol, those of what it calls, a newline, and its machine code. This is what needs
     Numba."""
     try:
@@ -109,7 +108,7 @@ def _compile(path: Path) -> bytes:
         )
 
     signature = numba.types.void(numba.types.CPointer(numba.types.int64))
-    function = numba.cfunc(signature, error_model="numpy")(module_in(path).run)
+    function = numba.cfunc(signature, error_model="numpy")(module_of(name, source).run)
     module = llvm.parse_assembly(_without_runtime(function.inspect_llvm()))
     outside = [each.name for each in (*module.functions, *module.global_variables) if each.is_declaration]
     called = [name for name in outside if not name.startswith("llvm.")]
@@ -133,11 +132,9 @@ def _target_machine() -> Any:
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, reloc="pic")
 
 
-def _read(path: Path) -> bytes | None:
+def _undamaged(whole: bytes | None) -> bytes | None:
     """The code that was kept, or None where there is none or it is damaged."""
-    try:
-        whole = path.read_bytes()
-    except OSError:
+    if whole is None:
         return None
     checksum, code = whole[:32], whole[32:]
     return code if hashlib.sha256(code).digest() == checksum else None

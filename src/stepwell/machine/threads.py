@@ -53,7 +53,8 @@ def _process_with_threads() -> int:
 def _say_forked(parent: int) -> None:
     _LOG.warning(
         "this process was forked after process %d had taken a step in several threads, which OpenMP would wait for; "
-        "it steps in one thread (a process that is spawned has all)",
+        "stepwell's kernels run in one here, and torch's functions do after torch.set_num_threads(1) (a process that "
+        "is spawned has all)",
         parent,
     )
 

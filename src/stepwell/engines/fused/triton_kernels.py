@@ -19,7 +19,7 @@ from stepwell.engines.fused.arrays import arrays, draws
 from stepwell.engines.fused.program import Phase, Program
 from stepwell.engines.fused.source import HostScalars, host_function
 from stepwell.engines.fused.triton_scalars import counted, hyper_parameters, with_step
-from stepwell.machine.cache import cache_folder, kernel_folder, module_in, write_whole
+from stepwell.machine.cache import keep, kept, module_of
 
 # Threads of a program, in warps. Products and sums are not drawn together: every element is then worked out as it is
 # written, whatever else stands beside it.
@@ -69,9 +69,9 @@ class Kernel:
 
 
 def _module(name: str, source: str) -> ModuleType:
-    """The module of this source, which lies in a file: Triton reads it from there."""
+    """The module of this source, which is kept for those who look for it in a traceback of Triton's."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    path = kernel_folder(cache_folder()) / f"{name.replace('.', '_')}_{digest}_triton.py"
-    if not path.exists() or path.read_text(encoding="utf-8") != source:
-        write_whole(path, source.encode())
-    return module_in(path)
+    place = f"{name.replace('.', '_')}_{digest}_triton.py"
+    if kept(place) != source.encode():
+        keep(place, source.encode())
+    return module_of(place, source)
