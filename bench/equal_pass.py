@@ -68,7 +68,8 @@ def equal_rule(rule: Rule) -> Rule | None:
 @functools.cache
 def _with_traffic(wanted: Traffic, measured: frozenset[str]) -> Rule:
     slots = measured.union(*(names for phase in wanted for names in phase)) - {"p", "g"}
-    members = {"slots": tuple(sorted(slots)), "traffic": wanted, "measured": measured}
+    acts_on = "elements" if len(wanted) == 1 else "tensors"
+    members = {"slots": tuple(sorted(slots)), "traffic": wanted, "measured": measured, "acts_on": acts_on}
     return cast("Rule", type(f"Passes{len(slots)}", (_Passes,), members, abstract=True)(lr=1e-12))
 
 
