@@ -163,7 +163,9 @@ def test_numbers_out_of_range(rule: Any, name: str, annotation: Any) -> None:
         for bad in _out_of_range(limits):
             if count and not isinstance(bad, int):
                 bad = int(bad) if math.isfinite(bad) and float(bad).is_integer() else bad
-            expected = f"{called} must be {words}, got {bad!r}"
+            too_large = bad == limits.high == math.inf > -limits.low and not limits.whole
+            finite = f"a finite number {'above' if limits.open_low else 'of at least'} {limits.low:g}"
+            expected = f"{called} must be {finite if too_large else words}, got {bad!r}"
             if count and not isinstance(bad, int):
                 with pytest.raises(TypeError, match=rf"^{re.escape(called)} must be a whole number, got "):
                     type(rule)(**{name: put(bad)})
