@@ -252,14 +252,12 @@ class Buckets:
         position = {id(p): index for index, p in enumerate(p for group in groups for p in group["params"])}
         found: defaultdict[Any, list[Entry]] = defaultdict(list)
         if (now := _kinds(groups)) != self._entries_of:
-            self._entries, self._entries_of = {}, []
+            for index, group in enumerate(groups):
+                check_stored_as(group, where(group, index))
+            self._entries, self._entries_of = {}, now
         kinds = [rule_class(group["rule"]) for group in groups]
         known = {kind: next(iter(_states_of(kind, groups, state)), {}) for kind in kinds}
         rules = [rule_of(kind, group, index) for index, (kind, group) in enumerate(zip(kinds, groups, strict=True))]
-        if self._entries_of != now:
-            for index, group in enumerate(groups):
-                check_stored_as(group, where(group, index))
-            self._entries_of = now
         turns = turns_of(_taking_turns(groups, rules))
         for index, (kind, group, parameters) in enumerate(zip(kinds, groups, members, strict=True)):
             whole = rules[index]

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from stepwell.codecs import AS_IT_IS, CHOICES, Codec, Storage, codecs_for
 from stepwell.engines.batch import COMPLEX_DTYPES, REAL_DTYPES, names_of
-from stepwell.engines.fused.traces import hold_to_claim
 from stepwell.layout import Layout, check_cut, check_stored, refuse_elsewhere, refuse_flattened
 from stepwell.rules.hyper import Seed, validated
 from stepwell.rules.registry import rule_class
@@ -169,6 +168,8 @@ def check_parameter(
         refuse_elsewhere(parameter, layout, name, where)
         check_cut(fitted, layout, name, where)
         if layout.cuts:
+            from stepwell.engines.fused.traces import hold_to_claim  # needed on many ranks alone
+
             hold_to_claim(fitted)
         check_stored(fitted, layout, storage, codecs, name, where)
     return fitted, codecs

@@ -10,9 +10,9 @@ from functools import cache
 from typing import Any, cast, get_args
 
 from stepwell.integrations.huggingface.choosing import Choice, RunsOn, choose
-from stepwell.integrations.huggingface.library import transformers
 from stepwell.integrations.huggingface.optim_args import applied, as_text, parse
 from stepwell.integrations.huggingface.optimizers import TransformersAdafactor
+from stepwell.integrations.huggingface.package import transformers
 from stepwell.integrations.huggingface.scheduling import OF_RECIPE, is_theirs, name_of, named_schedule
 from stepwell.recipes import Recipe
 from stepwell.schedules import Schedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from stepwell.integrations.huggingface.library import transformers
+from stepwell.integrations.huggingface.package import transformers
 from stepwell.integrations.scalars import rate_name, scalars
 from stepwell.optimizer import Optimizer
 from stepwell.optimizer.describing import describe

@@ -16,7 +16,7 @@ from stepwell.integrations.huggingface.adafactor import AdafactorSchedule
 from stepwell.integrations.huggingface.arguments import TrainingArguments
 from stepwell.integrations.huggingface.callback import StepwellCallback, of_training
 from stepwell.integrations.huggingface.factory import check_warmup
-from stepwell.integrations.huggingface.library import transformers
+from stepwell.integrations.huggingface.package import transformers
 from stepwell.integrations.huggingface.schedules import whole_steps
 from stepwell.integrations.huggingface.scheduling import OF_RECIPE, make_scheduler, name_of, warmed_up
 from stepwell.planning import Plan, plan
