@@ -26,7 +26,7 @@ class SGD(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -49,7 +49,7 @@ class Adagrad(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -73,7 +73,7 @@ class RMSprop(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -95,7 +95,7 @@ class Adadelta(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -119,7 +119,7 @@ class Adam(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -143,7 +143,7 @@ class AdamW(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -166,7 +166,7 @@ class NAdam(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -188,7 +188,7 @@ class RAdam(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -210,7 +210,7 @@ class Adamax(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -233,7 +233,7 @@ class ASGD(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -255,7 +255,7 @@ class Rprop(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -276,7 +276,7 @@ class SignSGD(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -300,7 +300,7 @@ class LARS(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -322,7 +322,7 @@ class LAMB(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -345,7 +345,7 @@ class Yogi(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -367,7 +367,7 @@ class AdaBelief(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -389,7 +389,7 @@ class Adan(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -412,7 +412,7 @@ class ADOPT(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -437,7 +437,7 @@ class AdEMAMix(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -459,7 +459,7 @@ class StableAdamW(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -480,7 +480,7 @@ class Tiger(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -503,7 +503,7 @@ class MARS(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -524,7 +524,7 @@ class Lion(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -554,7 +554,7 @@ class Muon(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -578,7 +578,7 @@ class ScheduleFreeSGD(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -603,7 +603,7 @@ class ScheduleFreeAdamW(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -628,7 +628,7 @@ class ScheduleFreeRAdam(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -659,7 +659,7 @@ class NorMuon(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -690,7 +690,7 @@ class AdaMuon(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -717,7 +717,7 @@ class Scion(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -741,7 +741,7 @@ class Dion(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -773,7 +773,7 @@ class SOAP(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -800,7 +800,7 @@ class Shampoo(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -827,7 +827,7 @@ class Kron(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -856,7 +856,7 @@ class Adafactor(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -880,7 +880,7 @@ class CAME(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -904,7 +904,7 @@ class AdamMini(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -927,7 +927,7 @@ class NovoGrad(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -955,7 +955,7 @@ class Prodigy(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...
@@ -980,7 +980,7 @@ class DAdaptAdam(Named):
         clip_norm: float | None = None,
         on_nonfinite: Literal["ignore", "raise", "skip"] = "ignore",
         state_dtype: Literal["float32", "bfloat16", "8bit", "4bit"] | None = None,
-        master: Literal["stochastic", "kahan", "compensated", "float32"] | None = None,
+        master: Literal["stochastic", "kahan", "compensated", "compensated8", "float32"] | None = None,
         rounding_seed: int = 0,
         shard_state: bool | DeviceMesh = False,
     ) -> None: ...

@@ -97,8 +97,8 @@ def test_whatever_the_storage(dtype: torch.dtype, storage: dict[str, Any], tmp_p
 
 
 @pytest.mark.parametrize("offloaded", [False, True])
-@pytest.mark.parametrize("here", ["kahan", "compensated", "float32", None])
-@pytest.mark.parametrize("there", ["kahan", "compensated", "float32", None])
+@pytest.mark.parametrize("here", ["kahan", "compensated", "compensated8", "float32", None])
+@pytest.mark.parametrize("there", ["kahan", "compensated", "compensated8", "float32", None])
 def test_another_master_keeps_what_was_saved_beside_the_weights(
     there: Any, here: Any, offloaded: bool, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_state_in_8_and_in_4_bits() -> None:
         ("stochastic", {}),
         ("kahan", {"weight_compensation": BF16}),
         ("compensated", {"weight_remainder": torch.int16}),
+        ("compensated8", {"weight_remainder": torch.int8}),
         ("float32", {"weight_master": F32}),
     ],
 )
@@ -73,7 +74,7 @@ def test_what_is_kept_beside_bfloat16_weights(master: str, beside: dict[str, tor
 
 def test_float16_weights_take_a_master() -> None:
     assert held(rules.SGD(), SMALL, F16, master="float32") == alike(SMALL, weight_master=F32)
-    for master in ("stochastic", "kahan", "compensated"):
+    for master in ("stochastic", "kahan", "compensated", "compensated8"):
         message = f"float16 weights take master='float32' or None, got {master!r}"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             layout(rules.SGD(), SMALL, F16, master=master)
@@ -93,6 +94,8 @@ def test_bytes() -> None:
     # two float32 for each of 32 blocks.
     parts = layout(rules.AdamW(), LARGE, BF16, "8bit", "compensated")
     assert sum(part.nbytes for part in parts) == 4 * 8192 + 2 * 4 * 32
+    fewer = layout(rules.AdamW(), LARGE, BF16, "8bit", "compensated8")
+    assert sum(part.nbytes for part in fewer) == 3 * 8192 + 2 * 4 * 32
     assert Stored("scalar", (), F32).nbytes == 4
 
 
@@ -106,7 +109,7 @@ def test_an_average_of_weights_is_kept_as_the_weights_or_wider() -> None:
         assert held(rule, LARGE, BF16, state_dtype=state_dtype)["z"] == (LARGE, BF16)
     assert held(rule, LARGE, BF16, state_dtype="float32")["z"] == (LARGE, F32)
     assert held(rule, LARGE, BF16, master="stochastic")["z"] == (LARGE, BF16)
-    for master in ("compensated", "float32"):
+    for master in ("compensated", "compensated8", "float32"):
         assert held(rule, LARGE, BF16, master=master)["z"] == (LARGE, F32)
     kahan = held(rule, LARGE, BF16, master="kahan")
     assert (kahan["z"], kahan["z_compensation"]) == ((LARGE, BF16), (LARGE, BF16))
@@ -175,7 +178,8 @@ def test_rules_without_state_for_each_element_say_what_they_take(rule: Rule) -> 
         ),
         (
             {"master": "khan"},
-            "master must be one of 'stochastic', 'kahan', 'compensated', 'float32', got 'khan' (did you mean 'kahan'?)",
+            "master must be one of 'stochastic', 'kahan', 'compensated', 'compensated8', 'float32', got 'khan' "
+            "(did you mean 'kahan'?)",
         ),
         ({"rounding_seed": -1}, "rounding_seed must be a whole number at least 0, got -1"),
     ],

@@ -115,8 +115,8 @@ def test_torchs_state_loads_in_8_bits() -> None:
 # Weights
 
 
-@pytest.mark.parametrize("want", ["kahan", "compensated", "float32"])
-@pytest.mark.parametrize("have", ["kahan", "compensated", "float32"])
+@pytest.mark.parametrize("want", ["kahan", "compensated", "compensated8", "float32"])
+@pytest.mark.parametrize("have", ["kahan", "compensated", "compensated8", "float32"])
 def test_what_is_kept_beside_weights_goes_over(have: Any, want: Any) -> None:
     first = trained(torch.bfloat16, master=have, state_dtype="float32")
     second = resumed(first, master=want, state_dtype="float32")
@@ -139,7 +139,7 @@ def test_what_is_kept_beside_weights_goes_over(have: Any, want: Any) -> None:
         assert float((number - other).abs().max()) <= 3 * 2.0**-16 * float(number.abs().max())
 
 
-@pytest.mark.parametrize("master", ["kahan", "compensated", "float32"])
+@pytest.mark.parametrize("master", ["kahan", "compensated", "compensated8", "float32"])
 def test_weights_alone_are_enough_to_begin_with(master: Any) -> None:
     second = resumed(trained(torch.bfloat16), master=master)
     for p, state in zip(second.param_groups[0]["params"], state_of(second), strict=True):

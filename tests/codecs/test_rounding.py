@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stepwell.codecs import WEIGHTS, Codec, Compensated, Kahan, Master, Plain, Stochastic, noise
 
-CODECS = [Stochastic(), Kahan(), Compensated(), Master(torch.bfloat16), Master(torch.float16)]
+CODECS = [Stochastic(), Kahan(), Compensated(), Compensated(8), Master(torch.bfloat16), Master(torch.float16)]
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 each = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.word)
 
@@ -39,6 +39,24 @@ def random_bits(elements: int, step: int = 1) -> Tensor:
 def test_compensated_weights_are_float32_to_the_bit(values: list[float]) -> None:
     number = torch.tensor(values)
     assert torch.equal(through(Compensated(), number).view(torch.int32), number.view(torch.int32))
+
+
+@given(bits=st.lists(st.integers(-(2**23), 2**23 - 1), min_size=1, max_size=20))
+def test_eight_bits_of_a_remainder_hold_floats_of_24_bits(bits: list[int]) -> None:
+    number = torch.tensor([256 * each for each in bits], dtype=torch.int32).view(torch.float32)
+    number = torch.where(number.isnan(), torch.nan, number)
+    ones = torch.full((len(bits),), 0xFFFFFFFF)
+    for random in (ones, None):
+        torch.testing.assert_close(through(Compensated(8), number, random), number, rtol=0, atol=0, equal_nan=True)
+
+
+@given(values=st.lists(FLOATS.filter(lambda x: abs(x) > 1e-30 or x == 0), min_size=1, max_size=20))
+def test_without_random_bits_a_remainder_is_rounded_to_the_nearest(values: list[float]) -> None:
+    # In 16 places half a unit in the last is 2⁻¹⁷ of the next power of two; beyond the largest is infinity.
+    number = torch.tensor(values)
+    half_a_unit = 2.0 ** (torch.frexp(number).exponent.double() - 17)
+    apart = (through(Compensated(8).nearest(), number).double() - number).abs()
+    assert ((apart <= half_a_unit) | (number.abs() > 3.4028e38)).all()
 
 
 @given(values=st.lists(FLOATS, min_size=1, max_size=20))
@@ -119,6 +137,16 @@ def test_stochastic_rounding_is_exact_over_all_bits() -> None:
         assert int((found > 1).sum()) == k
 
 
+def test_the_last_of_a_remainders_eight_bits_is_rounded_exactly_over_all_bits() -> None:
+    # Over all 256 values of the upper 8 random bits, a number with k/256 of the way to go is rounded up k times.
+    for k in (0, 1, 100, 128, 255):
+        for sign in (1, -1):
+            number = sign * torch.full((256,), 1.0).view(torch.int32).add(0x7F00 + k).view(torch.float32)
+            found = through(Compensated(8), number, torch.arange(256) << 24)
+            assert int((found.abs() > number.abs()).sum()) == k
+            assert {1 + 0x7F00 * 2.0**-23, 1 + 2.0**-8}.issuperset(found.abs().tolist())
+
+
 def test_without_random_bits_it_rounds_to_the_nearest() -> None:
     number = torch.randn(1000)
     assert torch.equal(stored(Stochastic(), number)[0], number.bfloat16())
@@ -140,6 +168,9 @@ def test_small_updates_are_lost_by_rounding_to_the_nearest_alone() -> None:
         assert torch.equal(walked(codec, 2000, 1e-4), walked(Plain(torch.float32), 2000, 1e-4))
     # Half a unit in the 16th place is 1.5·10⁻⁵ at 1: each sum is rounded to 10⁻⁴ ± 1.5·10⁻⁵, always the same way.
     torch.testing.assert_close(walked(Kahan(), 2000, 1e-4), torch.full((512,), 1.2).double(), rtol=0, atol=0.04)
+    # The neighbour of 1 in 16 places is 2⁻¹⁵ away: by chance each of 512 weights arrives with a deviation below
+    # √(2000·2⁻³¹) = 0.001, their mean with 0.00005.
+    assert abs(float(walked(Compensated(8), 2000, 1e-4).mean()) - 1.2) < 0.0003
     # By chance each of 512 weights arrives at 1.2 with a deviation below √(2000·10⁻⁴·2⁻⁷) = 0.04; their mean's is
     # 0.0018, and five of those are 0.009.
     assert abs(float(walked(Stochastic(), 2000, 1e-4).mean()) - 1.2) < 0.009

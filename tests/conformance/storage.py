@@ -44,6 +44,7 @@ STORAGES = (
     Kept(F32, state_dtype="8bit"),
     Kept(BF16, state_dtype="8bit", master="stochastic"),
     Kept(F32, state_dtype="4bit"),
+    Kept(BF16, state_dtype="bfloat16", master="compensated8"),
 )
 
 

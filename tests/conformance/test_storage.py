@@ -275,7 +275,7 @@ def test_a_step_that_is_left_out_changes_no_bit_and_training_goes_on(case: Case,
 
 
 @pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
-@pytest.mark.parametrize("master", ["stochastic", "kahan", "compensated", "float32"])
+@pytest.mark.parametrize("master", ["stochastic", "kahan", "compensated", "compensated8", "float32"])
 def test_weights_that_somebody_puts_to_zero_train_on(master: Any, engine: Any) -> None:
     weight = parameter((64, 64), torch.bfloat16, 0)
     optimizer = Optimizer([weight], rules.SGD(lr=2.0**-6), engine=engine, master=master)

@@ -16,6 +16,7 @@ STORAGES: tuple[dict[str, Any], ...] = (
     {"master": "stochastic", "state_dtype": "bfloat16"},
     {"master": "kahan", "state_dtype": "bfloat16"},
     {"master": "compensated", "state_dtype": "bfloat16"},
+    {"master": "compensated8", "state_dtype": "bfloat16"},
 )
 
 

@@ -21,6 +21,7 @@ STORAGES: list[dict[str, Any]] = [
     {"state_dtype": "bfloat16", "master": "stochastic"},
     {"state_dtype": "8bit", "master": "kahan"},
     {"state_dtype": "4bit", "master": "compensated"},
+    {"state_dtype": "bfloat16", "master": "compensated8"},
     {"state_dtype": "float32", "master": "float32"},
 ]
 # Parts of 64 × 96 numbers on 2 and 4 ranks begin where a block of 256 does; 10 × 3 are too few for blocks.

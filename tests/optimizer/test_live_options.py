@@ -23,7 +23,11 @@ def weight(dtype: torch.dtype = torch.bfloat16) -> Tensor:
     [
         ("state_dtype", "9bit", "state_dtype must be one of 'float32', 'bfloat16', '8bit', '4bit', got '9bit'"),
         ("state_dtype", 8, "state_dtype must be one of 'float32', 'bfloat16', '8bit', '4bit', got 8 (group 0)"),
-        ("master", "kahn", "master must be one of 'stochastic', 'kahan', 'compensated', 'float32', got 'kahn'"),
+        (
+            "master",
+            "kahn",
+            "master must be one of 'stochastic', 'kahan', 'compensated', 'compensated8', 'float32', got",
+        ),
         ("rounding_seed", -1, "rounding_seed must be a whole number"),
         ("rounding_seed", 1.5, "rounding_seed must be a whole number"),
         ("rounding_seed", "a", "rounding_seed must be a whole number"),

@@ -204,8 +204,8 @@ class TestMistakes:
             ),
             (
                 "routes = [{rule = 'AdamW', master = 'khan'}]",
-                "routes[0]: master must be one of 'stochastic', 'kahan', 'compensated', 'float32', got 'khan' (did you "
-                "mean 'kahan'?)",
+                "routes[0]: master must be one of 'stochastic', 'kahan', 'compensated', 'compensated8', 'float32', got "
+                "'khan' (did you mean 'kahan'?)",
             ),
             ("state_type = 1\nroutes = [{rule = 'AdamW'}]", "unknown key 'state_type' (did you mean 'state_dtype'?)"),
             ("schedules = 1\nroutes = [{rule = 'AdamW'}]", "schedules must map names to values, got 1"),

@@ -13,7 +13,7 @@ from stepwell.codecs.rounding import Compensated, Kahan, Master, Stochastic
 from stepwell.rules.rule import Rule, Shape, Slot
 
 StateDtype = Literal["float32", "bfloat16", "8bit", "4bit"]
-MasterKind = Literal["stochastic", "kahan", "compensated", "float32"]
+MasterKind = Literal["stochastic", "kahan", "compensated", "compensated8", "float32"]
 
 # Parameters with fewer elements keep their state in 32 bits where it would be in 8 or 4: there is little to save, and
 # norms and biases are what training is most sensitive to (Dettmers et al. 2022, arXiv:2110.02861, sec. 2.1).
@@ -23,6 +23,7 @@ _OF_WEIGHTS: Mapping[str, Codec] = {
     "stochastic": Stochastic(),
     "kahan": Kahan(),
     "compensated": Compensated(),
+    "compensated8": Compensated(8),
     "float32": Master(torch.bfloat16),
 }
 
@@ -146,7 +147,7 @@ def _of_fine(dtype: torch.dtype, storage: Storage) -> Codec:
         return Plain(dtype)
     if storage.master == "kahan":
         return Kahan()
-    if storage.state_dtype == "float32" or storage.master in ("compensated", "float32"):
+    if storage.state_dtype == "float32" or storage.master in ("compensated", "compensated8", "float32"):
         return Plain(torch.float32)
     return Stochastic() if dtype == torch.bfloat16 else Plain(dtype)
 

@@ -17,7 +17,7 @@ from stepwell.codecs.rounding import Compensated, Kahan, Master
 from stepwell.rules.rule import Rule, Shape, Slot
 
 _LOG = logging.getLogger("stepwell")
-_BESIDE_WEIGHTS = (Kahan(), Compensated(), Master(torch.bfloat16), Master(torch.float16))
+_BESIDE_WEIGHTS = (Kahan(), Compensated(), Compensated(8), Master(torch.bfloat16), Master(torch.float16))
 
 
 def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage: Storage) -> dict[str, Codec]:
@@ -43,7 +43,7 @@ def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage
         else:
             convert(slot.name, have, codecs[slot.name], state, held, parameter)
     have = weights_codec(parameter.dtype, state, shape)
-    if have.parts != codecs[WEIGHTS].parts:
+    if have.stored(WEIGHTS, shape) != codecs[WEIGHTS].stored(WEIGHTS, shape):
         convert(WEIGHTS, have, codecs[WEIGHTS], state, shape, parameter)
     for name in names_beside(WEIGHTS):  # of weights in another dtype
         if name in state and name not in codecs[WEIGHTS].names(WEIGHTS):

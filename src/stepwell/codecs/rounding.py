@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -90,30 +90,42 @@ class Kahan(Codec):
 
 @dataclass(frozen=True)
 class Compensated(Codec):
-    """A bfloat16 and the 16 bits that a float32 has more: the weight is a float32, to the bit.
+    """A bfloat16 and the next bits of a float32: with 16 of them the weight is a float32, to the bit.
 
     The bfloat16 is the float32 rounded to nearest (from half way, away from zero), the remainder what its bits, as a
-    whole number, have to be added to. In 6 bytes it holds what a bfloat16 with a float32 beside it holds in 8.
+    whole number, have to be added to. In 4 bytes it holds what a bfloat16 with a float32 beside it holds in 6.
+
+    With 8 bits, in 3 bytes, the weight is a float of 24: its last 8 bits are rounded by chance, so that its mean is the
+    number.
 
     Beside a weight that somebody has overwritten, the remainder moves it by less than a rounding: below 0 in size, and
     beyond infinity, where none leads, it counts for nothing.
     """
 
+    bits: Literal[8, 16] = 16
+    stochastic: bool = True
+
     parts: ClassVar[tuple[str, ...]] = ("", "remainder")
 
     @property
     def rounds(self) -> bool:
-        return False
+        return self.bits < 16
+
+    @property
+    def draws(self) -> bool:
+        return self.bits < 16 and self.stochastic
 
     @property
     def word(self) -> str:
-        return "bfloat16 with remainder"
+        if self.bits == 16:
+            return "bfloat16 with remainder"
+        return f"bfloat16 with 8-bit remainder{'' if self.stochastic else ', rounded to the nearest'}"
 
     def layout(self, shape: Shape) -> tuple[tuple[Shape, torch.dtype], ...]:
-        return ((shape, torch.bfloat16), (shape, torch.int16))
+        return ((shape, torch.bfloat16), (shape, torch.int16 if self.bits == 16 else torch.int8))
 
     def load(self, parts: Sequence[Tensor], shape: Shape) -> Tensor:
-        upper, remainder = (part.view(torch.int16).to(torch.int32) for part in parts)
+        upper, remainder = parts[0].view(torch.int16).to(torch.int32), parts[1].to(torch.int32) << (16 - self.bits)
         size = upper & 0x7FFF
         remainder = torch.where(size == 0, remainder.clamp(min=0), remainder)
         remainder = torch.where(size == _INFINITY, remainder.clamp(max=0), remainder)
@@ -121,9 +133,15 @@ class Compensated(Codec):
 
     def store(self, number: Tensor, parts: Sequence[Tensor], noise: Tensor | None = None) -> None:
         bits = _bits(torch.where(number.isnan(), torch.nan, number.float()))
+        if self.bits == 8:
+            carried = bits + (0x80 if noise is None else (noise >> 24).reshape(number.shape).to(torch.int32))
+            bits = carried & ~0xFF
         upper = ((bits + 0x8000) & ~_SIXTEEN_BITS).view(torch.float32)
         parts[0].copy_(upper)
-        parts[1].copy_(bits.to(torch.int16))
+        parts[1].copy_((bits >> (16 - self.bits)).to(parts[1].dtype))
+
+    def nearest(self) -> Codec:
+        return Compensated(self.bits, stochastic=False)
 
 
 @dataclass(frozen=True)

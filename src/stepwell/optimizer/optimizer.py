@@ -70,8 +70,9 @@ class Optimizer(torch.optim.Optimizer):
             parameters of fewer than 4096 elements keep float32. A group may have its own.
         master: how 16-bit weights are kept so that small updates are not lost. None: rounded to the nearest, and they
             are. For bfloat16 "stochastic" rounds by chance, without bias; "kahan" keeps the rounding error in another
-            bfloat16; "compensated" the 16 bits that make the weight a float32. "float32" keeps a float32 beside them,
-            for float16 too. Wider weights need none of it and stay as they are. A group may have its own.
+            bfloat16; "compensated" the 16 bits that make the weight a float32, "compensated8" 8 of them. "float32"
+            keeps a float32 beside them, for float16 too. Wider weights need none of it and stay as they are. A group
+            may have its own.
         rounding_seed: what the random bits of stochastic rounding depend on, beside the step, the parameter and the
             element: a whole number of at least 0.
         shard_state: where every rank has the model whole (DistributedDataParallel), let each keep and work out a part

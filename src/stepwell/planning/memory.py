@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Way = Literal["read", "written"]
 # What a storage is called in a title.
 _WORDS = {"bfloat16": "bf16", "8bit": "8-bit", "4bit": "4-bit"} | {
-    word: word for word in ("float32", "stochastic", "kahan", "compensated")
+    word: word for word in ("float32", "stochastic", "kahan", "compensated", "compensated8")
 }
 
 

@@ -55,7 +55,8 @@ class Recipe(Frozen):
         state_dtype: how state is stored ("float32", "bfloat16", "8bit", "4bit"), as `stepwell.Optimizer` takes it: of
             all routes whose rule has such state. Embeddings keep float32 in place of 8 and 4 bits, unless their route
             says otherwise. None: as the parameters.
-        master: how 16-bit weights are kept ("stochastic", "kahan", "compensated", "float32"), as `stepwell.Optimizer`
+        master: how 16-bit weights are kept ("stochastic", "kahan", "compensated", "compensated8", "float32"), as
+            `stepwell.Optimizer`
             takes it, of all routes. None: rounded to the nearest.
         engine: "auto", "reference", "foreach" or "fused".
         name: what to call it.

@@ -29,7 +29,7 @@ def go(model: nn.Module, optimizer: stepwell.Optimizer, steps: int) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("master", ["kahan", "compensated", "float32"])
+@pytest.mark.parametrize("master", ["kahan", "compensated", "compensated8", "float32"])
 def test_the_same_master_goes_on_to_the_bit(master: str, tmp_path: Path) -> None:
     model, optimizer = training(master, 0)
     go(model, optimizer, 3)
@@ -43,7 +43,10 @@ def test_the_same_master_goes_on_to_the_bit(master: str, tmp_path: Path) -> None
     assert_same_bits(list(other.parameters()), list(model.parameters()))
 
 
-@pytest.mark.parametrize(("here", "there"), [("kahan", None), ("float32", "kahan"), ("compensated", "stochastic")])
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [("kahan", None), ("float32", "kahan"), ("compensated", "stochastic"), ("compensated8", None)],
+)
 def test_another_master_starts_from_the_rounded_weights_and_says_so(here: Any, there: Any, tmp_path: Path) -> None:
     model, optimizer = training(here, 0)
     go(model, optimizer, 3)

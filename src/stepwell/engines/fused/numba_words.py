@@ -18,6 +18,7 @@ POINTERS = {
     torch.bfloat16: "uint16_at",
     torch.float16: "uint16_at",
     torch.int16: "uint16_at",
+    torch.int8: "uint8_at",
     torch.uint8: "uint8_at",
 }
 
@@ -58,9 +59,9 @@ _TAKEN = frozenset((*CHUNK, *TENSOR, *FRAME)) | {
     "draw", "fetch", "float32_at", "float64_at", "from_bfloat16", "from_bfloat16_with_master", "from_float16",
     "from_float16_with_master", "from_halves", "from_kahan", "halve_elements", "hash_of", "int64_at", "intrinsic", "ir",
     "kahan_error", "larger", "least", "llvm", "local_array", "local_words", "lower_half", "lower_of", "multiply",
-    "next_chunk", "number_of_bits", "pair_of", "place_of", "quiet", "random_bits", "to_bfloat16",
-    "to_bfloat16_by_chance", "to_float16", "types", "uint16_at", "uint32_at", "uint8_at", "upper_half", "upper_of",
-    "widest_vectors",
+    "next_chunk", "number_of_bits", "pair_of", "place_of", "quiet", "random_bits", "third_byte",
+    "to_24_bits", "to_bfloat16", "to_bfloat16_by_chance", "to_float16", "types", "uint16_at", "uint32_at", "uint8_at",
+    "upper_half", "upper_of", "wide_remainder", "widest_vectors",
 }  # fmt: skip
 _NUMBERED = re.compile(r"(c|t|x|k|q|r|sum|row_sum|total|phase|lower|upper|word)\d*$")
 # What is made of the names of slots, and of codecs.

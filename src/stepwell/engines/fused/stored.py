@@ -88,6 +88,26 @@ def lower_half(number: Any) -> Any:
 
 
 @numba.njit(inline="always")
+def to_24_bits(number: Any, random: Any) -> Any:
+    """The float32, rounded to its upper 24 bits: up where the upper 8 of 16 random bits carry over; NaN stays NaN if it
+    is `quiet`."""
+    carried = np.uint32(bits_of(number) + np.uint32(np.uint32(random) >> np.uint32(8)))
+    return number_of_bits(np.uint32(carried & np.uint32(0xFFFFFF00)))
+
+
+@numba.njit(inline="always")
+def third_byte(number: Any) -> Any:
+    """What `upper_half` leaves over of 24 bits."""
+    return np.uint8(np.uint32(bits_of(number) >> np.uint32(8)))
+
+
+@numba.njit(inline="always")
+def wide_remainder(byte: Any) -> Any:
+    """What `upper_half` leaves over, of 16 bits, from a byte."""
+    return np.uint16(np.uint32(np.uint32(byte) << np.uint32(8)))
+
+
+@numba.njit(inline="always")
 def from_bfloat16_with_master(bits: Any, master: Any) -> Any:
     """The master, unless its bfloat16 has been overwritten."""
     rounded = from_bfloat16(bits)

@@ -95,6 +95,25 @@ def lower_half(number):
 
 
 @triton.jit
+def to_24_bits(number, random):
+    """The float32, rounded to its upper 24 bits: up where the upper 8 of 16 random bits carry over; NaN stays NaN."""
+    carried = (number.to(tl.uint32, bitcast=True) + (random >> 8)) & 0xFFFFFF00
+    return tl.where(number == number, carried.to(tl.float32, bitcast=True), number)
+
+
+@triton.jit
+def third_byte(number):
+    """What `upper_half` leaves over of 24 bits."""
+    return tl.where(number == number, number.to(tl.uint32, bitcast=True) >> 8, 0).to(tl.uint8)
+
+
+@triton.jit
+def wide_remainder(byte):
+    """What `upper_half` leaves over, of 16 bits, from a byte."""
+    return byte.to(tl.uint16) << 8
+
+
+@triton.jit
 def from_bfloat16_with_master(bits, master):
     """The master, unless its bfloat16 has been overwritten."""
     rounded = from_bfloat16(bits)

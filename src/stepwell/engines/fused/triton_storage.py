@@ -19,6 +19,7 @@ POINTERS = {
     torch.bfloat16: "tl.uint16",
     torch.float16: "tl.uint16",
     torch.int16: "tl.uint16",
+    torch.int8: "tl.uint8",
     torch.uint8: "tl.uint8",
 }
 _WIDTH = Blocks.block
