@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,27 @@ def test_a_cpu_without_numba(package: str, reason: str) -> None:
     assert f"on cpu: it cannot be loaded ({reason}" in refused
     (said,) = ran.stderr.splitlines()
     assert said.startswith("the foreach engine runs torch.float32 parameters on cpu, not the fused one: it cannot be")
+
+
+NUMBA_THAT_FAILS = """
+import sys, torch, stepwell
+sys.path.insert(0, sys.argv[1])
+p, q = (torch.nn.Parameter(torch.ones(*shape)) for shape in ((3,), (512, 256)))
+p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+stepwell.SGD([p], lr=0.5, clip_norm=10.0).step()
+stepwell.Muon([q], lr=0.5).step()
+print(p.tolist(), bool(q.isfinite().all()))
+"""
+
+
+def test_a_numba_that_cannot_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text('raise ImportError("Numba needs NumPy 2.3 or less")')
+    environment = {**os.environ, "STEPWELL_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", NUMBA_THAT_FAILS, str(tmp_path)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split("] ") == ["[0.5, 0.5, 0.5", "True\n"]
+    said = ran.stderr.splitlines()
+    assert [line.partition("(")[2] for line in said] == ["Numba cannot be imported: Numba needs NumPy 2.3 or less)"]
 
 
 def test_a_numba_that_is_told_to_compile_nothing() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -112,8 +110,9 @@ def _load(device: str) -> tuple[FusedEngine | None, str]:
     try:
         if device == "cpu":
             from stepwell.engines.fused.engine import Fused
+            from stepwell.machine.compiler import problem as problem_of_numba
 
-            why_not = _no_numba()
+            why_not = problem_of_numba()
             return (None, f"it cannot be loaded ({why_not})") if why_not else (Fused(), "")
         if device == "cuda":
             from stepwell.engines.fused.triton_engine import Triton, problem
@@ -123,14 +122,6 @@ def _load(device: str) -> tuple[FusedEngine | None, str]:
     except ImportError as error:
         return None, f"it cannot be loaded ({error})"
     return None, "it serves the devices 'cpu' and 'cuda'"
-
-
-def _no_numba() -> str:
-    """Why Numba will compile nothing, or "". It is imported when there is what to compile, and not before."""
-    if importlib.util.find_spec("numba") is None:
-        return "Numba is not installed"
-    disabled = os.environ.get("NUMBA_DISABLE_JIT", "")
-    return "NUMBA_DISABLE_JIT is set" if disabled.isdigit() and int(disabled) else ""
 
 
 @functools.cache
