@@ -1,59 +1,21 @@
-"""State on the host: the same bits, live groups, the same state dicts; on a CPU, where the host is a second place."""
+"""State on the host: the same bits, and live groups; on a CPU, where the host is a second place."""
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from offloaded_training import CHOSEN, assert_same, of, pair, train_both
 from torch import Tensor, nn
 
 import stepwell
-from conformance.cases import PLAIN_CASES, Case, assert_near, assert_same_bits, rows, such_as
+from conformance.cases import Case, assert_same_bits, rows
 from conformance.storage import SHAPES, STORAGES, Kept
-from conformance.training import give_gradients, numbers_of, parameter, parameters_of, slots_of, train, weights
-from stepwell import Optimizer, Scheduler, checkpoint, rules
-from stepwell.checkpoint import manifest
-from stepwell.checkpoint.matching import Library, match_optimizer
-from stepwell.checkpoint.tensorfile import TensorFile
+from conformance.training import give_gradients, parameter, parameters_of, slots_of, train, weights
+from stepwell import Optimizer, Scheduler, rules
 from stepwell.optimizer import offloading
-from stepwell.optimizer.offloading import Offloaded
-
-# Whatever is offloaded is worked out by the CPU's engines, which have tests of their own: one rule of each kind.
-CHOSEN = such_as(
-    lambda case: (
-        case.name
-        in ("SGD", "AdamW", "LAMB", "Adafactor", "Muon", "SOAP", "Prodigy", "NAdam", "ScheduleFreeAdamW", "ema(AdamW)")
-    ),
-    PLAIN_CASES,
-)
-
-
-def pair(case: Case, **options: Any) -> tuple[Offloaded, Optimizer]:
-    """An optimizer with its state offloaded, and the same without."""
-    ours, plain = (Optimizer(weights(case), case.rule, **options) for _ in range(2))
-    return stepwell.offload(ours), plain
-
-
-def of(optimizer: Optimizer) -> list[Tensor]:
-    """Its parameters."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def assert_same(ours: Optimizer, plain: Optimizer) -> None:
-    assert_same_bits(parameters_of(ours), parameters_of(plain))
-    assert_same_bits(slots_of(ours), slots_of(plain))
-    assert numbers_of(ours) == numbers_of(plain)
-
-
-def train_both(one: Optimizer, other: Optimizer, **steps: int) -> None:
-    for optimizer in (one, other):
-        train(optimizer, of(optimizer), **steps)
-
 
 # The same training
 
@@ -214,69 +176,6 @@ def test_a_grad_scaler() -> None:
     assert_same(*found)
 
 
-# State dicts
-
-
-@rows(CHOSEN)
-def test_state_dicts_go_both_ways(case: Case) -> None:
-    ours, plain = pair(case)
-    train_both(ours, plain, last=2)
-    saved = ours.state_dict()
-    for key, state in plain.state_dict()["state"].items():
-        assert saved["state"][key].keys() == state.keys()
-    copies = [[p.detach().clone().requires_grad_() for p in of(ours)] for _ in range(2)]
-    here = Optimizer(copies[0], case.rule)
-    here.load_state_dict(saved)
-    there = stepwell.offload(Optimizer(copies[1], case.rule))
-    there.load_state_dict(plain.state_dict())
-    for optimizer in (ours, plain, here, there):
-        train(optimizer, of(optimizer), first=3)
-    for optimizer in (ours, here, there):
-        assert_same(optimizer, plain)
-
-
-def test_state_that_is_there_already_goes_along() -> None:
-    ours, plain = (Optimizer(weights(CHOSEN[1]), CHOSEN[1].rule) for _ in range(2))
-    train_both(ours, plain, last=2)
-    ours = stepwell.offload(ours)
-    assert_same(ours, plain)
-    train_both(ours, plain, first=3)
-    assert_same(ours, plain)
-
-
-@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
-def test_it_can_be_copied(way: str) -> None:
-    ours, plain = pair(CHOSEN[1])
-    train_both(ours, plain, last=2)
-    twin = copy.deepcopy(ours) if way == "deepcopy" else pickle.loads(pickle.dumps(ours))
-    for optimizer in (twin, plain):
-        train(optimizer, of(optimizer), first=3)
-    assert_same(twin, plain)
-
-
-def test_checkpoints(tmp_path: Path) -> None:
-    def made() -> tuple[nn.Module, Optimizer]:
-        torch.manual_seed(0)
-        model = nn.Linear(4, 3)
-        return model, stepwell.offload(stepwell.AdamW(model.named_parameters(), lr=0.1))
-
-    model, optimizer = made()
-    train(optimizer, of(optimizer), last=2)
-    stepwell.checkpoint.save(tmp_path, model=model, optimizer=optimizer)
-    other, resumed = made()
-    stepwell.checkpoint.load(tmp_path, model=other, optimizer=resumed)
-    train_both(optimizer, resumed, first=3)
-    assert_same(resumed, optimizer)
-
-
-def test_the_recipe_goes_along() -> None:
-    optimizer = stepwell.create_optimizer(nn.Linear(4, 3), "adamw")
-    assert optimizer.recipe is not None
-    offloaded = stepwell.offload(optimizer)
-    assert offloaded.recipe == optimizer.recipe
-    assert pickle.loads(pickle.dumps(offloaded)).recipe == optimizer.recipe
-
-
 def test_averaged_weights() -> None:
     case = next(case for case in CHOSEN if case.name == "ScheduleFreeAdamW")
     ours, plain = pair(case)
@@ -294,20 +193,6 @@ def test_averaged_weights() -> None:
         optimizer.train()
     train_both(ours, plain, first=4, last=5)
     assert_same(ours, plain)
-
-
-def test_weights_saved_in_another_mode_than_state_are_recognised() -> None:
-    case = next(case for case in CHOSEN if case.name == "ScheduleFreeAdamW")
-    ours, plain = pair(case)
-    train_both(ours, plain, last=3)
-    state = copy.deepcopy(plain.state_dict())
-    plain.eval()
-    loaded = [p.detach().clone().requires_grad_() for p in of(plain)]
-    resumed = stepwell.offload(Optimizer(loaded, case.rule))
-    resumed.load_state_dict(state)
-    train(resumed, loaded, first=4)
-    train(ours, of(ours), first=4)
-    assert_near(parameters_of(resumed), parameters_of(ours), 1e-5)
 
 
 # In the backward pass
@@ -439,33 +324,6 @@ class TestOnCuda:
         assert twin.is_pinned()
         assert twin.grad is not None
         assert twin.grad.is_pinned()
-
-
-def test_what_a_checkpoint_loads_goes_to_the_host_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The device may have no room for it; here it is one that holds no numbers.
-    model = nn.Linear(200, 100)  # a big slot and a small one
-    saving = stepwell.AdamW(model.named_parameters())
-    model(torch.ones(2, 200)).square().mean().backward()
-    saving.step()
-    where = checkpoint.save(tmp_path, optimizer=saving)
-    loading = stepwell.offload(stepwell.AdamW(nn.Linear(200, 100, device="meta").named_parameters()))
-    found, file = manifest.read(where), "optimizer.safetensors"
-    went: set[Any] = set()
-    to = Tensor.to
-
-    def moved(self: Tensor, device: Any, **options: Any) -> Tensor:
-        went.add(device)
-        return to(self, device, **options)
-
-    monkeypatch.setattr(Tensor, "to", moved)
-    with TensorFile(where / file, found.files[file]) as opened:
-        groups = loading.state_dict()["param_groups"]
-        match = match_optimizer(found.optimizer or {}, loading, groups, None, Library([opened]))
-    monkeypatch.undo()
-    slots = [slot for state in match.state["state"].values() for slot in state.values() if isinstance(slot, Tensor)]
-    assert len(slots) == 4
-    assert len(match.fills) == 2
-    assert {slot.device for slot in slots} | went == {offloading.HOST}
 
 
 def test_a_graph_cannot_capture_what_the_host_does(monkeypatch: pytest.MonkeyPatch) -> None:
