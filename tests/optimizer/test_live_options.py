@@ -99,3 +99,19 @@ def test_the_norm_of_gradients_that_a_scaler_leaves_out_is_told() -> None:
         optimizer.step()
         assert (optimizer.gradient_norm, optimizer.skipped) == (math.inf, 1)
         assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+def test_a_parameter_goes_to_another_group_and_back(engine: Any) -> None:
+    # As where it is to be unfrozen, or decayed no longer, in mid-training.
+    stays, goes, other = (torch.nn.Parameter(torch.ones(3)) for _ in range(3))
+    groups = [{"params": [stays, goes], "lr": 0.5}, {"params": [other], "lr": 0.125, "rule": "SignSGD"}]
+    optimizer = stepwell.Optimizer(groups, stepwell.rules.SGD(), engine=engine)
+    first, second = optimizer.param_groups
+    for expected in (0.5, 0.375, -0.125):
+        for p in (stays, goes, other):
+            p.grad = torch.ones(3)
+        optimizer.step()
+        assert goes.tolist() == [expected] * 3
+        here, there = (first, second) if any(p is goes for p in first["params"]) else (second, first)
+        there["params"].append(here["params"].pop())

@@ -91,6 +91,31 @@ def test_weights_that_lie_otherwise_at_the_same_place(engine: Any) -> None:
 
 
 @ENGINES
+def test_weights_whose_dtype_changes_in_the_same_memory(engine: Any) -> None:
+    p = torch.nn.Parameter(torch.ones(1000, dtype=torch.float16))
+    optimizer = stepwell.SGD([p], lr=0.5, engine=engine)
+    for dtype in (torch.float16, torch.bfloat16):
+        p.data = p.data.view(dtype).fill_(1.0)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert set(p.tolist()) == {0.5}
+
+
+@ENGINES
+def test_weights_whose_shape_changes_in_the_same_memory(engine: Any) -> None:
+    p = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = stepwell.Adafactor([p], engine=engine)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    p.data = p.data.view(6, 4)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(
+        ValueError, match=r"^the slot 'row_var' has shape \(4, 1\), and its parameter has shape \(6, 4\)"
+    ):
+        optimizer.step()
+
+
+@ENGINES
 @pytest.mark.parametrize("how", ["{}", "saved", "popped", "deleted", "cleared"])
 def test_state_that_was_replaced_or_dropped(engine: Any, how: str) -> None:
     (optimizer, p), (plain, expected) = made(engine), made(engine)

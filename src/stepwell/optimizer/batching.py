@@ -264,7 +264,7 @@ class Buckets:
             for parameter in parameters:
                 slots = state[parameter]
                 entry = self._entries.get(id(parameter))
-                if entry is None or entry.layout is not None or not entry.holds_of(parameter, slots):
+                if entry is None or entry.layout is not None or not entry.holds_of(parameter, slots, group):
                     for name, turn in turns.get(id(parameter), {}).items():
                         slots.setdefault(name, turn)
                     try:

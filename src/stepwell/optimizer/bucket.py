@@ -18,6 +18,7 @@ from stepwell.optimizer.preparing import laid_out_as
 from stepwell.rules.rule import Rule
 
 _dtype_of = attrgetter("dtype")
+_shape_of = attrgetter("shape")
 _is_contiguous = Tensor.is_contiguous
 _size_of = Tensor.numel
 _strides_of = Tensor.stride
@@ -50,6 +51,9 @@ class Bucket:
         # Slots of which a kernel is told the address; engines that work on tensors see for themselves what one is now.
         self._watched = self._stored if engine.name == "fused" else {}
         self._looks = self._look()
+        # What may become another in the same memory: a dtype of 16 bits, or a shape, which is nothing to elements.
+        self._form = (_dtype_of,) if batch.rule.acts_on == "elements" else (_dtype_of, _shape_of)
+        self._formed = self._forms()
         batch.addresses = addresses_of(batch.weights)
         batch.column_addresses = {name: addresses_of(batch.columns[name]) for name in self._watched}
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -86,6 +90,7 @@ class Bucket:
             np.array_equal(weights, self.batch.addresses)
             and all(np.array_equal(column, known[name]) for name, column in columns.items())
             and list(map(_is_contiguous, self.parameters)) == self._contiguous
+            and self._forms() == self._formed
         ):
             return True
         if self._look() != self._looks:
@@ -98,6 +103,9 @@ class Bucket:
         looks = (_size_of, _dtype_of, _strides_of, _device_of)
         watched = (self.parameters, *self._watched.values())
         return tuple([list(map(look, column)) for column in watched for look in looks])
+
+    def _forms(self) -> list[list[Any]]:
+        return [list(map(form, self.parameters)) for form in self._form]
 
     def _column(self, name: str) -> Iterator[Any]:
         return map(dict.get, self.batch.states, repeat(name))

@@ -25,9 +25,10 @@ class Entry(NamedTuple):
     kind: tuple[Any, ...]
     looks: list[Any]
 
-    def holds_of(self, parameter: Tensor, slots: State) -> bool:
-        """Whether all of it is still so, of this parameter and its state."""
-        return self.parameter is parameter and self.state is slots and self.looks == looks_of(parameter, slots)
+    def holds_of(self, parameter: Tensor, slots: State, group: Group) -> bool:
+        """Whether all of it is still so, of this parameter, its state and its group."""
+        these = self.parameter is parameter and self.state is slots and self.group is group
+        return these and self.looks == looks_of(parameter, slots)
 
 
 def looks_of(parameter: Tensor, slots: State) -> list[Any]:
