@@ -95,8 +95,8 @@ class Compensated(Codec):
     The bfloat16 is the float32 rounded to nearest (from half way, away from zero), the remainder what its bits, as a
     whole number, have to be added to. In 4 bytes it holds what a bfloat16 with a float32 beside it holds in 6.
 
-    With 8 bits, in 3 bytes, the weight is a float of 24: its last 8 bits are rounded by chance, so that its mean is the
-    number.
+    With 8 bits, in 3 bytes, the weight is a float of 24, as of Gonzalez Ortiz et al. 2026 (arXiv:2602.23349); here the
+    8 bits that it lacks are rounded by chance, so that its mean is the number.
 
     Beside a weight that somebody has overwritten, the remainder moves it by less than a rounding: below 0 in size, and
     beyond infinity, where none leads, it counts for nothing.
