@@ -202,6 +202,31 @@ class TestRanks:
         one = stepwell.plan(alone, recipe).memory().own
         assert stepwell.plan(model, recipe).memory(world_size=3, sharded=True).own.step == one.step
 
+    def test_a_part_is_stored_as_the_whole_is(self):
+        """A quarter of 64 × 64 has fewer numbers than blocks are for, and lies in blocks; what is worked on together is
+        stored alike, whatever comes first."""
+        recipe = Recipe(routes=Route(rule="AdamW"), engine="foreach", state_dtype="8bit")
+        steps = []
+        for sizes in ((64, 256), (256, 64), (256,)):
+            model = nn.Sequential(*(nn.Linear(n, n, bias=False) for n in sizes))
+            steps.append(stepwell.plan(model, recipe).memory(world_size=4, sharded=True, beside=()).own.step)
+        assert steps[0] == steps[1] > steps[2]
+
+    @pytest.mark.parametrize("sharded", [True, "state"])
+    def test_what_an_optimizer_refuses_in_parts(self, sharded):
+        """Rules of matrices and tensors store parts as they are."""
+        asked: Any = {"world_size": 3, "sharded": sharded}
+        plan = stepwell.plan(nn.Sequential(*(nn.Linear(64, 64) for _ in range(3))), "muon", horizon=10)
+        beside = (Storage("8bit"), Storage("bfloat16"), "lion")
+        assert [row.title for row in plan.memory(beside=beside).rows] == ["muon", "muon 8-bit", "muon bf16", "lion"]
+        assert [row.title for row in plan.memory(**asked, beside=beside).rows] == ["muon", "lion"]
+        plan = stepwell.plan(plan.model, plan.recipe.replace(state_dtype="8bit"), horizon=10)
+        for ask in (plan.memory, plan.traffic):
+            with pytest.raises(
+                ValueError, match=r"^parameter '0.weight' lies on many ranks, where Muon, .*'hidden'\)$"
+            ):
+                ask(**asked)
+
     def test_the_state_alone_is_shared(self):
         """First of 3 ranks: as above, of the state."""
         own = stepwell.plan(Language(), "lion", horizon=10).memory(world_size=3, sharded="state").own

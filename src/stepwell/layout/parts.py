@@ -133,10 +133,15 @@ class Layout:
         shape, _ = compute_local_shape_and_global_offset(self.shape, self.mesh, self.placements)
         return tuple(shape)
 
+    @property
+    def in_runs(self) -> bool:
+        """Whether each rank's part is a run of the tensor's elements, in row-major order."""
+        return all(dim == -len(self.shape) for _, dim in self.cuts)
+
     @functools.cached_property
     def origin(self) -> int | None:
         """Where in the tensor, in row-major order, this rank's part begins; None where it is no run of elements."""
-        if any(dim != -len(self.shape) for _, dim in self.cuts):
+        if not self.in_runs:
             return None
         if not self.cuts:
             return 0

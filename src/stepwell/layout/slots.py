@@ -88,7 +88,7 @@ def check_stored(
             f"parameter {name} lies on many ranks, where {type(rule).__name__}, which acts on {rule.acts_on}, stores "
             f"state and weights as they are; take state_dtype=None and master=None{where}"
         )
-    if layout.origin is None and any(codec.draws for codec in codecs.values()):
+    if not layout.in_runs and any(codec.draws for codec in codecs.values()):
         dims = ", ".join(str(dim + len(layout.shape)) for _, dim in layout.cuts)
         raise ValueError(
             f"parameter {name} of shape {layout.shape} is cut over ranks along dimension {dims}, and random bits are "

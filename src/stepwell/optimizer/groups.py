@@ -166,10 +166,18 @@ def check_parameter(
     fitted, codecs = check_fit(rule, parameter, name, where, storage)
     if layout is not None:
         refuse_elsewhere(parameter, layout, name, where)
-        check_cut(fitted, layout, name, where)
-        if layout.cuts:
-            from stepwell.engines.fused.traces import hold_to_claim  # needed on many ranks alone
-
-            hold_to_claim(fitted)
-        check_stored(fitted, layout, storage, codecs, name, where)
+        check_parts(fitted, codecs, layout, name, where, storage)
     return fitted, codecs
+
+
+def check_parts(
+    rule: Rule, codecs: Mapping[str, Codec], layout: Layout, name: str, where: str, storage: Storage
+) -> None:
+    """Raise ValueError, or TypeError for a rule's wrong claim, where the rule, fitted to the parameter, cannot update
+    or store its parts so."""
+    check_cut(rule, layout, name, where)
+    if layout.cuts:
+        from stepwell.engines.fused.traces import hold_to_claim  # needed on many ranks alone
+
+        hold_to_claim(rule)
+    check_stored(rule, layout, storage, codecs, name, where)

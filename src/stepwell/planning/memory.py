@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for
+from stepwell.codecs import AS_IT_IS, WEIGHTS, Codec, Storage, codecs_for, empty_parts, put
 from stepwell.engines.choice import engine_for
 from stepwell.engines.ranks.sharing import MATRIX, dtype_of_number, exchanged, in_rounds, shared_out, whole_here
 from stepwell.optimizer.preparing import prepare
 from stepwell.planning.laying import PlannedGroup, lay
 from stepwell.planning.rehearsal import rehearse
 from stepwell.planning.spreading import Spread
-from stepwell.recipes import Recipe, RecipeError, named
+from stepwell.recipes import Recipe, named
 from stepwell.rules.rule import Rule, Shape, flags
 from stepwell.text import numbers
 from stepwell.text.tabular import text_table
@@ -114,6 +114,7 @@ def memory(plan: Plan, spread: Spread, beside: str | Recipe | Storage | Sequence
     if isinstance(beside, str | Recipe | Storage):
         beside = (beside,)
     own = plan.recipe
+    spread.check(plan.groups)
     title = own.name or "this recipe"
     rows = [_bytes(title, plan, own, plan.groups, spread)]
     for given in beside:
@@ -123,7 +124,8 @@ def memory(plan: Plan, spread: Spread, beside: str | Recipe | Storage | Sequence
         other = chosen.replace(roles=own.roles, depths=own.depths, engine=own.engine)
         try:
             groups = lay(plan.model, other).groups
-        except RecipeError:  # as where weights are complex numbers: it is no alternative then
+            spread.check(groups)
+        except ValueError:  # as where weights are complex numbers: it is no alternative then
             continue
         row = _bytes(other.name or other.hash, plan, other, groups, spread)
         if all(dataclasses.replace(row, title=known.title) != known for known in rows):
@@ -179,6 +181,16 @@ def state_on_meta(rule: Rule, weight: Tensor, storage: Storage) -> tuple[dict[st
     return state_of(rule, torch.empty_like(weight, device="meta"), storage)
 
 
+def _state_by(codecs: Mapping[str, Codec], rule: Rule, weight: Tensor) -> tuple[dict[str, Any], Mapping[str, Codec]]:
+    """The state of a part, zeros stored by the codecs of the whole."""
+    state: dict[str, Any] = {"step": 0} | {slot.name: 0.0 for slot in rule.slot_list() if slot.scalar}
+    shape = tuple(weight.shape)
+    shapes = {slot.name: rule.slot_shape(slot, shape) for slot in rule.slot_list() if not slot.scalar}
+    for number, codec in codecs.items():
+        put(number, codec, empty_parts(number, codec, shapes.get(number, shape), weight), state)
+    return state, codecs
+
+
 def _step_peak(groups: tuple[PlannedGroup, ...], recipe: Recipe, spread: Spread) -> int:
     """Temporaries at the fullest moment: batches run one after the other, so the largest counts."""
     together: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
@@ -195,10 +207,10 @@ def _step_peak(groups: tuple[PlannedGroup, ...], recipe: Recipe, spread: Spread)
             elif engine != "fused":
                 held = weight.new_empty(spread.worked_on(shape), device="meta") if layout is not None else weight
                 codecs = codecs_for(fitted, shape, weight.dtype, group.storage)
-                together[engine, fitted, group.storage, device_of(weight), *codecs.items()].append(held)
+                together[engine, fitted, device_of(weight), *codecs.items()].append(held)
     found = [
-        rehearse(rule, weights, device, engine, functools.partial(state_of, storage=storage)).peak
-        for (engine, rule, storage, device, *_), weights in together.items()
+        rehearse(rule, weights, device, engine, functools.partial(_state_by, dict(codecs))).peak
+        for (engine, rule, device, *codecs), weights in together.items()
     ]
     return max((*found, *(_exchanging(bucket, spread) for bucket in shared.values())), default=0)
 

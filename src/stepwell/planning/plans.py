@@ -182,10 +182,11 @@ class Plan:
             replicas: into how many groups the ranks are divided, each of which shares everything among its own (HSDP).
             beside: recipes, or their names as `stepwell.plan` takes them, that could be taken in its place, or a
                 `stepwell.codecs.Storage` for the same recipe stored so; one, or several. What does not fit the model,
-                or needs the same as another, is left out.
+                or cannot be stored so on the ranks, or needs the same as another, is left out.
 
         Raises:
-            TypeError, ValueError: a number of ranks that is none, an unknown recipe.
+            TypeError, ValueError: a number of ranks that is none, an unknown recipe, or a plan whose optimizer would be
+                refused on these ranks, as where a rule of matrices is to store parts in 8 bits.
         """
         from stepwell.planning.memory import memory
         from stepwell.planning.spreading import Spread
@@ -197,7 +198,7 @@ class Plan:
         optimizer sends. See `docs/scale.md` for how they are counted.
 
         Args:
-            world_size, sharded, replicas: as for `memory`.
+            world_size, sharded, replicas: as for `memory`, as are the errors.
         """
         from stepwell.planning.spreading import Spread
         from stepwell.planning.traffic import traffic

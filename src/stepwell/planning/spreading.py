@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stepwell.codecs import codecs_for
 from stepwell.layout import Layout, slot_layout
 from stepwell.layout.parts import piece
+from stepwell.optimizer.groups import check_parts
+from stepwell.planning.laying import PlannedGroup
 from stepwell.rules.hyper import Count, validated
 from stepwell.rules.rule import Rule, Shape, Slot
 
@@ -77,6 +81,16 @@ class Spread:
 
         nowhere: Any = None  # a plan is made before there are ranks
         return Layout(nowhere, (Shard(0),), shape)
+
+    def check(self, groups: Sequence[PlannedGroup]) -> None:
+        """Raise ValueError or TypeError where an optimizer of these groups would be refused on the ranks."""
+        for group in groups:
+            for member in group.members:
+                shape = tuple(member.parameter.shape)
+                if (layout := self.layout(shape)) is not None:
+                    rule = group.rule.fit(shape)
+                    codecs = codecs_for(rule, shape, member.parameter.dtype, group.storage)
+                    check_parts(rule, codecs, layout, repr(member.name), f" (group {group.name!r})", group.storage)
 
     def _first(self, layout: Layout | None, shape: Shape) -> Shape:
         return shape if layout is None else part_shape(layout, self.shards, 0)

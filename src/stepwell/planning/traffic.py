@@ -95,6 +95,7 @@ class Traffic:
 
 def traffic(plan: Plan, spread: Spread) -> Traffic:
     """See `Plan.traffic`."""
+    spread.check(plan.groups)
     messages = [*_training(plan, spread), *_optimizer(plan, spread)]
     return Traffic(tuple(message for message in messages if message.bytes), spread)
 
