@@ -230,6 +230,78 @@ def test_who_reads_a_weight_after_its_step_gets_torchs_error(engine: Any) -> Non
         (early + weight).sum().backward()
 
 
+# A pass that fails
+
+
+def break_a_pass(model: nn.Sequential) -> None:
+    """The gradients of the last layer come, those of the others do not."""
+
+    def fail(_: Tensor) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    hidden = model[:-1](torch.ones(4, 6))
+    hidden.register_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        model[-1](hidden).square().mean().backward()
+
+
+@pytest.mark.parametrize("accumulating", [False, True])
+@pytest.mark.parametrize("rule", [rules.AdamW(lr=0.1), rules.Muon(lr=0.1)])
+def test_a_failed_pass_whose_gradients_were_not_used_has_not_been(rule: rules.Rule, accumulating: bool) -> None:
+    trained = []
+    for fails in (True, False):
+        model = network()
+        parameters: Any = model.parameters()
+        if isinstance(rule, rules.Muon):
+            parameters = [p for p in parameters if p.ndim == 2]
+        optimizer = Optimizer(parameters, rule, clip_norm=0.1)
+        stepping = stepwell.step_in_backward(model, optimizer)
+        for step in range(3):
+            if fails:
+                break_a_pass(model)
+                optimizer.zero_grad()
+            if accumulating:
+                with stepping.accumulating():
+                    loss_of(model, step + 10).backward()
+            loss_of(model, step).backward()
+            optimizer.step()
+            if fails:
+                break_a_pass(model)  # and the loop ends the step all the same
+                optimizer.zero_grad()
+                optimizer.step()
+        trained.append((model, optimizer))
+    assert_same(*trained[0], *trained[1])
+    assert trained[0][1].param_groups[0]["running_norm"] == trained[1][1].param_groups[0]["running_norm"]
+
+
+def test_a_failed_pass_whose_gradients_were_used_is_ended_by_a_step() -> None:
+    model = network()
+    optimizer = stepwell.AdamW(model.named_parameters(), lr=0.1)
+    stepwell.step_in_backward(model, optimizer, chunk_bytes=0)
+    break_a_pass(model)
+    optimizer.zero_grad()
+    message = (
+        r"^parameter '3\.\w+' got a second gradient since the last optimizer.step\(\), and the first has been used: .*"
+        r"; after a backward pass that failed, optimizer.zero_grad\(\) and optimizer.step\(\) end its step$"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        loss_of(model, 0).backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    loss_of(model, 0).backward()
+    optimizer.step()
+    assert [state["step"] for state in optimizer.state.values()] == [2, 2, 1, 1, 1, 1]
+
+
+def test_a_second_pass_is_refused_also_where_the_first_waits() -> None:
+    model = Weights(2)
+    optimizer = descending(model)
+    stepwell.step_in_backward(model, optimizer)
+    model.loss(1.0).backward()
+    with pytest.raises(RuntimeError, match=r"got a second gradient since .*, and the first waits to be used: run all"):
+        model.loss(1.0).backward()
+
+
 # Memory
 
 

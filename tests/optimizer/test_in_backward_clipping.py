@@ -10,11 +10,13 @@ import pytest
 import torch
 from backward_training import Weights, assert_same, descending, loss_of, network, train
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 import stepwell
 from conformance.cases import assert_same_bits
 from conformance.training import parameters_of, slots_of
 from stepwell import Optimizer, Scheduler, rules
+from stepwell.optimizer.in_backward import StepInBackward
 
 # Clipping
 
@@ -132,6 +134,54 @@ def test_a_gradient_that_is_not_finite_is_named_when_measured() -> None:
         stepping.measure(model.loss(1.0, math.nan))
     assert model.values() == [0.0, 0.0]
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_gradients_that_no_pass_has_stepped_with_are_measured_by_the_step() -> None:
+    model = Weights(1, 1)
+    optimizer = descending(model, clip_norm=1.0, on_nonfinite="skip")
+    stepping = stepwell.step_in_backward(model, optimizer, norm="measured", chunk_bytes=0)
+    for gradient in (0.0, math.nan, 3.0):
+        for p in model.all:
+            p.grad = torch.full_like(p, gradient)
+        optimizer.step()
+        assert all(p.grad is None for p in model.all)
+        assert (optimizer.skipped, model.values()) == (
+            int(gradient != 0.0),
+            [pytest.approx(-min(1.0, gradient) / math.sqrt(2), rel=1e-5) if gradient == 3.0 else 0.0] * 2,
+        )
+    with stepping.accumulating():
+        model.loss(3.0, 4.0).backward()
+    optimizer.step()
+    assert optimizer.gradient_norm == pytest.approx(5.0)
+    optimizer.on_nonfinite = "raise"
+    model.all[0].grad = torch.full((1,), math.inf)
+    with pytest.raises(FloatingPointError, match=r"^the gradient of parameter 0 of group 0 holds NaN or infinity"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("norm", ["measured", "running"])
+def test_torchs_functions_for_state_dicts(norm: Any) -> None:
+    def made() -> tuple[nn.Module, Optimizer, StepInBackward]:
+        model = network()
+        optimizer = stepwell.AdamW(model.parameters(), lr=0.1, clip_norm=0.01)
+        return model, optimizer, stepwell.step_in_backward(model, optimizer, norm=norm)
+
+    def trained(model: nn.Module, optimizer: Optimizer, stepping: StepInBackward, steps: range) -> None:
+        for step in steps:
+            loss = loss_of(model, step)
+            if norm == "measured":
+                stepping.measure(loss)
+            loss.backward()
+            optimizer.step()
+
+    whole, half, resumed = made(), made(), made()
+    trained(*whole, range(4))
+    trained(*half, range(2))
+    values, state = get_state_dict(*half[:2])
+    set_state_dict(*resumed[:2], model_state_dict=values, optim_state_dict=copy.deepcopy(state))
+    assert resumed[1].param_groups[0]["lr"] == 0.1
+    trained(*resumed, range(2, 4))
+    assert_same(*resumed[:2], *whole[:2])
 
 
 def test_training_goes_on_with_the_running_norm_that_it_had() -> None:

@@ -11,7 +11,7 @@ import math
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -25,7 +25,7 @@ from stepwell.engines.matrices import is_small
 from stepwell.optimizer import Optimizer
 from stepwell.optimizer.batching import Buckets
 from stepwell.optimizer.bucket import check_dense
-from stepwell.optimizer.gradients import clip_factor, gradient_norms, not_finite
+from stepwell.optimizer.gradients import clip_factor, gradient_norms, judged_by_host, not_finite
 from stepwell.optimizer.sharpness import sharp_groups
 from stepwell.rules.registry import rule_class
 from stepwell.rules.rule import Rule
@@ -96,8 +96,9 @@ class StepInBackward:
         self._buckets: dict[tuple[int, ...], Buckets] = {}
         self._doing: Literal["stepping", "measuring", "accumulating"] = "stepping"
         # By the stream on which they come: what is used on another would have to wait for it.
-        self._waiting: defaultdict[Any, list[Tensor]] = defaultdict(list)
-        self._arrived: set[int] = set()
+        self._waiting: defaultdict[Any, dict[int, Tensor]] = defaultdict(dict)
+        # The gradient that came, as long as it is there; None in the place of one that has been used, or left out.
+        self._arrived: dict[int, weakref.ref[Tensor] | None] = {}
         self._lock = threading.RLock()  # each device has a thread that works its gradients out
         self._forget()
         self._watch()
@@ -257,29 +258,40 @@ class StepInBackward:
             check_dense([p], [p.grad], self.optimizer._name_of)
         if self._doing != "measuring":
             if id(p) in self._arrived:
-                raise RuntimeError(
-                    f"{self.optimizer._name_of(p)} got a second gradient since the last optimizer.step(), and the "
-                    "first has been used: run all backward passes of a step but the last within "
-                    "`with stepping.accumulating():`, where `stepping` is what step_in_backward() returned"
-                )
+                self._begin_anew(p)
             if self._doing == "accumulating":
                 return
-            self._arrived.add(id(p))
             if self._leaves_out:
                 p.grad = None
+            self._arrived[id(p)] = None if p.grad is None else weakref.ref(p.grad)
             if self._leaves_out or id(p) in self._stacked:
                 return
         stream = stream_of(p.device)
-        self._waiting[stream].append(p)
-        if sum(g.nbytes for each in self._waiting[stream] if (g := each.grad) is not None) >= self.chunk_bytes:
+        self._waiting[stream][id(p)] = p
+        if sum(g.nbytes for each in self._waiting[stream].values() if (g := each.grad) is not None) >= self.chunk_bytes:
             self._flush(stream)
+
+    def _begin_anew(self, p: Tensor) -> None:
+        """Forget that a gradient has come where it has been cleared since, as after a backward pass that failed, and
+        nothing has come of it. Raises RuntimeError elsewhere."""
+        first = self._arrived[id(p)]
+        if first is None or first() is p.grad:
+            raise RuntimeError(
+                f"{self.optimizer._name_of(p)} got a second gradient since the last optimizer.step(), and the first "
+                f"{'has been used' if first is None else 'waits to be used'}: run all backward passes of a step but "
+                "the last within `with stepping.accumulating():`, where `stepping` is what step_in_backward() "
+                "returned; after a backward pass that failed, optimizer.zero_grad() and optimizer.step() end its step"
+            )
+        del self._arrived[id(p)]
+        for waiting in self._waiting.values():  # now it may come on another stream
+            waiting.pop(id(p), None)
 
     def _flush(self, stream: Any) -> None:
         """Use the gradients that wait on a stream."""
         with under(stream):
-            self._use(self._waiting.pop(stream))
+            self._use(self._waiting.pop(stream).values())
 
-    def _use(self, parameters: list[Tensor]) -> None:
+    def _use(self, parameters: Iterable[Tensor]) -> None:
         """Use the parameters' gradients, and let them go."""
         chunk = [p for p in parameters if p.grad is not None]
         if self._doing == "measuring":
@@ -299,6 +311,7 @@ class StepInBackward:
             self._buckets.clear()  # a graph that is another each time
         buckets = self._buckets.setdefault(key, Buckets(self.optimizer.engine))
         self._used.append(buckets)
+        self._arrived.update((id(p), None) for p in chunk)
         self.optimizer._step_only(chunk, buckets, factor)
         # What still wants the old weights in this pass is to get its error, also where another thread moves them.
         torch.autograd.graph.increment_version(chunk)
@@ -344,7 +357,8 @@ class StepInBackward:
             raise RuntimeError("optimizer.step() within accumulating(): it belongs behind the last backward pass")
         self.optimizer._check_ready()
         rest = [p for p in self._parameters() if p.grad is not None]
-        came = bool(rest or self._arrived)
+        if self.norm == "measured" and self._measured is None and not self._arrived:
+            self._judge()
         if self._leaves_out:
             self.optimizer.skipped += 1
             for p in rest:
@@ -352,12 +366,25 @@ class StepInBackward:
         else:
             self._use(rest)
             self.optimizer._finish_steps(self._used)
-        if came:
+        if self._used or self._leaves_out:
             self._note_the_norm()
         if len(self._hooks) < len(self._parameters()):
             self._check_groups()
             self._watch()
         self._forget()
+
+    def _judge(self) -> None:
+        """Measure what no pass has stepped with, and is all there: added up, or put there by hand, as torch's
+        `set_state_dict` does to have the state made that it fills."""
+        judged = judged_by_host(
+            self._parameters(),
+            scale=None,
+            limit=self.optimizer.clip_norm,
+            on_nonfinite=self.optimizer.on_nonfinite,
+            name_of=self.optimizer._name_of,
+            with_kernel=self.optimizer.engine in ("auto", "fused"),
+        )
+        self._measured, self._leaves_out = judged.norm, judged.factor is None
 
     def _note_the_norm(self) -> None:
         if self.norm == "measured":
