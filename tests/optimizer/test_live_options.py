@@ -51,6 +51,37 @@ def test_how_a_group_is_stored_is_refused_before_anything_is_counted(
     assert optimizer.state[p]["step"] == steps + 1
 
 
+@pytest.mark.parametrize("engine", ["reference", "foreach", "fused"])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("eps", None, "eps must be a number at least 0, got None of type NoneType"),
+        ("eps", "1e-8", "eps must be a number at least 0, got '1e-8' of type str"),
+        ("lr", None, "lr must be a number at least 0, got None of type NoneType"),
+        ("betas", None, "betas must be "),
+        ("rule", "SGD", "SGD takes momentum, dampening, nesterov, average, which the group has not: set what a"),
+    ],
+)
+def test_what_a_rule_cannot_take_is_refused_before_anything_is_counted(
+    key: str, value: Any, message: str, engine: Any
+) -> None:
+    p = weight(torch.float32)
+    optimizer = stepwell.AdamW([p], engine=engine)
+    optimizer.step()
+    (group,), before = optimizer.param_groups, p.detach().clone()
+    known, group[key] = group[key], value
+    with pytest.raises((TypeError, ValueError), match=rf"^{re.escape(message)}.*\(group 0\)$"):
+        optimizer.step()
+    assert torch.equal(p, before)
+    assert optimizer.state[p]["step"] == 1
+    if key == "rule":
+        group.update(stepwell.rules.SGD().values() | group)  # the way out
+    else:
+        group[key] = known
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 2
+
+
 def test_weights_that_cannot_be_kept_so_are_in_a_group() -> None:
     optimizer = stepwell.AdamW([weight(torch.float16)])
     optimizer.param_groups[0]["master"] = "kahan"

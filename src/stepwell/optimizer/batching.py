@@ -323,10 +323,15 @@ def _gradients_of(groups: list[dict[str, Any]], among: AbstractSet[int] | None =
 
 def _kinds(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """What decides the arithmetic of each group."""
-    return [
-        (id(group), group["rule"], flags(rule_class(group["rule"]), group), *map(group.get, STORAGE))
-        for group in groups
-    ]
+    try:
+        return [
+            (id(group), group["rule"], flags(rule_class(group["rule"]), group), *map(group.get, STORAGE))
+            for group in groups
+        ]
+    except KeyError:
+        for index, group in enumerate(groups):
+            rule_of(rule_class(group["rule"]), group, index)  # names what is missing, and where
+        raise
 
 
 def _bucket(entries: list[Entry], position: Mapping[int, int]) -> Bucket:

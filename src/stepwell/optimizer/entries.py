@@ -41,6 +41,12 @@ def rule_of(kind: type[Rule], group: Group, index: int) -> Rule:
     """The group's rule. Raises TypeError or ValueError, which names the group, where its values do not go together."""
     try:
         return kind.of(group)
+    except KeyError:
+        missing = ", ".join(name for name in kind.field_names() if name not in group)
+        raise TypeError(
+            f"{kind.__name__} takes {missing}, which the group has not: set what a rule takes together with its name, "
+            f"as group.update(rule.values() | group) does{where(group, index)}"
+        ) from None
     except (TypeError, ValueError) as error:
         raise (ValueError if isinstance(error, ValueError) else TypeError)(f"{error}{where(group, index)}") from None
 

@@ -320,11 +320,16 @@ def flags(rule: type[Rule], values: Mapping[str, Any]) -> tuple[tuple[str, Any],
     All others are numbers that the tracer keeps as symbols."""
     if rule not in _MAY_BE_FLAGS:
         known = hyper_parameters(rule).items()
-        _MAY_BE_FLAGS[rule] = tuple((name, annotation) for name, annotation in known if may_be_flag(annotation))
-    return tuple([(name, values[name]) for name, kind in _MAY_BE_FLAGS[rule] if is_flag(kind, values[name])])
+        may_be = tuple((name, annotation) for name, annotation in known if may_be_flag(annotation))
+        _MAY_BE_FLAGS[rule] = may_be, tuple(name for name, annotation in known if not may_be_flag(annotation))
+    may_be, numbers = _MAY_BE_FLAGS[rule]
+    found = [(name, values[name]) for name, kind in may_be if is_flag(kind, values[name])]
+    # Only by mistake is one of these none: where flags change, the rule looks at all its values.
+    return (*found, *[(name, values[name]) for name in numbers if type(values[name]) in _NO_NUMBERS])
 
 
-_MAY_BE_FLAGS: dict[type, tuple[tuple[str, Any], ...]] = {}
+_MAY_BE_FLAGS: dict[type, tuple[tuple[tuple[str, Any], ...], tuple[str, ...]]] = {}
+_NO_NUMBERS = {type(None), str}
 
 
 def switched(rule: Rule, shape: Shape) -> list[Rule]:
