@@ -22,9 +22,9 @@ RULE = rules.AdamW(lr=0.05)
 
 @pytest.fixture(autouse=True)
 def _say_again() -> Iterator[None]:
-    converting._say.cache_clear()
+    converting.say_converted.cache_clear()
     yield
-    converting._say.cache_clear()
+    converting.say_converted.cache_clear()
 
 
 def normal(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -19,11 +19,14 @@ from stepwell.codecs.converting import (
     empty_parts,
     joined,
     names_beside,
+    narrow_remainder,
     parts_of,
     put,
+    say_converted,
     settle_storage,
     slot_codec,
     slot_misfit,
+    weights_codec,
 )
 from stepwell.codecs.rounding import Compensated, Kahan, Master, Stochastic
 
@@ -53,9 +56,12 @@ __all__ = [
     "joined",
     "layout",
     "names_beside",
+    "narrow_remainder",
     "parts_of",
     "put",
+    "say_converted",
     "settle_storage",
     "slot_codec",
     "slot_misfit",
+    "weights_codec",
 ]

@@ -42,13 +42,14 @@ def settle_storage(rule: Rule, parameter: Tensor, state: dict[str, Any], storage
             codecs[slot.name] = have
         else:
             convert(slot.name, have, codecs[slot.name], state, held, parameter)
+    narrow_remainder(state)
     have = weights_codec(parameter.dtype, state, shape)
     if have.stored(WEIGHTS, shape) != codecs[WEIGHTS].stored(WEIGHTS, shape):
         convert(WEIGHTS, have, codecs[WEIGHTS], state, shape, parameter)
     for name in names_beside(WEIGHTS):  # of weights in another dtype
         if name in state and name not in codecs[WEIGHTS].names(WEIGHTS):
             del state[name]
-            _say(name, codecs[WEIGHTS].word, "weights")
+            say_converted(name, codecs[WEIGHTS].word, "weights")
     return codecs
 
 
@@ -106,6 +107,13 @@ def joined(rule: Rule, state: Mapping[str, Any], shape: Shape) -> dict[str, Any]
     return found
 
 
+def narrow_remainder(state: dict[str, Any]) -> None:
+    """Bring a remainder of weights into its own 16 bits, from the 32 in which ranks send it to each other."""
+    (name,) = Compensated().names(WEIGHTS)[1:]
+    if isinstance(remainder := state.get(name), Tensor) and remainder.dtype == torch.int32:
+        state[name] = remainder.to(torch.int16)
+
+
 def weights_codec(dtype: torch.dtype, state: Mapping[str, Any], shape: Shape) -> Codec:
     """How weights of this dtype are held together with what their state keeps beside them."""
     found = (codec for codec in _BESIDE_WEIGHTS if codec.layout(shape)[0] == (shape, dtype))
@@ -144,7 +152,7 @@ def convert(number: str, have: Codec, want: Codec, state: dict[str, Any], shape:
     want.store(loaded, made)
     put(number, want, made, state)
     if state.get("step"):
-        _say(have.word, want.word, "weights" if number == WEIGHTS else "state")
+        say_converted(have.word, want.word, "weights" if number == WEIGHTS else "state")
 
 
 def put(number: str, codec: Codec, parts: list[Tensor], state: dict[str, Any]) -> None:
@@ -153,7 +161,8 @@ def put(number: str, codec: Codec, parts: list[Tensor], state: dict[str, Any]) -
 
 
 @functools.cache
-def _say(have: str, want: str, what: str) -> None:
+def say_converted(have: str, want: str, what: str) -> None:
+    """Log that weights, or state, change their storage; once for each change."""
     _LOG.warning("%s found as %s: kept as %s from here on, as its parameter group asks", what, have, want)
 
 

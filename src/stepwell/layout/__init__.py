@@ -13,12 +13,13 @@ from stepwell.layout.parts import (
     largest_held,
     layout_of,
     local,
+    refuse_anothers_part,
     refuse_elsewhere,
     refuse_flattened,
     same_layout,
 )
 from stepwell.layout.slots import check_cut, check_stored, shared_state, slot_layout, state_mesh
-from stepwell.layout.stored import portable, settle_parts
+from stepwell.layout.stored import make_state_whole, portable, settle_parts
 from stepwell.layout.sums import add_over_ranks, sum_over_ranks
 from stepwell.layout.wholes import make_whole
 
@@ -32,9 +33,11 @@ __all__ = [
     "largest_held",
     "layout_of",
     "local",
+    "make_state_whole",
     "make_whole",
     "portable",
     "ranks_of",
+    "refuse_anothers_part",
     "refuse_elsewhere",
     "refuse_flattened",
     "same_layout",

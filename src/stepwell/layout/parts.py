@@ -205,6 +205,8 @@ def same_layout(value: Tensor, layout: Layout | None) -> Tensor:
     """The tensor of these numbers, whole or cut otherwise, in this layout; None asks for a plain one."""
     if layout_of(value) == layout:
         return value
+    if value.dtype == torch.int16:  # which ranks cannot send each other
+        return same_layout(value.to(torch.int32), layout).to(torch.int16)
     distributed: Any = value
     if layout is None:
         whole: Tensor = distributed.full_tensor()
@@ -236,3 +238,37 @@ def refuse_elsewhere(parameter: Tensor, layout: Layout, name: str, where: str) -
             f"state{where}; put the two on one device: fully_shard without CPUOffloadPolicy, or shard_state with a "
             f"mesh of device type {device!r}"
         )
+
+
+def refuse_anothers_part(tensor: Tensor, what: str) -> None:
+    """Raise ValueError for a tensor on many ranks that has another rank's part here, as where one rank has called
+    `torch.save` and all load its file. `what` says which tensor it is."""
+    cut = layout_of(tensor)
+    if cut is None or not cut.cuts:
+        return
+    saved = cut.mesh.get_coordinate()  # in a file it is that of the rank that wrote it
+    there = None if saved is None else tuple((saved[index], cut.mesh.size(index)) for index, _ in cut.cuts)
+    here = _place_in(cut)
+    if there != here:
+        raise ValueError(
+            f"{what} is {_told(there)}, and this rank has {_told(here)}: torch.save writes the parts of its own rank "
+            "alone; save state in parts with torch.distributed.checkpoint, or load on each rank what that rank saved"
+        )
+    if tuple(local(tensor).shape) != cut.part_shape():
+        raise ValueError(
+            f"{what} has a part of shape {tuple(local(tensor).shape)}, and this rank's of {cut.shape} is "
+            f"{cut.part_shape()}"
+        )
+
+
+def _place_in(layout: Layout) -> tuple[tuple[int, int], ...] | None:
+    """Which rank this is along each dimension of the mesh that cuts, and of how many; None where it is not on the
+    mesh, or the mesh is one of other ranks than run now."""
+    try:
+        return tuple((group.rank(), group.size()) for group in layout.groups)
+    except (RuntimeError, LookupError, AssertionError):
+        return None
+
+
+def _told(place: tuple[tuple[int, int], ...] | None) -> str:
+    return "no part" if place is None else "part " + " and ".join(f"{rank} of {ranks}" for rank, ranks in place)

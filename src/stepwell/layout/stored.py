@@ -2,7 +2,8 @@
 
 What has a number for each element lies as the parameter does, as tensors on many ranks. Blocks are counted along each
 rank's part, so that no block has to be put together; they are plain tensors of this rank alone, and a state dict has
-the numbers that they hold in float32, which any number of ranks can take over.
+the numbers that they hold in float32, which any number of ranks can take over. Nor has it numbers of a dtype that ranks
+cannot send each other.
 """
 
 from __future__ import annotations
@@ -13,10 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepwell.codecs import WEIGHTS, Codec, Plain, Storage, codecs_for, names_beside, slot_codec, slot_misfit
-from stepwell.layout.parts import Layout, held, layout_of, local, same_layout
+from stepwell.codecs import (
+    WEIGHTS,
+    Codec,
+    Plain,
+    Storage,
+    codecs_for,
+    names_beside,
+    narrow_remainder,
+    say_converted,
+    slot_codec,
+    slot_misfit,
+    weights_codec,
+)
+from stepwell.layout.parts import Layout, held, layout_of, local, refuse_anothers_part, same_layout
 from stepwell.layout.slots import slot_layout
-from stepwell.rules.rule import Rule, Slot
+from stepwell.rules.rule import Rule, Slot, switched
 
 
 def settle_parts(
@@ -28,6 +41,9 @@ def settle_parts(
     found.
     """
     shape = tuple(parameter.shape)
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            refuse_anothers_part(value, f"the slot {name!r}")
     codecs = codecs_for(rule, shape, parameter.dtype, storage)
     for slot in rule.slot_list():
         if slot.scalar:
@@ -64,16 +80,39 @@ def _start(slot: Slot, parameter: Tensor, layout: Layout, cut: Layout) -> Tensor
 
 
 def portable(rule: Rule, state: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """A parameter's state as a state dict has it: without blocks of this rank's own."""
+    """A parameter's state as a state dict has it: without blocks of this rank's own, and nothing in int16, which ranks
+    cannot send each other."""
     found = dict(state)
-    for slot in rule.slot_list():
-        if not slot.scalar and f"{slot.name}_scale" in state:
-            cut = slot_layout(rule, slot, layout)
-            have = _found(slot, state, cut)
-            for name in have.names(slot.name)[1:]:
-                del found[name]
-            found[slot.name] = cut.tensor(_loaded(slot.name, have, state, cut))
+    for slot, (owner, declared) in _in_blocks(rule, state, layout).items():
+        cut = slot_layout(owner, declared, layout)
+        have = _found(declared, state, cut)
+        for name in have.names(slot)[1:]:
+            del found[name]
+        found[slot] = cut.tensor(_loaded(slot, have, state, cut))
+    for name, value in found.items():
+        if isinstance(value, Tensor) and value.dtype == torch.int16:
+            found[name] = value.to(torch.int32)
     return found
+
+
+def _in_blocks(rule: Rule, state: Mapping[str, Any], layout: Layout) -> dict[str, tuple[Rule, Slot]]:
+    """The slots that the state has in blocks, also those that a flag's switch has left behind, each with its rule,
+    fitted."""
+    names = {name.removesuffix("_scale") for name in state if name.endswith("_scale")}
+    rules = [rule.fit(layout.shape)]
+    if not names.issubset(slot.name for slot in rules[0].slot_list()):
+        rules = switched(rule, layout.shape)
+    known = {slot.name: (one, slot) for one in reversed(rules) for slot in one.slot_list()}
+    return {name: known[name] for name in sorted(names & known.keys())}
+
+
+def make_state_whole(state: dict[str, Any]) -> None:
+    """Bring what the state of a whole parameter has in parts, as it was loaded, together on every rank. All ranks of
+    the mesh take part."""
+    for name, value in state.items():
+        if isinstance(value, Tensor) and layout_of(value) is not None:
+            refuse_anothers_part(value, f"the slot {name!r}")
+            state[name] = same_layout(value, None)
 
 
 def _is_in(number: str, codec: Codec, state: Mapping[str, Any], cut: Layout) -> bool:
@@ -129,21 +168,26 @@ def _put(number: str, codec: Codec, state: dict[str, Any], parts: Sequence[Tenso
 
 
 def _settle_weights(want: Codec, parameter: Tensor, state: dict[str, Any], layout: Layout) -> None:
-    """What is kept beside the weights: made of them where it is not there, left out where nobody asks for it."""
+    """Bring what is kept beside the weights into the parameter's layout, and what is kept otherwise than its group asks
+    into that codec."""
+    narrow_remainder(state)
+    have = weights_codec(parameter.dtype, state, layout.shape)
+    for name in have.names(WEIGHTS)[1:]:  # as it was loaded: cut otherwise, or not at all
+        state[name] = same_layout(state[name], layout)
     part = held(parameter.detach(), layout)
-    if not _is_in(WEIGHTS, want, state, layout):
-        whole = want.is_in(WEIGHTS, state, layout.shape)
-        if whole:  # as it was loaded: cut otherwise, or not at all
-            for name in want.names(WEIGHTS)[1:]:
-                state[name] = same_layout(state[name], layout)
-        else:
-            parts = [
-                part if each.name == WEIGHTS else torch.zeros_like(part, dtype=each.dtype)
-                for each in want.stored(WEIGHTS, tuple(part.shape))
-            ]
-            want.store(part.float(), parts)
-            for name, each in list(zip(want.names(WEIGHTS), parts, strict=True))[1:]:
-                state[name] = layout.tensor(each)
-    for name in names_beside(WEIGHTS):
+    shape = tuple(part.shape)
+    if have.stored(WEIGHTS, shape) != want.stored(WEIGHTS, shape):
+        number = have.load([part, *(local(state.pop(name)) for name in have.names(WEIGHTS)[1:])], shape).clone()
+        parts = [
+            part if each.name == WEIGHTS else torch.zeros_like(part, dtype=each.dtype)
+            for each in want.stored(WEIGHTS, shape)
+        ]
+        want.store(number, parts)
+        for name, each in list(zip(want.names(WEIGHTS), parts, strict=True))[1:]:
+            state[name] = layout.tensor(each)
+        if state.get("step"):
+            say_converted(have.word, want.word, "weights")
+    for name in names_beside(WEIGHTS):  # of weights in another dtype
         if name in state and name not in want.names(WEIGHTS):
             del state[name]
+            say_converted(name, want.word, "weights")

@@ -238,7 +238,7 @@ class Buckets:
         for group in groups:
             for parameter in group["params"]:
                 if parameter in state and (layout := self.layout_of(parameter)) is not None:
-                    rule = rule_class(group["rule"]).of(group).fit(tuple(parameter.shape))
+                    rule = rule_class(group["rule"]).of(group)
                     changed[parameter] = portable(rule, state[parameter], layout)
         return defaultdict(state.default_factory, {**state, **changed}) if changed else state
 

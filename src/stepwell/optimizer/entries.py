@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 def looks_of(parameter: Tensor, slots: State) -> list[Any]:
     """What decides how a parameter and its slots are stored and laid out, and how they are updated."""
-    looks = [(n, x.dtype, x.device, x.shape, x.stride()) for n, x in slots.items() if isinstance(x, Tensor)]
+    looks = [(n, type(x), x.dtype, x.device, x.shape, x.stride()) for n, x in slots.items() if isinstance(x, Tensor)]
     return [parameter.dtype, parameter.device, parameter.shape, parameter.stride(), list(slots), looks]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stepwell.codecs import WEIGHTS, Storage, codecs_for, names_beside, slot_codec
 from stepwell.engines.batch import State, without_numpy
-from stepwell.layout import layout_of, local
+from stepwell.layout import layout_of, local, refuse_anothers_part
 from stepwell.optimizer.averaging import fingerprint
 from stepwell.optimizer.groups import NOTES, OTHERS_NOTES
 from stepwell.rules.hyper import Seed, validated
@@ -61,8 +61,8 @@ def loaded(
 
     Parameters are matched by name where both sides have names, else by their order. Slots are copies, or, without
     `copy`, the state dict's own tensors where these are at home: on the device where their parameter's state lies.
-    Raises ValueError where they do not match, where a slot has another shape than its parameter, where the rules
-    differ, and where codes of 8 bits were read as numbers.
+    Raises ValueError where they do not match, where a slot has another shape than its parameter or is another
+    rank's part, where the rules differ, and where codes of 8 bits were read as numbers.
     """
     try:
         return _loaded(groups, state_dict, name_of, home_of, copy)
@@ -242,6 +242,8 @@ def _slots(
         if slot in known and known[slot][1].scalar:
             state[slot] = float(value)
             continue
+        if isinstance(value, Tensor):
+            refuse_anothers_part(value, f"the saved slot {slot!r} of {name}")
         if slot in known:
             _check(*known[slot], shape, saved, name)
         elif slot in names_beside(WEIGHTS) and tuple(getattr(value, "shape", ())) != shape:

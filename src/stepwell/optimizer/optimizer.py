@@ -19,7 +19,7 @@ from stepwell.codecs import (
     settle_storage,
 )
 from stepwell.engines.choice import EngineName, check_engine, engine_for
-from stepwell.layout import largest_held, state_mesh
+from stepwell.layout import largest_held, make_state_whole, state_mesh
 from stepwell.optimizer import averaging
 from stepwell.optimizer.batching import Buckets, settle
 from stepwell.optimizer.bucket import Bucket, real
@@ -425,6 +425,7 @@ class Optimizer(torch.optim.Optimizer):
             rule = rule_class(group["rule"]).of(group)
             for p in group["params"]:
                 if self.state.get(p) and self._buckets.layout_of(p) is None:  # parts are settled at the next step
+                    make_state_whole(self.state[p])
                     settle_storage(rule.fit(tuple(p.shape)), p, self.state[p], Storage.of(group))
 
     def __getstate__(self) -> dict[str, Any]:

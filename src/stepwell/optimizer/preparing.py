@@ -12,7 +12,7 @@ from torch import Tensor
 from stepwell.codecs import WEIGHTS, Codec, Storage, empty_parts, parts_of, put, settle_storage
 from stepwell.engines.batch import State
 from stepwell.engines.dense import is_dense
-from stepwell.layout import Layout, held, layout_of, local, settle_parts
+from stepwell.layout import Layout, held, layout_of, local, make_state_whole, settle_parts
 from stepwell.rules.rule import Rule
 
 _LOG = logging.getLogger("stepwell")
@@ -26,6 +26,7 @@ def prepare(rule: Rule, parameter: Tensor, state: State, other: State, storage: 
     """
     state.setdefault("step", 0)
     _follow(rule, parameter, state)
+    make_state_whole(state)
     shape = tuple(parameter.shape)
     codecs = settle_storage(rule, parameter, state, storage)
     for slot in rule.slot_list():
