@@ -16,6 +16,7 @@ import stepwell
 from layout.ranks import on_ranks
 from layout.trainings import whole
 from stepwell import layout, rules
+from stepwell.codecs import WEIGHTS, say_converted, weights_codec
 
 STORAGES: list[dict[str, Any]] = [
     {"state_dtype": "bfloat16", "master": "stochastic"},
@@ -108,6 +109,38 @@ def test_two_ranks_without_a_compiler() -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_kernels_on_ranks(ranks: int) -> None:
     compare(ranks, "fused")
+
+
+MASTERS = [("kahan", "float32"), ("compensated", "kahan"), ("compensated8", "compensated"), ("float32", None)]
+
+
+def under_another_master(ways: list[str]) -> list[tuple[str, list[Tensor], int]]:
+    """Weights, in all their bits, after another master was chosen, and how often the log has said so."""
+    found = []
+    for way in ways:
+        say_converted.cache_clear()
+        numbers = []
+        for before, after in MASTERS:
+            (p, _), optimizer = made(way, "foreach", {"master": before, "state_dtype": "float32"})
+            go([p], optimizer)
+            optimizer.param_groups[0] |= {"master": after, "lr": 0.0}
+            go([p], optimizer, STEPS)
+            state = {name: layout.same_layout(x, None) for name, x in optimizer.state[p].items() if name != "step"}
+            codec = weights_codec(p.dtype, state, SHAPES[0])
+            beside = [state[name] for name in codec.names(WEIGHTS)[1:]]
+            numbers.append(codec.load([whole(p), *beside], SHAPES[0]).clone())
+        found.append((way, numbers, say_converted.cache_info().currsize))
+    return found
+
+
+def test_another_master_takes_over_what_is_beside_the_weights() -> None:
+    ((_, alone, said),) = under_another_master(["one"])
+    assert said == len(MASTERS)
+    for result in on_ranks(under_another_master, 2, ["zero", "fsdp"]):
+        for way, found, said_there in result:
+            assert said_there == said, way
+            for expected, number, pair in zip(alone, found, MASTERS, strict=True):
+                assert torch.equal(number, expected), f"{pair} under {way}"
 
 
 def updated(ways: list[str]) -> list[tuple[str, str, list[Tensor]]]:
