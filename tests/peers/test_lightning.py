@@ -99,6 +99,24 @@ def test_learning_rate_monitor_shows_the_groups(tmp_path: Path) -> None:
     assert monitor.lrs["lr/adamw"] == pytest.approx([3e-4 * 5 / 8, 3e-4 / 8])
 
 
+def test_a_callback_puts_another_schedule_in_its_place(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+
+    seen: list[float] = []
+
+    class Watching(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    averaging = StochasticWeightAveraging(swa_lrs=5e-3, swa_epoch_start=2, annealing_epochs=1)
+    made = module(stepwell.Recipe.preset("adamw").replace(schedules={"lr": stepwell.schedules.Linear()}), lr=0.01)
+    trainer(tmp_path, callbacks=[averaging, Watching()], max_epochs=3).fit(made, data())
+    ours, first, then = seen[:BATCHES], seen[BATCHES : 2 * BATCHES], seen[2 * BATCHES :]
+    assert ours == pytest.approx([0.01 * (1 - step / 24) for step in range(BATCHES)])
+    assert first == pytest.approx([0.01 * (1 - BATCHES / 24)] * BATCHES)
+    assert then == pytest.approx([5e-3] * BATCHES)
+
+
 def test_schedule_free_is_evaluated_on_the_average(tmp_path: Path) -> None:
     from lightning.pytorch.callbacks import ModelCheckpoint
 

@@ -170,6 +170,19 @@ def test_a_scheduler_that_is_gone_says_nothing_to_new_groups() -> None:
     assert optimizer.param_groups[1]["weight_decay"] == 0.5
 
 
+@pytest.mark.parametrize("let_go", [False, True])
+def test_one_that_counts_steps_need_not_be_kept_unless_it_is_to_be_dropped(let_go: bool) -> None:
+    optimizer = sgd(1.0)
+    scheduler = Scheduler(optimizer, lr=Linear(), horizon=4, counts="steps")
+    if let_go:
+        scheduler._let_go()
+    take(optimizer)
+    del scheduler
+    gc.collect()
+    take(optimizer)
+    assert rates(optimizer) == [0.75 if let_go else 0.5]
+
+
 def test_in_torchs_sequential_a_new_group_gets_the_rate_of_the_one_whose_turn_it_is() -> None:
     optimizer = sgd(1.0)
     parts = [Scheduler(optimizer, lr=Linear(end=end), horizon=4) for end in (0.5, 0.0, 1.0)]

@@ -30,7 +30,8 @@ def configure(
     The scheduler counts the optimizer's own steps, so that it is right under any accumulation, any number of processes
     and a GradScaler that leaves steps out. `LearningRateMonitor` shows each group's rate as "lr/NAME". Where a rule
     keeps an average of the weights, `AveragedWeights` joins the Trainer's callbacks. A resumed training goes on at the
-    saved step under its own schedule, over more epochs, too.
+    saved step under its own schedule, over more epochs, too. The scheduler runs as long as the Trainer, or you, keep
+    it: `StochasticWeightAveraging` puts another in its place.
 
     Clipping by the recipe's `clip_norm` happens in the optimizer, also under 16-bit precision, where Lightning's
     `gradient_clip_val` does not go together with an optimizer that unscales gradients itself.
@@ -54,6 +55,7 @@ def configure(
     optimizer = planned.build_optimizer()
     scheduler = planned.build_scheduler(optimizer, counts="steps")
     scheduler.resumes_under = "this"  # a training that goes on for more epochs has another horizon
+    scheduler._let_go()  # the Trainer keeps it, until a callback puts another in its place
     averages = any(has_average(group["rule"]) for group in optimizer.param_groups)
     if averages and trainer is not None and not any(isinstance(one, AveragedWeights) for one in trainer.callbacks):
         trainer.callbacks.append(AveragedWeights())

@@ -395,12 +395,23 @@ class Scheduler(LRScheduler):
     def _follow(self) -> None:
         """Hear of the optimizer's steps: of new groups before each and, where its own steps count, of each itself."""
         scheduler = weakref.ref(self)  # one that nobody steps any more has nothing to say to new groups
+        counts = self.counts == "steps"
+        held = self._held = [self] if counts else []  # one that nobody has to step, nobody has to keep
 
         def before() -> None:
             if (found := scheduler()) is not None:
                 found._welcome()
 
-        hear(self.optimizer, before=before, taken=self._advance if self.counts == "steps" else None)
+        def taken() -> None:
+            found = held[0] if held else scheduler()
+            if found is not None:
+                found._advance()
+
+        hear(self.optimizer, before=before, taken=taken if counts else None)
+
+    def _let_go(self) -> None:
+        """Hear of the optimizer's steps only while somebody keeps this: who drops it puts another in its place."""
+        self._held.clear()
 
     def _advance(self) -> None:
         if self.last_epoch >= 0:  # below 0 inside a SequentialLR, where its turn has not come
@@ -417,7 +428,7 @@ class Scheduler(LRScheduler):
             Track(track.entry, track.schedule, new).write(self.last_epoch)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_seen", "_tracks")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_seen", "_tracks", "_held")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
