@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import pickle
 from typing import Any
 
 import pytest
@@ -124,6 +125,42 @@ def test_an_optimizer_and_a_schedule_are_set_afterwards() -> None:
     assert made.set_optimizer("muon").set_lr_scheduler().lr_scheduler_type == "recipe"
 
 
+def test_an_optimizer_that_is_set_as_an_attribute_brings_what_was_not_given() -> None:
+    made = arguments(optim="muon", weight_decay=0.2)
+    made.learning_rate = 0.03
+    made.optim = "adamw_torch"
+    assert made.to_dict() == arguments(optim="adamw_torch", learning_rate=0.03, weight_decay=0.2).to_dict()
+    made = arguments(optim="adamw_torch").set_optimizer("lion", learning_rate=0.01)
+    made.optim = "muon"
+    assert made.to_dict() == arguments(optim="muon", learning_rate=0.01).to_dict()
+    made.optim = "adalomo"
+    assert (made.lr_scheduler_type, made.recipe()) == ("linear", None)
+    made.lr_scheduler_type = "recipe"
+    with pytest.raises(ValueError, match=r"^lr_scheduler_type='recipe' needs a recipe with a schedule, got optim='ada"):
+        made.schedule()
+    before = made.to_dict()
+    with pytest.raises(ValueError, match=r"^unknown optim 'lyon' \(did you mean "):
+        made.optim = "lyon"
+    assert made.to_dict() == before
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("linear", "wsd"), ("reduce_lr_on_plateau", "Cosine(warmup=0.1)")])
+def test_names_are_of_one_type_whoever_has_them(theirs: str, ours: str) -> None:
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    made = arguments(optim="adalomo", lr_scheduler_type=theirs, eval_strategy="epoch", lr_scheduler_kwargs={})
+    assert made.optim == OptimizerNames.ADALOMO
+    assert made.lr_scheduler_type == SchedulerType(theirs)
+    assert {SchedulerType(theirs): 1}[made.lr_scheduler_type] == 1
+    assert made.lr_scheduler_type.value == made.to_dict()["lr_scheduler_type"] == theirs
+    for name, value in (("lr_scheduler_type", ours), ("optim", "Lion")):  # as a search sets them
+        setattr(made, name, type(getattr(made, name))(value))
+    assert (made.lr_scheduler_type.value, made.recipe().routes[0].rule) == (ours, "Lion")
+    made.lr_scheduler_type = type(made.lr_scheduler_type)(SchedulerType.COSINE)
+    assert pickle.loads(pickle.dumps(made)).lr_scheduler_type == "cosine"
+
+
 def test_no_name_of_transformers_is_a_rule_or_a_recipe() -> None:
     from transformers.training_args import OptimizerNames
 
@@ -168,6 +205,13 @@ def test_names_that_transformers_serves(caplog: pytest.LogCaptureFixture) -> Non
         ({"weight_decay": -0.1}, ValueError, r"weight_decay must be at least 0, got -0.1"),
         ({"warmup_ratio": 1.5}, ValueError, r"^warmup_ratio must be in \[0, 1\], got 1.5$"),
         ({"warmup_steps": -1}, ValueError, r"^warmup_steps must be at least 0, got -1$"),
+        ({"warmup_steps": "5"}, TypeError, r"^warmup_steps must be a number at least 0, got '5' of type str$"),
+        ({"warmup_ratio": "0.1"}, TypeError, r"^warmup_ratio must be a number in \[0, 1\], got '0.1' of type str$"),
+        (
+            {"optim": "ScheduleFreeSGD", "optim_args": "warmup_steps=5", "warmup_ratio": 0.1},
+            ValueError,
+            r"^the warm-up is given twice: warmup_steps=5 in optim_args, and warmup_steps or warmup_ratio; leave one out$",
+        ),
         ({"layer_decay": 1.5}, ValueError, r"layer_decay must be in \(0, 1\), got 1.5"),
         (RELATIVE | {"learning_rate": 1e-9}, ValueError, r"^learning_rate=1e-09 says nothing to an Adafactor with rel"),
         (RELATIVE | {"lr_scheduler_type": "cosine"}, ValueError, r"^lr_scheduler_type='cosine' says nothing to an"),

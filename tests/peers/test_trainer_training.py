@@ -331,6 +331,24 @@ def test_a_plan_has_the_horizon_and_the_warm_up_of_the_training(tmp_path: Path) 
         assert trainer.plan.recipe.schedules == {"lr": stepwell.schedules.Cosine(warmup=3)}
 
 
+def test_a_recipes_warm_up_that_is_longer_than_the_training(tmp_path: Path) -> None:
+    from stepwell.integrations.huggingface import Trainer, TrainingArguments
+
+    trainer = Trainer(gpt2(), TrainingArguments(str(tmp_path), **QUIET, optim="llama"), train_dataset=Sentences())
+    with pytest.raises(ValueError, match=r"^optim='llama': .* steps, got 2000; warmup_steps or warmup_ratio set an"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("optim", ["schedule_free_adamw", "ScheduleFreeSGD"])
+@pytest.mark.parametrize(("given", "steps"), [({"optim_args": "warmup_steps=5"}, 5), ({"warmup_ratio": 0.5}, 6)])
+def test_the_warm_up_of_a_schedule_free_rule(optim: str, given: dict[str, Any], steps: int, tmp_path: Path) -> None:
+    from stepwell.integrations.huggingface import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(str(tmp_path), **QUIET, optim=optim, **given)
+    optimizer = Trainer(classifier(), arguments, train_dataset=Sentences()).optimizer
+    assert {group["warmup_steps"] for group in optimizer.param_groups} == {steps}
+
+
 def test_nothing_is_made_where_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     from stepwell.integrations.huggingface import Trainer, TrainingArguments
 

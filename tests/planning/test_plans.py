@@ -85,6 +85,10 @@ warning: embed.weight (88 numbers) will not be trained: requires_grad=False"""
         with pytest.raises(ValueError, match=message):
             stepwell.plan(language(), "adamw").build()
 
+    def test_a_schedule_that_does_not_fit(self):
+        with pytest.raises(ValueError, match=r"^recipe 'llama': .* over 18 steps: .*, got 2000; train for more steps, or"):
+            stepwell.plan(language(), "llama", horizon=18).build()
+
     def test_as_data(self, plan):
         data = json.loads(json.dumps(plan.to_dict()))
         assert Recipe.from_dict(data["recipe"]) == RECIPE

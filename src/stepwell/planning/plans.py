@@ -303,12 +303,17 @@ class Plan:
         """The scheduler alone, for an optimizer that this plan, or one of the same recipe and model, has built.
 
         `counts` is as `stepwell.Scheduler` takes it. Raises ValueError where a schedule needs a horizon and the plan
-        has none.
+        has none, or does not fit in the one that it has.
         """
-        if self.horizon is None:
-            for doubt in self.warnings:
-                if doubt.kind == "horizon":
-                    raise ValueError(f"{doubt.text}: give horizon=…, as in plan(model, recipe, horizon=10_000)")
+        for doubt in self.warnings:
+            if doubt.kind == "schedule":
+                whose = f"recipe {self.recipe.name!r}: " if self.recipe.name else ""
+                raise ValueError(
+                    f"{whose}{doubt.text}; train for more steps, or give the recipe another schedule, as "
+                    "Recipe.replace(schedules={'lr': Cosine(warmup=0.1)}) does"
+                )
+            if doubt.kind == "horizon" and self.horizon is None:
+                raise ValueError(f"{doubt.text}: give horizon=…, as in plan(model, recipe, horizon=10_000)")
         return Scheduler(optimizer, horizon=self.horizon, counts=counts, **self._schedules())
 
     def _schedules(self) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from stepwell.integrations.huggingface.choosing import Choice, RunsOn, choose
 from stepwell.integrations.huggingface.optim_args import applied, as_text, parse
 from stepwell.integrations.huggingface.optimizers import TransformersAdafactor
 from stepwell.integrations.huggingface.package import transformers
-from stepwell.integrations.huggingface.scheduling import OF_RECIPE, is_theirs, name_of, named_schedule
+from stepwell.integrations.huggingface.scheduling import OF_RECIPE, Name, is_theirs, name_of, named_schedule
 from stepwell.recipes import Recipe
+from stepwell.scheduler.tracks import is_number
 from stepwell.schedules import Schedule
 from stepwell.text.naming import nearest
+from stepwell.text.values import shown
 
 _LOG = logging.getLogger("stepwell")
 _STAND_INS = {"optim": "adamw_torch", "lr_scheduler_type": "linear"}
@@ -34,7 +36,8 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
             pass
 
     An argument that is None, as all of these are unless given, is what the optimizer itself says, and where that says
-    nothing, what the other class has for a default.
+    nothing, what the other class has for a default. Where another `optim` is set afterwards, as a search does, so is
+    again what was neither given nor set.
 
     Args:
         optim: transformers' name of an optimizer ("adamw_torch"), a preset ("muon"), a rule ("Lion",
@@ -82,42 +85,64 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
                 f"optim_runs_on must be one of {', '.join(map(repr, known))}, got {self.optim_runs_on!r}"
                 f"{nearest(self.optim_runs_on, known)}"
             )
-        self.optim = name_of(self._default("optim") if self.optim is None else self.optim)
-        choice = self.choice
-        self._fill(choice)
+        self.optim = self._default("optim") if self.optim is None else self.optim
+        filled = self._chosen()
         for name, least, most in (("warmup_ratio", 0, 1), ("warmup_steps", 0, math.inf)):
             value = getattr(self, name)
+            allowed = f"in [{least}, {most}]" if most < math.inf else f"at least {least}"
+            if value is not None and not is_number(value):
+                raise TypeError(f"{name} must be a number {allowed}, got {shown(value, typed=True)}")
             if value is not None and not least <= value <= most:
-                allowed = f"in [{least}, {most}]" if most < math.inf else f"at least {least}"
                 raise ValueError(f"{name} must be {allowed}, got {value!r}")
         if self.warmup_steps and self.warmup_ratio:
             _LOG.warning("warmup_steps=%s goes before warmup_ratio=%s", self.warmup_steps, self.warmup_ratio)
-        if choice.recipe is None:
-            _say_once(choice.name, self.optim_runs_on)
-            self.optim_args = as_text(self.optim_args)
-            if self.layer_decay is not None:
-                raise ValueError(f"layer_decay needs an optimizer of stepwell, and optim={choice.name!r} is not")
-        else:
-            self.recipe()
-        schedule = self.lr_scheduler_type = name_of(self.lr_scheduler_type)
-        if schedule == OF_RECIPE and (choice.recipe is None or not _has_schedule(choice.recipe)):
-            raise ValueError(f"lr_scheduler_type='recipe' needs a recipe with a schedule, got optim={self.optim!r}")
+        ours = self.recipe() is not None
         # transformers turns both names into members of its enumerations, which do not have ours. A warmup_ratio must
         # be a number to its version 4, overrides warmup_steps in 5.0, and is unknown later: it sees its own default.
         stand_ins: dict[str, Any] = {**_STAND_INS, "warmup_ratio": getattr(super(), "warmup_ratio", None)}
         if self.warmup_ratio is None:
             self.warmup_ratio = stand_ins["warmup_ratio"]
-        ours = {"optim": choice.recipe is not None, "lr_scheduler_type": not is_theirs(schedule), "warmup_ratio": True}
-        kept = {name: getattr(self, name) for name, own in ours.items() if own}
+        own = {"optim": ours, "lr_scheduler_type": not is_theirs(name_of(self.lr_scheduler_type)), "warmup_ratio": True}
+        kept = {name: getattr(self, name) for name, is_ours in own.items() if is_ours}
         for name in kept:
             setattr(self, name, stand_ins[name])
         super().__post_init__()
         for name, value in kept.items():
             setattr(self, name, value)
         self.schedule()
+        self.__dict__["_filled"] = filled
 
-    def _fill(self, choice: Choice) -> None:
-        """Give what is None a value: the optimizer's own, else the default of the class that this is mixed into."""
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an argument. With another `optim`, what was neither given nor set before is the new optimizer's own."""
+        if name in _STAND_INS and value is not None:
+            value = Name(value)
+        before = dict(self.__dict__)
+        super().__setattr__(name, value)
+        if "_filled" not in before:  # it is being made
+            return
+        self.__dict__["_filled"] = before["_filled"] - {name}
+        if name == "optim":
+            self.__dict__.update(dict.fromkeys(self._filled))
+            try:
+                self.__dict__["_filled"] = self._chosen()
+            except (TypeError, ValueError):
+                self.__dict__.update(before)
+                raise
+
+    def _chosen(self) -> frozenset[str]:
+        """What `optim` comes to: fills what is None, and returns its names."""
+        choice = self.choice
+        filled = self._fill(choice)
+        if choice.recipe is None:
+            _say_once(choice.name, self.optim_runs_on)
+            self.optim_args = as_text(self.optim_args)
+            if self.layer_decay is not None:
+                raise ValueError(f"layer_decay needs an optimizer of stepwell, and optim={choice.name!r} is not")
+        return filled
+
+    def _fill(self, choice: Choice) -> frozenset[str]:
+        """Give what is None a value: the optimizer's own, else the default of the class that this is mixed into.
+        Returns the names of what was None."""
         own: dict[str, Any] = {}
         given = {name: getattr(self, name) for name in _ADAM if getattr(self, name) is not None}
         if choice.recipe is not None:
@@ -139,9 +164,11 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
                     raise ValueError(
                         f"{name}={value!r} says nothing to optim={choice.name!r}; what that takes goes into optim_args"
                     )
-        for each in ("learning_rate", "weight_decay", *_ADAM, "max_grad_norm", "lr_scheduler_type"):
-            if getattr(self, each) is None:
-                setattr(self, each, own.get(each, self._default(each)))
+        names = ("learning_rate", "weight_decay", *_ADAM, "max_grad_norm", "lr_scheduler_type")
+        filled = frozenset(each for each in names if getattr(self, each) is None)
+        for each in filled:
+            setattr(self, each, own.get(each, self._default(each)))
+        return filled
 
     def _default(self, name: str) -> Any:
         """What the class that this is mixed into has for a default."""
@@ -180,6 +207,12 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
         hint = "; optim_runs_on='transformers' leaves it to transformers" * (choice.origin == "transformers")
         arguments = parse(self.optim_args)
         recipe = applied(recipe, arguments, hint)
+        own = recipe.rule_of(recipe.routes[0]).values().get("warmup_steps")
+        if own and self.rule_warms_up and (self.warmup_steps or self.warmup_ratio):
+            raise ValueError(
+                f"the warm-up is given twice: warmup_steps={own!r} in optim_args, and warmup_steps or warmup_ratio; "
+                "leave one out"
+            )
         if _finds_its_rates(recipe):
             self._check_no_rate({each.name: each.value for each in arguments})
             recipe = recipe.set(lr=None)
@@ -238,6 +271,9 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
         if name == OF_RECIPE:
             if self.lr_scheduler_kwargs:
                 raise TypeError("lr_scheduler_type='recipe' takes no lr_scheduler_kwargs: they stand in the recipe")
+            recipe = self.choice.recipe
+            if recipe is None or not _has_schedule(recipe):
+                raise ValueError(f"lr_scheduler_type='recipe' needs a recipe with a schedule, got optim={self.optim!r}")
             return name
         found = named_schedule(name, self.lr_scheduler_kwargs)
         return found if isinstance(found, Schedule) else name
@@ -298,7 +334,8 @@ class TrainingArgumentsMixin(_Mixin):  # type: ignore[misc]
         )
 
     def _set(self, **values: Any) -> Any:
-        self.__dict__.update(replace(self, **values).__dict__)
+        made = replace(self, **values)
+        self.__dict__.update(made.__dict__, _filled=made._filled | (self._filled - values.keys()))
         return self
 
     @property

@@ -35,6 +35,20 @@ def name_of(given: Any) -> str:
     return str(given.value if isinstance(given, Enum) else given)
 
 
+class Name(str):
+    """A name as text, of transformers' or ours. As a member of an enumeration it has a `value`, for transformers asks
+    for that; unlike one, it is of a type that makes one of any other name, as a search over names does."""
+
+    __slots__ = ()
+
+    def __new__(cls, given: Any) -> Name:
+        return super().__new__(cls, name_of(given))
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
 def is_theirs(name: str) -> bool:
     """Whether transformers has a schedule of that name."""
     return name in [each.value for each in SchedulerType]

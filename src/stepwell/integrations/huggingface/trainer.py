@@ -147,7 +147,7 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
         if self.args.choice.origin != "recipe":
             recipe = recipe.replace(undecayed=where(_Undecayed(self.get_decay_parameter_names(model))))
         steps = steps or self._known_steps()
-        if self.args.rule_warms_up:  # Schedule-Free
+        if self.args.rule_warms_up and (self.args.warmup_steps or self.args.warmup_ratio):  # Schedule-Free
             recipe = recipe.set(warmup_steps=self.args.get_warmup_steps(steps or self._count_steps()))
         return plan(model, recipe, horizon=steps)
 
@@ -156,10 +156,16 @@ class TrainerMixin(_Mixin):  # type: ignore[misc]
         if args.finds_its_rates:
             return AdafactorSchedule(optimizer)
         warmup_steps = 0 if args.rule_warms_up else args.get_warmup_steps(steps)
-        if name_of(args.lr_scheduler_type) == OF_RECIPE:
+        if args.schedule() == OF_RECIPE:
             recipe = self._recipe()
             assert recipe is not None  # the arguments have seen to it
             planned = self._planned(warmed_up(recipe, warmup_steps), self.model, steps)
+            for doubt in planned.warnings:
+                if doubt.kind == "schedule":
+                    raise ValueError(
+                        f"optim={name_of(args.optim)!r}: {doubt.text}; warmup_steps or warmup_ratio set another "
+                        "warm-up, lr_scheduler_type another schedule"
+                    )
             if self.plan is not None:
                 self.plan = planned
             scheduler: Any = planned.build_scheduler(optimizer)
