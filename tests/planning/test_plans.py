@@ -86,7 +86,9 @@ warning: embed.weight (88 numbers) will not be trained: requires_grad=False"""
             stepwell.plan(language(), "adamw").build()
 
     def test_a_schedule_that_does_not_fit(self):
-        with pytest.raises(ValueError, match=r"^recipe 'llama': .* over 18 steps: .*, got 2000; train for more steps, or"):
+        with pytest.raises(
+            ValueError, match=r"^recipe 'llama': .* over 18 steps: .*, got 2000; train for more steps, or"
+        ):
             stepwell.plan(language(), "llama", horizon=18).build()
 
     def test_as_data(self, plan):
