@@ -268,6 +268,57 @@ def test_the_weights_to_evaluate_on(rule: Rule) -> None:
     assert_same(averaged(rule, optimizer.init(tree(0)), tree(0)), {k: torch.tensor(v) for k, v in tree(0).items()})
 
 
+@pytest.mark.parametrize("around", ["masked", "branch", "frozen", "another rule"])
+def test_the_weights_to_evaluate_on_where_others_have_some(around: str) -> None:
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from stepwell.integrations.optax import averaged, transformation
+
+    rule = ScheduleFreeAdamW(lr=0.1)
+    own, other = transformation(rule), transformation(AdamW(lr=0.1))
+    start = {"a": {"v": jnp.ones(3), "w": jnp.ones(2)}, "b": [jnp.ones(2)]}
+    labels = {"a": {"v": "rest", "w": "rest"}, "b": ["own"]}
+    optimizer = {
+        "masked": optax.masked(own, {"a": {"v": False, "w": False}, "b": [True]}),
+        "branch": optax.masked(own, {"a": False, "b": True}),
+        "frozen": optax.multi_transform({"own": own, "rest": optax.set_to_zero()}, labels),
+        "another rule": optax.multi_transform({"own": own, "rest": other}, labels),
+    }[around]
+
+    def trained(optimizer: Any, params: Any) -> tuple[Any, Any]:
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(params, state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    params, state = trained(optimizer, start)
+    alone, its_state = trained(own, {"b": start["b"]})
+    found = jax.jit(averaged, static_argnums=0)(rule, state, params)
+    np.testing.assert_allclose(found["b"][0], averaged(rule, its_state, alone)["b"][0], rtol=1e-6)
+    assert not np.allclose(found["b"][0], params["b"][0])
+    for name in ("v", "w"):
+        np.testing.assert_array_equal(found["a"][name], params["a"][name])
+
+
+def test_no_average_where_the_state_does_not_tell_whose() -> None:
+    import optax
+
+    from stepwell.integrations.optax import averaged, transformation
+
+    rule, labels = ScheduleFreeAdamW(), dict.fromkeys(tree(0), "x") | {next(iter(tree(0))): "y"}
+    twice = optax.multi_transform({label: transformation(rule) for label in "xy"}, labels)
+    with pytest.raises(ValueError, match=r"^the state holds 2 rules that keep what ScheduleFreeAdamW does; give that"):
+        averaged(rule, twice.init(tree(0)), tree(0))
+    averaged(rule, twice.init(tree(0)).inner_states["x"], tree(0))
+    with pytest.raises(
+        ValueError, match=r"^the state holds \['exp_avg', 'exp_avg_sq'\], not what ScheduleFreeAdamW ke"
+    ):
+        averaged(rule, transformation(AdamW()).init(tree(0)), tree(0))
+
+
 def test_no_average_where_none_is_kept() -> None:
     from stepwell.integrations.optax import averaged, transformation
 
@@ -276,7 +327,9 @@ def test_no_average_where_none_is_kept() -> None:
         averaged(AdamW(), state, tree(0))
     with pytest.raises(TypeError, match="takes a rule or a recipe"):
         averaged(3, state, tree(0))
-    with pytest.raises(ValueError, match="the state holds rules for"):
+    with pytest.raises(
+        ValueError, match=r"the state holds no rule's state, not what ScheduleFreeAdamW keeps, .* its own state$"
+    ):
         averaged(ScheduleFreeAdamW(), (), tree(0))
 
 
@@ -285,6 +338,7 @@ def test_no_average_where_none_is_kept() -> None:
 
 def test_what_cannot_be_is_said() -> None:
     import jax.numpy as jnp
+    import optax
 
     from stepwell.integrations.optax import transformation
 
@@ -294,6 +348,8 @@ def test_what_cannot_be_is_said() -> None:
         transformation("adamw")
     with pytest.raises(ValueError, match=r"outputs must be 'last' or 'first', got 'lasst' \(did you mean 'last'"):
         transformation(AdamW(), outputs="lasst")
+    with pytest.raises(TypeError, match=r"^lr must be a number at least 0, got .*, or for .*\(rule, live=\('lr',\)\)$"):
+        optax.inject_hyperparams(lambda lr: transformation(AdamW(lr=lr)))(lr=0.1).init(tree(0))
     optimizer = transformation(AdamW())
     with pytest.raises(ValueError, match=r"AdamW needs the parameters: update\(gradients, state, params\)"):
         optimizer.update(tree(1), optimizer.init(tree(0)))

@@ -224,7 +224,9 @@ def _number(name: str, value: Any, limits: Range, whole: bool, where: str) -> An
         number = float(value)
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         words = str(limits) if str(limits).startswith("a ") else f"a number {limits}"
-        raise TypeError(f"{name} must be {words}, got {shown(value, typed=True)}{where}")
+        of_jax = type(value).__module__.partition(".")[0] in ("jax", "jaxlib")  # as from optax.inject_hyperparams
+        way = f"; write float(…), or for one that changes transformation(rule, live=({name!r},))" if of_jax else ""
+        raise TypeError(f"{name} must be {words}, got {shown(value, typed=True)}{way}{where}")
     else:
         number = as_float(value)
     if whole and not isinstance(value, numbers.Integral):

@@ -20,16 +20,18 @@ from stepwell.text.values import shown
 def averaged(of: Rule | Recipe | str, state: Any, params: Any) -> Any:
     """The averaged weights of Schedule-Free rules and of those inside `ema`, to evaluate on.
 
-    Training goes on with `params`, as they are. Of a recipe, parameters whose rule keeps no average are given back.
+    Training goes on with `params`, as they are. Parameters of which no average is kept are given back: those of a
+    recipe's other rules, and those that `optax.masked` or `optax.multi_transform` leave to others.
 
     Args:
         of: the rule of the transformation, or the recipe of the partition, or its name.
-        state: the optimizer's state, or that of a chain around it.
+        state: the optimizer's state, or that of a chain or the like around it.
         params: the parameters that are trained on.
 
     Raises:
         TypeError: for what is neither rule nor recipe.
-        ValueError: where nothing keeps an average, or the state is not of this rule or recipe.
+        ValueError: where nothing keeps an average, or the state is not of this rule or recipe, or holds several that
+            might be.
     """
     if isinstance(of, (Recipe, str)):
         groups = groups_of(named(of), params)
@@ -42,10 +44,11 @@ def averaged(of: Rule | Recipe | str, state: Any, params: Any) -> Any:
     if not any(hasattr(rule, "averaged") for rule in rules.values()):
         kinds = dict.fromkeys(type(rule).__name__ for rule in rules.values())
         raise ValueError(f"{' and '.join(kinds)} keep{'s' * (len(kinds) == 1)} no average")
-    states = _states(state, rules)
+    states = _states(state, rules) if names else {"": _state_of(rules[""], state)}
     leaves, tree = jax.tree.flatten_with_path(params)
     columns = {
-        label: {name: tree.flatten_up_to(column) for name, column in one.slots.items()} for label, one in states.items()
+        label: {name: tree.flatten_up_to(_laid_over(params, column)) for name, column in one.slots.items()}
+        for label, one in states.items()
     }
     weights = []
     for index, (path, weight) in enumerate(leaves):
@@ -57,13 +60,11 @@ def averaged(of: Rule | Recipe | str, state: Any, params: Any) -> Any:
 
 def _states(state: Any, rules: dict[str, Rule]) -> dict[str, RuleState]:
     """The state of each rule, found by the name under which a partition keeps it."""
-    found = jax.tree.flatten_with_path(state, is_leaf=lambda node: isinstance(node, RuleState))[0]
     states = {}
-    for path, one in found:
-        if isinstance(one, RuleState):
-            keys = {key.key for key in path if isinstance(key, jax.tree_util.DictKey)}
-            label = next((label for label in rules if label in keys), "")
-            states[label] = one
+    for path, one in _within(state):
+        keys = {key.key for key in path if isinstance(key, jax.tree_util.DictKey)}
+        label = next((label for label in rules if label in keys), "")
+        states[label] = one
     if states.keys() != rules.keys():
         raise ValueError(
             f"the state holds rules for {sorted(states)}, not for {sorted(rules)}; give the rule or recipe that the "
@@ -72,11 +73,50 @@ def _states(state: Any, rules: dict[str, Rule]) -> dict[str, RuleState]:
     return states
 
 
+def _state_of(rule: Rule, state: Any) -> RuleState:
+    """The state of the rule, among those of others known by what it keeps."""
+    own = {slot.name for slot in rule.slot_list()}
+    kept = [(one.slots.keys() | one.numbers.keys(), one) for _, one in _within(state)]
+    fitting = [one for names, one in kept if names == own] or [one for names, one in kept if names > own]
+    kind = type(rule).__name__
+    if not fitting:
+        there = " and ".join(str(sorted(names)) for names, _ in kept) or "no rule's state"
+        raise ValueError(
+            f"the state holds {there}, not what {kind} keeps, {sorted(own)}; give the rule or recipe that the "
+            "optimizer was made of, and its own state"
+        )
+    if len(fitting) > 1:
+        raise ValueError(
+            f"the state holds {len(fitting)} rules that keep what {kind} does; give that of one of them, as "
+            "state.inner_states['its label'], and the weights that this gives back to the next"
+        )
+    return fitting[0]
+
+
+def _within(state: Any) -> list[tuple[Any, RuleState]]:
+    """The rules' states in an optimizer's, each with its path."""
+    found = jax.tree.flatten_with_path(state, is_leaf=lambda node: isinstance(node, RuleState))[0]
+    return [(path, one) for path, one in found if isinstance(one, RuleState)]
+
+
+def _laid_over(params: Any, column: Any) -> Any:
+    """A slot's tree with an entry for each parameter, also where a whole branch is masked."""
+
+    def below(slot: Any, branch: Any) -> Any:
+        return jax.tree.map(lambda _: slot, branch)
+
+    return jax.tree.map(below, column, params, is_leaf=_is_masked)
+
+
+def _is_masked(slot: Any) -> bool:
+    return isinstance(slot, optax.MaskedNode)
+
+
 def _average(rule: Rule, weight: Any, slots: dict[str, Any], state: RuleState) -> Any:
-    if not hasattr(rule, "averaged"):
+    if not hasattr(rule, "averaged") or all(map(_is_masked, slots.values())):
         return weight
     dtype = jnp.promote_types(weight.dtype, jnp.float32)
-    s = {name: slot.astype(dtype) for name, slot in slots.items() if not isinstance(slot, optax.MaskedNode)}
+    s = {name: slot.astype(dtype) for name, slot in slots.items() if not _is_masked(slot)}
     h = Course(rule, live=state.live).at(state.step, state.live)
     average, _ = rule.exchange("averaged", weight.astype(dtype), namespace({**s, **state.numbers}), namespace(h))
     return average.astype(weight.dtype)
