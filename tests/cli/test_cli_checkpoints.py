@@ -152,6 +152,16 @@ def test_migrate_to_a_rule_keeps_the_groups(there, stepwell):
     ]
 
 
+def test_migrate_keeps_torchs_kind_of_decay(there, stepwell):
+    model = made()
+    optimizer = torch.optim.NAdam(model.parameters(), lr=0.01, weight_decay=0.1, decoupled_weight_decay=True)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "nadam.pt")
+    code, _, err = stepwell("migrate", "nadam.pt", "b", "--to", "NAdam", "--model", "model_file:make")
+    assert (code, err) == (0, "")
+    content = json.loads(Path("b/000001/checkpoint.json").read_text())
+    assert '"decay": "decoupled"' in json.dumps(content)
+
+
 def test_migrate_from_transformers_with_the_model(there, stepwell):
     code, out, err = stepwell("migrate", "theirs", "b", "--to", "adamw", "--model", "model_file:make")
     assert (code, err) == (0, "")

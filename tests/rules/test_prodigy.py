@@ -139,6 +139,22 @@ def test_a_group_that_stands_still_does_not_stop_the_estimate(kind: Any) -> None
     assert optimizer.state[still]["d"] == optimizer.state[moving]["d"] > 0.01
 
 
+@pytest.mark.parametrize("safeguard_warmup", [False, True])
+@ENGINES
+def test_a_group_that_stands_still_is_in_no_sum(engine: Any, safeguard_warmup: bool) -> None:
+    rule, found = Prodigy(d0=0.01, safeguard_warmup=safeguard_warmup), []
+    for groups in (1, 2):
+        moving, still = (torch.full((2,), 3.0, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        both = [{"params": [moving]}, {"params": [still], "lr": 0.0}]
+        optimizer = Optimizer(both[:groups], rule, engine=engine)
+        for _ in range(10):
+            still.grad, moving.grad = still.detach() ** 3, moving.detach() ** 3
+            optimizer.step()
+        found.append(optimizer.state[moving]["next_d"])
+    assert found[0] == approx(found[1], rel=1e-12)
+    assert optimizer.state[still]["s"].tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("kind", [Prodigy, DAdaptAdam])
 def test_growth_may_be_limited(kind: Any) -> None:
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)

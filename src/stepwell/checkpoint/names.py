@@ -13,7 +13,7 @@ from stepwell.checkpoint.errors import CheckpointError
 
 EXTRA_STATE = "_extra_state"  # the end of the name under which a state dict holds what a module keeps beside tensors
 _COMPILED = "_orig_mod"
-_WRAPPED = "module."  # what DDP and DataParallel put before every name
+WRAPPED = "module."  # what DDP and DataParallel put before every name
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -72,11 +72,11 @@ def as_saved(names: list[list[str]], saved: Collection[str]) -> list[list[str]]:
 
     Only all of them together tell: a model may have a layer that is called "module".
     """
-    here = all(name.startswith(_WRAPPED) for those in names for name in those)
-    there = all(name.startswith(_WRAPPED) for name in saved)
+    here = all(name.startswith(WRAPPED) for those in names for name in those)
+    there = all(name.startswith(WRAPPED) for name in saved)
     if not saved or here == there:
         return names
-    return [[name.removeprefix(_WRAPPED) if here else _WRAPPED + name for name in those] for those in names]
+    return [[name.removeprefix(WRAPPED) if here else WRAPPED + name for name in those] for those in names]
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:

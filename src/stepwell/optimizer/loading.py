@@ -130,7 +130,7 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
         raise ValueError(f"the state was saved by {saved['rule']}, the rule here is {kind.__name__}{where}")
     known = hyper_parameters(kind)
     new = dict(group)
-    for name, value in deepcopy(_in_our_words(kind.__name__, saved)).items():  # schedulers write into rates in tensors
+    for name, value in deepcopy(in_our_words(kind.__name__, saved)).items():  # schedulers write into rates in tensors
         if name in known:
             new[name] = validated(name, value, known[name], where)
         elif name == "rounding_seed":
@@ -148,7 +148,7 @@ def _group(index: int, group: dict[str, Any], saved: Mapping[str, Any]) -> dict[
     return new
 
 
-def _in_our_words(rule: str, saved: Mapping[str, Any]) -> dict[str, Any]:
+def in_our_words(rule: str, saved: Mapping[str, Any]) -> dict[str, Any]:
     """The saved group without torch's names for what has a name of ours."""
     names = _TORCHS_NAMES.get(rule, {})
     if "rule" in saved:

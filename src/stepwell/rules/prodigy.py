@@ -75,7 +75,9 @@ class Prodigy(Rule):
             g = g + h.weight_decay * p
         d = current_d(s, h)
         progress = d / h.d0 * d * h.lr * bias_correction(s, h) * g * (s.p0 - p)
-        return {"progress": progress, "length": absolute(self.gradient_sum(g, d, s, h))}
+        # What stands still, at a rate of 0, makes no progress, and takes none from the others.
+        length = absolute(self.gradient_sum(g, d, s, h)) * where(h.lr > 0, 1.0, 0.0)
+        return {"progress": progress, "length": length}
 
     def settle(self, totals: Mapping[str, Any], s: Any, h: Any) -> Mapping[str, Any]:
         d, d_max = current_d(s, h), maximum(s.d_max, h.d0)
@@ -93,9 +95,10 @@ class Prodigy(Rule):
         }
 
     def gradient_sum(self, g: Any, d: Any, s: Any, h: Any) -> Any:
-        """sₖ₊₁."""
-        rate = d if h.safeguard_warmup else d * h.lr * bias_correction(s, h)
-        return beta3_of(h) * s.s + d / h.d0 * rate * g
+        """sₖ₊₁; at a rate of 0 sₖ."""
+        moves = h.lr > 0
+        rate = where(moves, d, 0.0) if h.safeguard_warmup else d * h.lr * bias_correction(s, h)
+        return where(moves, beta3_of(h), 1.0) * s.s + d / h.d0 * rate * g
 
     def direction(self, p: Any, g: Any, s: Any, h: Any) -> tuple[Any, Mapping[str, Any]]:
         beta1, beta2 = h.betas

@@ -15,7 +15,7 @@ from torch import nn
 import stepwell
 from checkpoint.migrations import assert_near, go, made
 from checkpoint.small_training import seed, training
-from stepwell import checkpoint
+from stepwell import Rule, checkpoint, rules
 from stepwell.checkpoint import CheckpointError
 from stepwell.codecs import joined
 
@@ -143,6 +143,30 @@ def test_what_torch_cannot_do_is_refused(tmp_path: Path) -> None:
         CheckpointError, match=r"has independent weight decay, which torch\.optim\.AdamW does not have$"
     ):
         checkpoint.torch_state(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (rules.SGD(average=True), r"has average=True, which torch\.optim\.SGD does not have$"),
+        (rules.AdamW(correct_bias=False), r"has correct_bias=False, which torch\.optim\.AdamW does not have$"),
+        (rules.Adafactor(), r"has relative_step=True, which torch\.optim\.Adafactor does not have$"),
+        (rules.lookahead(rules.AdamW()), r"is of lookahead\(AdamW\), and torch\.optim\.AdamW takes other steps$"),
+        (rules.cautious(rules.AdamW()), r"is of cautious\(AdamW\), and torch\.optim\.AdamW takes other steps$"),
+        (rules.ema(rules.AdamW()), None),
+    ],
+    ids=str,
+)
+def test_what_torch_does_otherwise_is_refused(rule: Rule, said: str | None, tmp_path: Path) -> None:
+    model = made()
+    optimizer = stepwell.Optimizer(model.parameters(), rule)
+    go(model, optimizer, 1)
+    checkpoint.save(tmp_path, model=model, optimizer=optimizer)
+    if said is None:
+        torch.optim.AdamW(model.parameters()).load_state_dict(checkpoint.torch_state(tmp_path)["optimizer"])
+    else:
+        with pytest.raises(CheckpointError, match=said):
+            checkpoint.torch_state(tmp_path)
 
 
 # Between rules.

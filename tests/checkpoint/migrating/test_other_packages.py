@@ -90,6 +90,86 @@ def test_timm_checkpoints(tmp_path: Path) -> None:
     assert_near(model, whole)
 
 
+def test_a_folder_of_accelerates(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    first = torch.optim.AdamW(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(first, lambda _: 1.0)
+    for _ in range(3):
+        go(model, first, 1)
+        scheduler.step()
+    torch.save(first.state_dict(), tmp_path / "optimizer.bin")
+    torch.save(scheduler.state_dict(), tmp_path / "scheduler.bin")
+    second = stepwell.AdamW(model.parameters(), lr=0.1)
+    schedule = stepwell.create_scheduler(second, "constant", horizon=10)
+    report = checkpoint.migrate(tmp_path, model=model, optimizer=second, scheduler=schedule)
+    assert report.notes == ("the scheduler goes on at step 3",)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "strange."])
+def test_weights_of_a_model_that_was_wrapped(prefix: str, tmp_path: Path) -> None:
+    whole, model = nn.Linear(3, 2), nn.Linear(3, 2)
+    first, second = torch.optim.AdamW(whole.parameters()), stepwell.AdamW(model.parameters())
+    go(whole, first, 1)
+    weights = {prefix + name: value for name, value in whole.state_dict().items()}
+    torch.save({"model": weights, "optimizer": first.state_dict()}, tmp_path / "a.pt")
+    report = checkpoint.migrate(tmp_path / "a.pt", model=model, optimizer=second)
+    if prefix == "strange.":
+        (note,) = report.notes
+        assert note.startswith("'weight' and 1 more of the model stay as they are: ")
+    else:
+        assert_near(model, whole)
+        assert report.notes == ()
+
+
+@pytest.mark.parametrize("counter", ["step", "k"])
+def test_steps_that_are_counted_in_the_group(counter: str) -> None:
+    model = nn.Linear(3, 2, bias=False)
+    state = {"exp_avg": torch.ones(2, 3), "exp_avg_sq": torch.ones(2, 3)}
+    group = {"lr": 0.1, "betas": (0.9, 0.999), counter: 7, "params": [0]}
+    optimizer = stepwell.AdamW(model.parameters())
+    checkpoint.migrate({"state": {0: state}, "param_groups": [group]}, model=model, optimizer=optimizer)
+    assert optimizer.state[model.weight]["step"] == 7
+
+
+def test_adafactor_of_torchs_by_number_and_of_transformers() -> None:
+    whole, model = (nn.Linear(4, 3, dtype=torch.float64) for _ in range(2))
+    first = torch.optim.Adafactor(whole.parameters(), lr=0.1)
+    values = {"lr": 0.1, "eps": (2.0**-23, 1e-3), "eps_as_floor": True, "relative_step": False, "decay": "decoupled"}
+    second = stepwell.Adafactor(model.parameters(), **values)
+    go(whole, first, 3)
+    model.load_state_dict(whole.state_dict())
+    report = checkpoint.migrate(first.state_dict(), model=model, optimizer=second)
+    assert {one.how for one in report.moved} == {"kept"}
+    go(whole, first, 3)
+    go(model, second, 3)
+    assert_near(model, whole)
+    rows, columns, bias = torch.rand(3), torch.rand(4), torch.rand(3)
+    weight = {"step": 3, "exp_avg_sq_row": rows, "exp_avg_sq_col": columns, "RMS": 0.5}
+    theirs = {0: weight, 1: {"step": 3, "exp_avg_sq": bias, "RMS": 0.5}}
+    group = {"lr": None, "clip_threshold": 1.0, "decay_rate": -0.8, "beta1": None, "params": [0, 1]}
+    third = stepwell.Adafactor(model.parameters())
+    checkpoint.migrate({"state": theirs, "param_groups": [group]}, model=model, optimizer=third)
+    found = third.state[model.weight]
+    assert torch.equal(found["row_var"], rows[:, None])
+    assert torch.equal(found["col_var"], columns[None])
+    assert torch.equal(third.state[model.bias]["variance"], bias)
+
+
+def test_a_class_that_is_derived_from_one_of_torchs() -> None:
+    class AdamW8bit(torch.optim.AdamW):
+        pass
+
+    class Mine(torch.optim.RAdam):
+        pass
+
+    for kind, ours in ((AdamW8bit, stepwell.AdamW), (Mine, stepwell.RAdam)):
+        model = nn.Linear(3, 2)
+        first: Any = kind(model.parameters())
+        go(model, first, 2)
+        report = checkpoint.migrate(first, model=model, optimizer=ours(model.parameters()))
+        assert {one.how for one in report.moved} == {"kept"}
+
+
 def quantised(values: Tensor, table: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """Codes and largest magnitudes of blocks, as bitsandbytes has them."""
     flat = values.flatten()

@@ -24,6 +24,7 @@ from stepwell.checkpoint.errors import CheckpointError
 from stepwell.checkpoint.matching import Library
 from stepwell.checkpoint.migrating.source import SavedGroup, Source, scheduler_step
 from stepwell.checkpoint.tensorfile import TensorFile
+from stepwell.optimizer.loading import in_our_words
 from stepwell.text.naming import ENGINE_FLAGS
 
 _WEIGHTS = ("state_dict", "model", "model_state_dict")
@@ -42,20 +43,24 @@ def of_file(path: Path, rule: str = "") -> Source:
 
 
 def of_folder(path: Path, rule: str = "") -> Source:
-    """What a checkpoint of transformers' Trainer holds."""
-    state = next((file for name in ("optimizer.pt", "optimizer.bin") if (file := path / name).is_file()), None)
+    """What a checkpoint of transformers' Trainer, or of Accelerate's `save_state`, holds."""
+    state = _one_of(path, "optimizer.pt", "optimizer.bin")
     if state is None:
         raise CheckpointError(f"{path} holds neither a checkpoint of stepwell's nor an optimizer.pt of transformers'")
     source = of_object(unpickled(state), str(path), rule)
     source.weights = _weights_in(path)
-    if (path / "scheduler.pt").is_file():
-        source.step = scheduler_step(unpickled(path / "scheduler.pt"))
+    if (scheduler := _one_of(path, "scheduler.pt", "scheduler.bin")) is not None:
+        source.step = scheduler_step(unpickled(scheduler))
     if (path / "trainer_state.json").is_file():
         progress = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         source.extra = {name: progress[name] for name in ("global_step", "epoch") if name in progress}
     if any(path.glob("rng_state*.pth")):
         source.notes.append("its random generators' states are left out: they were pickled")
     return source
+
+
+def _one_of(path: Path, *names: str) -> Path | None:
+    return next((file for name in names if (file := path / name).is_file()), None)
 
 
 def of_object(content: Any, title: str, rule: str = "") -> Source:
@@ -146,13 +151,28 @@ def _group(group: Mapping[str, Any], state: Mapping[Any, Any], rule: str) -> Sav
     rule = rule or (str(group["rule"]) if "rule" in group else _rule(group, states))
     if any("state1" in slots for slots in states):
         states = [_of_bitsandbytes(slots, rule) for slots in states]
-    values = {key: value for key, value in group.items() if key not in ENGINE_FLAGS and key != "params"}
+    if rule in _RESHAPED:
+        states = list(map(_RESHAPED[rule], states))
+    values = {key: v for key, v in in_our_words(rule, group).items() if key not in ENGINE_FLAGS and key != "params"}
+    if (decoupled := values.pop("decoupled_weight_decay", None)) is not None:
+        values.setdefault("decay", "decoupled" if decoupled else "coupled")
     names = values.pop("param_names", None)
+    shared = _counted(group, rule)
     if "train_mode" in values:
         values["holds"] = "training" if values["train_mode"] else "averaged"
-        shared = {"step": group["k"], "lr_max": max(group["lr_max"], 0.0), "weight_sum": group["weight_sum"]}
-        states = [{**slots, **shared} if slots else {} for slots in states]
+        shared |= {"lr_max": max(group["lr_max"], 0.0), "weight_sum": group["weight_sum"]}
+    states = [{**shared, **slots} if slots else {} for slots in states]
     return SavedGroup(rule, values, None if names is None else list(names), states)
+
+
+def _counted(group: Mapping[str, Any], rule: str) -> dict[str, Any]:
+    """The numbers that a group counts for all of its parameters: the steps in some packages (timm's LAMB, apex,
+    pytorch_optimizer), as `k` in those of Schedule-Free's and Prodigy's authors."""
+    steps = group.get("k", group.get("step"))
+    found = {} if steps is None else {"step": int(steps)}
+    if rule == "Prodigy" and "d_max" in group:
+        found |= {"next_d": group["d"], "d_max": group["d_max"], "d_numerator": group["d_numerator"]}
+    return found
 
 
 def _flat(slots: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,13 +180,38 @@ def _flat(slots: Mapping[str, Any]) -> dict[str, Any]:
     return {**slots, **slots.get("__bnb_optimizer_quant_state__", {})}
 
 
+def _of_prodigyopt(slots: Mapping[str, Any]) -> dict[str, Any]:
+    """Slots in their parameter's shape, where each of its numbers has one."""
+    like = slots.get("exp_avg_sq")
+    flat = {name: slots[name] for name in ("s", "p0") if isinstance(slots.get(name), Tensor)}
+    shaped = {name: x.view_as(like) for name, x in flat.items() if like is not None and x.numel() == like.numel()}
+    return {**slots, **shaped}
+
+
+def _of_adafactor(slots: Mapping[str, Any]) -> dict[str, Any]:
+    """Slots under torch's names; in transformers rows and columns have a dimension less."""
+    found = dict(slots)
+    if "exp_avg_sq" in found:
+        found["variance"] = found.pop("exp_avg_sq")
+    if "exp_avg_sq_row" in found:
+        found["row_var"] = found.pop("exp_avg_sq_row").unsqueeze(-1)
+        found["col_var"] = found.pop("exp_avg_sq_col").unsqueeze(-2)
+    return found
+
+
+_RESHAPED = {"Prodigy": _of_prodigyopt, "Adafactor": _of_adafactor}
+
+
 # What a group has that no other optimizer's has, and the rule that this tells.
 _TELLING = (
     ("weight_lr_power", "silent_sgd_phase", "ScheduleFreeRAdam"),
     ("weight_lr_power", "betas", "ScheduleFreeAdamW"),
     ("weight_lr_power", "momentum", "ScheduleFreeSGD"),
+    ("d0", "d_coef", "Prodigy"),
+    ("d0", "numerator_weighted", "DAdaptAdam"),
     ("ns_coefficients", "", "Muon"),
     ("beta2_decay", "", "Adafactor"),
+    ("clip_threshold", "decay_rate", "Adafactor"),
     ("momentum_decay", "", "NAdam"),
     ("lambd", "t0", "ASGD"),
     ("etas", "step_sizes", "Rprop"),
@@ -188,7 +233,7 @@ def _rule(group: Mapping[str, Any], states: list[dict[str, Any]]) -> str:
     if "betas" in group and ({"exp_avg", "exp_avg_sq"} <= slots or "state2" in slots):
         # Their state is the same, and torch says since 2.7 how they decay.
         return "Adam" if group.get("decoupled_weight_decay") is False and "amsgrad" in group else "AdamW"
-    if "betas" in group and ("exp_avg" in slots or "state1" in slots):
+    if "betas" in group and (slots <= {"exp_avg", "step"} or "state1" in slots) and slots:
         return "Lion"
     return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from stepwell.checkpoint.migrating.foreign import of_file, of_folder, of_object
 from stepwell.checkpoint.migrating.naming import name_parameters
 from stepwell.checkpoint.migrating.rules import How, brought, inner, interpolates
 from stepwell.checkpoint.migrating.source import SavedGroup, Source, in_numbers, of_checkpoint
-from stepwell.checkpoint.names import as_saved, named_tensors, parameter_names
+from stepwell.checkpoint.names import as_saved, named_tensors, parameter_names, plain_name
 from stepwell.checkpoint.saving import class_name
 from stepwell.checkpoint.unwrapping import inner_optimizer, inner_scheduler
 from stepwell.codecs import WEIGHTS, names_beside
@@ -146,7 +147,7 @@ def carry(
             raise CheckpointError(f"{found.title} cannot be migrated: {one_line(error)}") from error
         if scheduler is not None:
             notes += _go_to(scheduler, found.step)
-        if model is not None and weights:
+        if model is not None and found.weights is not None:
             notes += _fill(model, found, weights | averaged)
     migration = Migration(found.title, tuple(moved), (*found.notes, *notes), found.extra)
     _LOG.info("migrated from %s", migration)
@@ -158,10 +159,12 @@ def read(source: Origin, model: nn.Module | None = None, written_by: str | None 
     rule = "" if written_by is None else _known(written_by)
     if isinstance(source, Optimizer):
         live: Optimizer = inner_optimizer(source)
+        says_so = all("rule" in group for group in live.param_groups)
+        rule = rule or ("" if says_so else _rule_of_class(type(live)))
         found = of_object(live.state_dict(), f"an optimizer ({class_name(live)})", rule)
         for group, those in zip(found.groups, parameter_names(live, model), strict=True):
             group.names = those
-            group.rule = rule or rule_of(group.values, class_name(live))
+            group.rule = group.rule or rule_of(group.values, class_name(live))
         return found
     if isinstance(source, Mapping):
         return of_object(source, "the state dict", rule)
@@ -171,6 +174,15 @@ def read(source: Origin, model: nn.Module | None = None, written_by: str | None 
     if path.is_dir() and not (path / "checkpoint.json").exists() and not folder.checkpoints(path):
         return of_folder(path, rule)
     return of_checkpoint(folder.find(path))
+
+
+def _rule_of_class(kind: type[Optimizer]) -> str:
+    """The rule that an optimizer's class is called after, or one that it is derived from; "" where that is none."""
+    for each in kind.__mro__:
+        name = re.sub(r"^Paged|(32|8|4)bit$", "", each.__name__)
+        if name in rule_names():
+            return name
+    return ""
 
 
 def _known(rule: str) -> str:
@@ -255,7 +267,7 @@ def _values_left(
     for name, value in live.items():
         base = f"initial_{name}"
         ours, theirs = live.get(base, value), there.get(base, there.get(name, value))
-        if name in ("lr", "betas", "eps", "weight_decay", "momentum") and plain(ours) != plain(theirs):
+        if name in ("lr", "betas", "eps", "weight_decay", "decay", "momentum") and plain(ours) != plain(theirs):
             where = repr(group["name"]) if "name" in group else f"{(origins[0].names or [''])[0]!r}, …"
             yield f"{name} of group {where} is {in_words(plain(ours))}; it was {in_words(plain(theirs))}"
 
@@ -268,15 +280,18 @@ def _weights(source: Source, model: nn.Module | None) -> dict[str, Tensor]:
     if model is None or source.weights is None:
         return {}
     known = {**source.weights, **{name: source.weights[first] for name, first in source.tied.items()}}
+    known = {plain_name(name): value for name, value in known.items()}
+    held = dict(named_tensors(model))
+    (names,) = as_saved([list(held)], known)
     found: dict[str, Tensor] = {}
-    for name, value in named_tensors(model):
-        if isinstance(value, Tensor) and name in known:
-            if known[name].shape != value.shape:
+    for saved_as, (name, value) in zip(names, held.items(), strict=True):
+        if isinstance(value, Tensor) and saved_as in known:
+            if known[saved_as].shape != value.shape:
                 raise CheckpointError(
-                    f"{source.title} has {name!r} in shape {tuple(known[name].shape)}, "
+                    f"{source.title} has {name!r} in shape {tuple(known[saved_as].shape)}, "
                     f"the model has it in {tuple(value.shape)}"
                 )
-            found[name] = known[name]
+            found[name] = known[saved_as]
     return found
 
 

@@ -97,6 +97,12 @@ def _fits(way: Names, groups: Sequence[SavedGroup], parameters: dict[str, nn.Par
 
 
 def _could_be(p: Tensor, state: dict[str, object]) -> bool:
-    """Whether slots of as many dimensions as the parameter have its shape, where there is one at all."""
-    same = [slot for slot in state.values() if isinstance(slot, Tensor) and slot.ndim == p.ndim and slot.ndim]
-    return all(slot.shape == p.shape for slot in same) and (bool(same) or not state or not p.ndim)
+    """Whether slots of as many dimensions as the parameter have its shape, or that of its rows or columns, where there
+    is one at all; those of rows and columns may lack the other dimension."""
+    slots = [slot for slot in state.values() if isinstance(slot, Tensor) and slot.ndim]
+    same = [slot for slot in slots if slot.ndim == p.ndim]
+    sums = [
+        slot for slot in slots if slot.shape in (p.shape[:-1], (*p.shape[:-2], *p.shape[-1:])) and slot.ndim < p.ndim
+    ]
+    fits = all(ours in (theirs, 1) for slot in same for ours, theirs in zip(slot.shape, p.shape, strict=True))
+    return fits and (bool(same or sums) or not state or not p.ndim)

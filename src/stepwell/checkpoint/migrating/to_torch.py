@@ -16,6 +16,8 @@ from stepwell.optimizer.groups import NOTES, STORAGE
 from stepwell.optimizer.loading import TORCH_HAS_A_FLAG
 from stepwell.rules.registry import rule_class
 
+# What a rule of ours may do and torch's does not, with the value at which it does the same.
+_ALONE = {"average": False, "correct_bias": True, "relative_step": False, "warmup_init": False, "beta1": None}
 # What of a group means nothing to torch, which has the names.
 _OURS = frozenset(("rule", "decay", "average", "correct_bias", "fingerprint", *STORAGE, *NOTES)) - {"param_names"}
 
@@ -59,6 +61,11 @@ def _check(group: SavedGroup, title: str) -> None:
     rule = inner(group.rule)
     if not hasattr(torch.optim, rule):
         raise CheckpointError(f"{title} is of {rule}, and torch.optim has no such optimizer")
+    if group.rule not in (rule, f"ema({rule})"):  # an average beside the weights changes no step
+        raise CheckpointError(f"{title} is of {group.rule}, and torch.optim.{rule} takes other steps")
+    for name, value in _ALONE.items():
+        if group.values.get(name, value) != value:
+            raise CheckpointError(f"{title} has {name}={group.values[name]!r}, which torch.optim.{rule} does not have")
     ways = ("coupled", "decoupled") if rule in TORCH_HAS_A_FLAG else (rule_class(rule)().decay,)
     if group.values.get("weight_decay") and group.values.get("decay", ways[0]) not in ways:
         raise CheckpointError(
