@@ -22,9 +22,8 @@ class Prodigy(Rule):
         m = β₁·m + (1 − β₁)·dₖgₖ,   v = β₂·v + (1 − β₂)·dₖ²gₖ²
         θₖ₊₁ = θₖ − γₖdₖ·m / (√v + dₖε)
 
-    r and ‖s‖₁ are sums over all parameters that Prodigy updates, and d is one number for all of them, also for a group
-    that is added later; γ is the learning rate, with Adam's bias
-    correction where that is on. As in the authors' `prodigyopt`, whose names the arguments have, except that dₖ
+    r and ‖s‖₁ are sums over all parameters that Prodigy moves (γ > 0), and d is one number for all of them, also for a
+    group that is added later; γ is the learning rate, with Adam's bias correction where that is on. As in the authors' `prodigyopt`, whose names the arguments have, except that dₖ
     multiplies ε, as in the paper, where theirs takes dₖ₊₁; that each parameter counts its own steps for the bias
     correction; and that a growth that is not limited is None.
 

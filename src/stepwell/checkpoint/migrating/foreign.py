@@ -1,8 +1,9 @@
 """State dicts and files of other packages, brought under our names.
 
 Files are read by torch with `weights_only=True`, so that nothing in them is run. Told apart are: `torch.optim` (and
-packages that keep its names), `bitsandbytes` (32 and 8 bits), `schedulefree`, the folders of transformers' Trainer
-(`optimizer.pt`, `scheduler.pt`, `model.safetensors`) and the checkpoints of timm's train script.
+packages that keep its names), `bitsandbytes` (32 and 8 bits), `schedulefree`, `prodigyopt`, the folders of
+transformers' Trainer and of Accelerate (`optimizer.pt`, `scheduler.pt`, `model.safetensors`) and the checkpoints of
+timm's train script.
 """
 
 from __future__ import annotations
