@@ -23,9 +23,9 @@ class Prodigy(Rule):
         θₖ₊₁ = θₖ − γₖdₖ·m / (√v + dₖε)
 
     r and ‖s‖₁ are sums over all parameters that Prodigy moves (γ > 0), and d is one number for all of them, also for a
-    group that is added later; γ is the learning rate, with Adam's bias correction where that is on. As in the authors' `prodigyopt`, whose names the arguments have, except that dₖ
-    multiplies ε, as in the paper, where theirs takes dₖ₊₁; that each parameter counts its own steps for the bias
-    correction; and that a growth that is not limited is None.
+    group that is added later; γ is the learning rate, with Adam's bias correction where that is on. As in the authors'
+    `prodigyopt`, whose names the arguments have, except that dₖ multiplies ε, as in the paper, where theirs takes dₖ₊₁;
+    that each parameter counts its own steps for the bias correction; and that a growth that is not limited is None.
 
     Args:
         lr: γ, at least 0. Leave it at 1, or let a schedule run from 1 to 0.
